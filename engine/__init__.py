@@ -1,0 +1,37 @@
+"""engine: tensors that remember how they were made, gradients of any order, kernels for the CPU.
+
+    from engine import Tensor
+    x = Tensor([[1., 2.], [3., 4.]], requires_grad=True, name="x")
+    loss = (x @ x).tanh().sum()
+    loss.backward()
+    x.grad
+
+Every op of the table `OPS` is a function here, `engine.softmax(x, axis=-1)`, and most are methods of `Tensor`.
+"""
+from engine import ops as _ops  # fills the table
+from engine import random
+from engine.autograd import grad, hvp, jacobian
+from engine.core import (OPS, Bool, Index, Key, Op, Real, Tensor, constant, fused, no_grad, op, scope, shapes_only, unfused)
+from engine.errors import DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
+from engine.inplace import update
+from engine.ops.elementwise import (abs_ as abs, add, astype, clip, cos, div, equal, erf, exp, gelu, greater,
+                                    greater_equal, isfinite, isinf, isnan, less, less_equal, log, logical_and,
+                                    logical_not, logical_or, maximum, minimum, mul, neg, not_equal, pow_ as pow, relu,
+                                    sigmoid, sign, silu, sin, sqrt, sub, tanh, where)
+from engine.ops.fused import cross_entropy, dropout, layer_norm, log_softmax, scaled_dot_product_attention, softmax
+from engine.ops.index import embedding, getitem, one_hot, put, scatter_add, take
+from engine.ops.matmul import matmul
+from engine.ops.reduce import argmax, cumsum, logsumexp, max_ as max, mean, min_ as min, sum_ as sum, var
+from engine.ops.shape import (broadcast_to, concat, expand_dims, pad, reshape, split, squeeze, stack, swapaxes,
+                              transpose)
+from engine.random import seed
+
+__all__ = ["OPS", "Bool", "DtypeError", "EngineError", "GraphError", "Index", "IndexRangeError", "Key", "Op", "Real",
+           "ShapeError", "Tensor", "abs", "add", "argmax", "astype", "broadcast_to", "clip", "concat", "constant", "cos",
+           "cross_entropy", "cumsum", "div", "dropout", "embedding", "equal", "erf", "exp", "expand_dims", "fused",
+           "gelu", "getitem", "grad", "greater", "greater_equal", "hvp", "isfinite", "isinf", "isnan", "jacobian",
+           "layer_norm", "less", "less_equal", "log", "log_softmax", "logical_and", "logical_not", "logical_or",
+           "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "no_grad", "not_equal",
+           "one_hot", "op", "pad", "pow", "put", "random", "relu", "reshape", "scaled_dot_product_attention",
+           "scatter_add", "scope", "seed", "shapes_only", "sigmoid", "sign", "silu", "sin", "softmax", "split", "sqrt",
+           "squeeze", "stack", "sub", "sum", "swapaxes", "take", "tanh", "transpose", "unfused", "update", "var", "where"]

@@ -1,0 +1,21 @@
+"""What can go wrong, by kind, so that a program can tell the cases apart."""
+
+
+class EngineError(Exception):
+    """Anything the engine refuses; the message says what happened, to which tensor, and what to do."""
+
+
+class ShapeError(EngineError, ValueError):
+    """Shapes that do not fit the op they were given to."""
+
+
+class IndexRangeError(EngineError, IndexError):
+    """An index or id outside the axis that it points into."""
+
+
+class DtypeError(EngineError, TypeError):
+    """A dtype that the op, or a gradient, cannot take."""
+
+
+class GraphError(EngineError, RuntimeError):
+    """A graph that cannot be walked back: freed, changed since, or without a cotangent."""

@@ -1,0 +1,171 @@
+"""Elementwise ops. One row each: a name, what it computes in NumPy, and how a cotangent comes back through each input."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from engine.core import OPS, OUT, Bool, Real, Tensor, fused, op
+
+TWO = "(),()->()"
+POSITIVE = Real(0.5, 3.0)
+ANY = Real(-2.0, 2.0)
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------------------
+add = op("add", np.add, lambda g, z, x, y: g, lambda g, z, x, y: g,
+         signature=TWO, saves=(), equation=("Z = X + Y", "X̄ = Z̄, Ȳ = Z̄"))
+sub = op("sub", np.subtract, lambda g, z, x, y: g, lambda g, z, x, y: -g,
+         signature=TWO, saves=(), equation=("Z = X − Y", "X̄ = Z̄, Ȳ = −Z̄"))
+mul = op("mul", np.multiply, lambda g, z, x, y: g * y, lambda g, z, x, y: g * x,
+         signature=TWO, saves=(0, 1), equation=("Z = X ⊙ Y", "X̄ = Z̄ ⊙ Y, Ȳ = Z̄ ⊙ X"))
+div = op("div", np.true_divide, lambda g, z, x, y: g / y, lambda g, z, x, y: -g * z / y,
+         signature=TWO, saves=(1, OUT), result="float", domain=(ANY, POSITIVE),
+         equation=("Z = X ⊘ Y", "X̄ = Z̄ ⊘ Y, Ȳ = −Z̄ ⊙ Z ⊘ Y"))
+neg = op("neg", np.negative, lambda g, y, x: -g, saves=(), equation=("Y = −X", "X̄ = −Ȳ"))
+
+
+def _power_base(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """y·x^(y−1), and 0 where y is 0, whatever x."""
+    return g * where(y == 0, 0.0, y * x ** where(y == 0, 1.0, y - 1))
+
+
+def _power_exponent(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """z·log x, and 0 where x is 0 (the limit for y > 0)."""
+    return g * where(x == 0, 0.0, z * log(where(x == 0, 1.0, x)))
+
+
+pow_ = op("pow", np.power, _power_base, _power_exponent, signature=TWO, saves=(0, 1, OUT), domain=(POSITIVE, ANY),
+          equation=("Z = Xʸ", "X̄ = Z̄ ⊙ Y ⊙ Xʸ⁻¹, Ȳ = Z̄ ⊙ Z ⊙ log X"), doc="x to the power of y.")
+exp = op("exp", np.exp, lambda g, y, x: g * y, saves=(OUT,), result="float", equation=("Y = eˣ", "X̄ = Ȳ ⊙ Y"))
+log = op("log", np.log, lambda g, y, x: g / x, saves=(0,), result="float", domain=(POSITIVE,),
+         equation=("Y = log X", "X̄ = Ȳ ⊘ X"), doc="Natural logarithm; -inf at 0, NaN below.")
+sqrt = op("sqrt", np.sqrt, lambda g, y, x: g / (2 * y), saves=(OUT,), result="float", domain=(POSITIVE,),
+          equation=("Y = √X", "X̄ = Ȳ ⊘ 2Y"))
+abs_ = op("abs", np.absolute, lambda g, y, x: g * sign(x), saves=(0,), domain=(Real(kinks=(0.0,)),),
+          equation=("Y = |X|", "X̄ = Ȳ ⊙ sign X"), doc="Absolute value; its gradient at 0 is 0.")
+sign = op("sign", np.sign, None, saves=(), domain=(Real(kinks=(0.0,)),), equation=("Y = sign X", ""))
+sin = op("sin", np.sin, lambda g, y, x: g * cos(x), saves=(0,), result="float", equation=("Y = sin X", "X̄ = Ȳ ⊙ cos X"))
+cos = op("cos", np.cos, lambda g, y, x: -g * sin(x), saves=(0,), result="float",
+         equation=("Y = cos X", "X̄ = −Ȳ ⊙ sin X"))
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+erf = op("erf", lambda x: _erf(x).astype(x.dtype) if x.ndim else np.asarray(math.erf(x), x.dtype),
+         lambda g, y, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x), saves=(0,), result="float",
+         equation=("Y = erf X", "X̄ = Ȳ ⊙ 2/√π e^(−X²)"), doc="The error function, 2/√π ∫₀ˣ e^(−t²) dt.")
+
+
+# --- two values, one taken ----------------------------------------------------------------------------------------------
+maximum = op("maximum", np.maximum, lambda g, z, x, y: g * _share(x >= y, x > y), lambda g, z, x, y: g * _share(y >= x, y > x),
+             signature=TWO, saves=(0, 1), equation=("Z = max(X, Y)", "X̄ = Z̄ ⊙ [X > Y], halves where equal"),
+             doc="The larger of two; where they are equal each gets half of the gradient.")
+minimum = op("minimum", np.minimum, lambda g, z, x, y: g * _share(x <= y, x < y), lambda g, z, x, y: g * _share(y <= x, y < x),
+             signature=TWO, saves=(0, 1), equation=("Z = min(X, Y)", "X̄ = Z̄ ⊙ [X < Y], halves where equal"),
+             doc="The smaller of two; where they are equal each gets half of the gradient.")
+
+
+def _share(at_least: Tensor, more: Tensor) -> Tensor:
+    """1 where strictly, ½ where equal, 0 elsewhere."""
+    return where(at_least, where(more, 1.0, 0.5), 0.0)
+
+
+where = op("where", lambda condition, x, y: np.where(condition, x, y), None,
+           lambda g, z, c, x, y: where(c, g, 0.0), lambda g, z, c, x, y: where(c, 0.0, g),
+           signature="(),(),()->()", saves=(0,), domain=(Bool(), ANY, ANY),
+           equation=("Z = C ? X : Y", "X̄ = C ? Z̄ : 0, Ȳ = C ? 0 : Z̄"), doc="x where the condition holds, else y.")
+
+
+def _clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
+    low, high = (None if bound is None else np.asarray(bound, x.dtype) for bound in (low, high))
+    return x.copy() if low is None and high is None else np.clip(x, low, high)
+
+
+def _clip_rule(g: Tensor, y: Tensor, x: Tensor, *, low: float | None, high: float | None) -> Tensor:
+    if low is not None:
+        g = where(x >= low, g, 0.0)
+    return where(x <= high, g, 0.0) if high is not None else g
+
+
+clip = op("clip", _clip, _clip_rule, saves=(0,), domain=(Real(kinks=(-1.0, 0.5)),),
+          choices=lambda *s: {"low": [-1.0, None], "high": [0.5, None]},
+          equation=("Y = min(max(X, low), high)", "X̄ = Ȳ ⊙ [low ≤ X ≤ high]"), doc="Limit the values to [low, high].")
+
+
+# --- activations: fused, with the gradient as a fused op of its own --------------------------------------------------------
+tanh = op("tanh", np.tanh, lambda g, y, x: tanh_vjp(g, y), saves=(OUT,), result="float",
+          equation=("Y = tanh X", "X̄ = Ȳ ⊙ (1 − Y²)"))
+
+
+@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ (1 − Y²)", ""))
+def tanh_vjp(g: Tensor, y: Tensor) -> Tensor:
+    """The pullback of tanh: g (1 − y²)."""
+    return g * (1 - y * y)
+
+
+sigmoid = op("sigmoid", lambda x: 1 / (1 + np.exp(-x)), lambda g, y, x: sigmoid_vjp(g, y), saves=(OUT,), result="float",
+             equation=("Y = 1 / (1 + e⁻ˣ)", "X̄ = Ȳ ⊙ Y ⊙ (1 − Y)"), doc="The logistic function.")
+
+
+@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ Y ⊙ (1 − Y)", ""))
+def sigmoid_vjp(g: Tensor, y: Tensor) -> Tensor:
+    """The pullback of sigmoid: g y (1 − y)."""
+    return g * y * (1 - y)
+
+
+relu = op("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, y, x: relu_vjp(g, x), saves=(0,),
+          domain=(Real(kinks=(0.0,)),), equation=("Y = max(X, 0)", "X̄ = Ȳ ⊙ [X > 0]"),
+          doc="Rectified linear unit; its gradient at 0 is 0.")
+relu_vjp = op("relu_vjp", lambda g, x: np.where(x > 0, g, g.dtype.type(0)), lambda h, z, g, x: relu_vjp(h, x), None,
+              signature=TWO, saves=(1,), domain=(ANY, Real(kinks=(0.0,))), equation=("X̄ = Ȳ ⊙ [X > 0]", "Z̄ ⊙ [X > 0]"),
+              doc="The pullback of relu: g where x > 0, else 0.")
+
+
+@fused(vjps=[lambda g, y, x: gelu_vjp(g, x)], saves=(0,), result="float", equation=("Y = X ⊙ Φ(X)", "X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))"))
+def gelu(x: Tensor) -> Tensor:
+    """Gaussian error linear unit, x·Φ(x) with Φ the normal distribution function (Hendrycks & Gimpel 2016)."""
+    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))", ""))
+def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
+    """The pullback of gelu: g (Φ(x) + x φ(x)), φ the normal density."""
+    return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
+
+
+@fused(vjps=[lambda g, y, x: silu_vjp(g, x)], saves=(0,), result="float", equation=("Y = X ⊙ σ(X)", "X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))"))
+def silu(x: Tensor) -> Tensor:
+    """Sigmoid linear unit (swish), x·σ(x) (Elfwing, Uchibe & Doya 2018)."""
+    return x * sigmoid(x)
+
+
+@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))", ""))
+def silu_vjp(g: Tensor, x: Tensor) -> Tensor:
+    """The pullback of silu: g s (1 + x (1 − s)) with s = σ(x)."""
+    s = sigmoid(x)
+    return g * s * (1 + x * (1 - s))
+
+
+# --- truth ------------------------------------------------------------------------------------------------------------
+def _truth(name: str, meaning: Any, equation: str, inputs: int = 2) -> Any:
+    return op(name, meaning, None, None, signature=TWO if inputs == 2 else "()->()", saves=(), result="bool",
+              equation=(equation, ""))
+
+
+equal = _truth("equal", np.equal, "Z = [X = Y]")
+not_equal = _truth("not_equal", np.not_equal, "Z = [X ≠ Y]")
+less = _truth("less", np.less, "Z = [X < Y]")
+less_equal = _truth("less_equal", np.less_equal, "Z = [X ≤ Y]")
+greater = _truth("greater", np.greater, "Z = [X > Y]")
+greater_equal = _truth("greater_equal", np.greater_equal, "Z = [X ≥ Y]")
+logical_and = _truth("logical_and", np.logical_and, "Z = X ∧ Y")
+logical_or = _truth("logical_or", np.logical_or, "Z = X ∨ Y")
+logical_not = _truth("logical_not", np.logical_not, "Y = ¬X", 1)
+isnan = _truth("isnan", np.isnan, "Y = [X is NaN]", 1)
+isinf = _truth("isinf", np.isinf, "Y = [X is ±∞]", 1)
+isfinite = _truth("isfinite", np.isfinite, "Y = [X is finite]", 1)
+
+astype = op("astype", lambda x, *, dtype: x.astype(dtype), lambda g, y, x, *, dtype: OPS["astype"](g, dtype=x.dtype),
+            saves=(), result="param", canonical=lambda params, *s: {"dtype": np.dtype(params["dtype"])},
+            choices=lambda *s: {"dtype": [np.float64]}, equation=("Y = X in another dtype", "X̄ = Ȳ in X's dtype"),
+            doc="The values in another dtype.")

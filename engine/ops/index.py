@@ -1,0 +1,141 @@
+"""Ops that pick numbers by position, and put them back: take ⇄ scatter_add, getitem ⇄ put."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine import shapes
+from engine.core import Index, Real, Tensor, fused, op
+from engine.errors import DtypeError, IndexRangeError
+from engine.ops.elementwise import where
+from engine.shapes import Shape
+
+
+def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
+    """Refuse ids outside [low, size): a kernel would read or write foreign memory. Raises IndexRangeError, DtypeError."""
+    if ids.dtype.kind not in "iu":
+        raise DtypeError(f"{what}: ids must be integers, got {ids.dtype}")
+    if ids.size and (ids.min() < low or ids.max() >= size):
+        bad = ids[(ids < low) | (ids >= size)].flat[0]
+        raise IndexRangeError(f"{what}: id {bad} is out of range for {size} rows (allowed: {low} to {size - 1})")
+
+
+# --- take ⇄ scatter_add -------------------------------------------------------------------------------------------------
+def _axis(params: dict[str, Any], *s: Shape) -> dict[str, Any]:
+    ndim = len(s[0]) if "size" not in params else len(s[0]) - len(s[1]) + 1
+    return {**params, "axis": shapes.one_axis(params["axis"], ndim)}
+
+
+def _take_rule(g: Tensor, y: Tensor, x: Tensor, ids: Tensor, *, axis: int) -> Tensor:
+    size = x.shape[axis]
+    return scatter_add(g, where(ids < 0, ids + size, ids).astype(np.int64), axis=axis, size=size)
+
+
+take = op("take", lambda x, ids, *, axis=0: np.take(x, ids, axis=axis), _take_rule, None, saves=(1,),
+          signature=None, shape=lambda s, i, *, axis: (*s[:axis], *i, *s[axis + 1:]), canonical=_axis,
+          domain=(Real(), Index(0)), samples=(((3,), (2,)), ((4, 2), (2, 3)), ((2, 1), ()), ((3, 2), (0,))),
+          check=lambda x, ids, *, axis: check_ids(ids, x.shape[axis], "take", -x.shape[axis]),
+          equation=("Y = X[ids]", "X̄[ids] += Ȳ"), doc="Pick slices along an axis by id; negative ids count from the end.")
+
+
+def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:
+    ends = axis + ids.ndim
+    rows = np.moveaxis(g.reshape(*g.shape[:axis], ids.size, *g.shape[ends:]), axis, 0)
+    out = np.zeros((size, *rows.shape[1:]), g.dtype)
+    np.add.at(out, ids.reshape(-1), rows)
+    return np.moveaxis(out, 0, axis)
+
+
+scatter_add = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size: take(h, ids, axis=axis), None, saves=(1,),
+                 signature=None, canonical=_axis, domain=(Real(), Index("size")),
+                 shape=lambda s, i, *, axis, size: _scattered(s, i, axis, size),
+                 choices=lambda *s: {"axis": [0], "size": [4]}, samples=(((2,), (2,)), ((2, 3, 2), (2, 3)), ((2,), ()), ((0, 2), (0,))),
+                 check=lambda g, ids, *, axis, size: check_ids(ids, size, "scatter_add"),
+                 equation=("Y[ids] += X", "X̄ = Ȳ[ids]"),
+                 doc="Zeros of `size` along an axis, to which each slice of x is added at its id, in ascending position.")
+
+
+def _scattered(s: Shape, i: Shape, axis: int, size: int) -> Shape:
+    if s[axis:axis + len(i)] != i:
+        raise ValueError(f"the ids have shape {i}, but x has {s[axis:axis + len(i)]} at axis {axis}")
+    return (*s[:axis], size, *s[axis + len(i):])
+
+
+@fused(signature="(v,d),(...)->(...,d)", saves=(1,), domain=(Real(), Index(0)),
+       vjps=[lambda g, y, w, ids: scatter_add(g, ids, axis=0, size=w.shape[0]), None],
+       check=lambda weight, ids: check_ids(ids, weight.shape[0], "embedding"),
+       equation=("Y = W[ids]", "W̄[ids] += Ȳ"))
+def embedding(weight: Tensor, ids: Tensor) -> Tensor:
+    """Row ids[…] of a table (V, D) for every id, giving (…, D). Ids must lie in [0, V)."""
+    return take(weight, ids, axis=0)
+
+
+# --- getitem ⇄ put ------------------------------------------------------------------------------------------------------
+def _plain(index: Any) -> Any:
+    """An index without tensors and lists: integers, slices, None, Ellipsis and arrays."""
+    if isinstance(index, tuple):
+        return tuple(_plain(i) for i in index)
+    if isinstance(index, Tensor):
+        return index.array()
+    return np.asarray(index, np.int64 if not len(index) else None) if isinstance(index, list) else index
+
+
+def _indexed(s: Shape, index: Any) -> Shape:
+    return np.broadcast_to(np.False_, s)[index].shape
+
+
+def _is_basic(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(isinstance(i, (slice, int, np.integer, type(None), type(...))) and not isinstance(i, bool) for i in parts)
+
+
+def _put(g: Any, *, index: Any, shape: Shape) -> Any:
+    out = np.zeros(shape, g.dtype)
+    if _is_basic(index):
+        out[index] = g
+    else:
+        np.add.at(out, index, g)
+    return out
+
+
+getitem = op("getitem", lambda x, *, index: np.asarray(x[index]), lambda g, y, x, *, index: put(g, index=index, shape=x.shape),
+             saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
+             canonical=lambda params, s: {"index": _plain(params["index"])},
+             choices=lambda s: {"index": _indices(s)}, equation=("Y = X[index]", "X̄[index] += Ȳ"),
+             doc="x[index]: slices, integers, None, Ellipsis, integer arrays and boolean masks, as in NumPy.")
+
+
+def _indices(s: Shape) -> list[Any]:
+    """Indices that a test may draw for this shape: one of every kind."""
+    some: list[Any] = [..., (None, ...), (slice(None, None, -1), ...) if s else (), (..., slice(0, 2)) if s else ()]
+    if s and s[0]:
+        some += [0, -1, np.array([0, s[0] - 1, 0]), np.arange(s[0]) % 2 == 0, (np.array([[0], [0]]), ..., None)]
+    if len(s) > 1 and s[0] and s[1]:
+        some += [(np.array([0, 0]), np.array([0, s[1] - 1])), (slice(None), 0), (0, slice(None), None)]
+    return some
+
+
+put = op("put", _put, lambda h, y, g, *, index, shape: getitem(h, index=index), saves=(), signature=None,
+         shape=lambda s, *, index, shape: _fits(s, index, shape),
+         canonical=lambda params, s: {"index": _plain(params["index"]), "shape": tuple(params["shape"])},
+         choices=lambda s: {"index": [(1, ...)] if s == (2,) else [(np.array([0, 2, 0]),)],
+                            "shape": [(3, 2)] if s == (2,) else [(3, *s[1:])]}, samples=(((2,),), ((3, 2),), ((3,),)),
+         equation=("Y[index] += X", "X̄ = Ȳ[index]"), doc="Zeros of `shape`, to which x is added at the index.")
+
+
+def _fits(s: Shape, index: Any, shape: Shape) -> Shape:
+    if _indexed(shape, index) != s:
+        raise ValueError(f"the index picks {_indexed(shape, index)} of {shape}, but x has shape {s}")
+    return shape
+
+
+# --- one-hot --------------------------------------------------------------------------------------------------------------
+def _one_hot(ids: Any, *, size: int, dtype: Any = np.float32) -> Any:
+    return (ids[..., None] == np.arange(size)).astype(dtype)
+
+
+one_hot = op("one_hot", _one_hot, None, saves=(), signature=None, shape=lambda s, *, size, dtype: (*s, size),
+             result="param", domain=(Index("size"),), choices=lambda s: {"size": [3, 5]},
+             check=lambda ids, *, size, dtype: check_ids(ids, size, "one_hot"),
+             equation=("y[…, j] = [id = j]", ""), doc="1 at the id and 0 elsewhere along a new last axis of `size`.")

@@ -1,0 +1,167 @@
+"""Ops that move numbers without changing them. Each is the adjoint of its neighbour."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine import shapes
+from engine.core import Tensor, op
+from engine.errors import ShapeError
+from engine.shapes import Shape
+
+# --- reshape ⇄ reshape ------------------------------------------------------------------------------------------------
+reshape = op("reshape", lambda x, *, shape: x.reshape(shape), lambda g, y, x, *, shape: reshape(g, shape=x.shape),
+             saves=(), view=True, shape=lambda s, *, shape: shape, signature=None,
+             canonical=lambda params, s: {"shape": shapes.filled(params["shape"], _count(s))},
+             choices=lambda s: {"shape": [(-1,), (_count(s), 1), s[::-1], (1, *s)]} if _count(s) else {"shape": [s, s[::-1]]},
+             equation=("Y = X, reshaped", "X̄ = Ȳ, reshaped back"),
+             doc="The same numbers in C order in another shape; one size may be -1.")
+
+
+def _count(shape: Shape) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+# --- transpose ⇄ transpose by the inverse ---------------------------------------------------------------------------------
+def _permutation(params: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    axes = params["axes"]
+    order = tuple(range(len(shape)))[::-1] if axes is None else tuple(shapes.one_axis(a, len(shape)) for a in axes)
+    if sorted(order) != list(range(len(shape))):
+        raise ShapeError(f"axes {axes} are not a permutation of the {len(shape)} axes")
+    return {"axes": order}
+
+
+transpose = op("transpose", lambda x, *, axes=None: x.transpose(axes),
+               lambda g, y, x, *, axes: transpose(g, axes=tuple(int(i) for i in np.argsort(axes))),
+               saves=(), view=True, signature=None, shape=lambda s, *, axes: tuple(s[a] for a in axes),
+               canonical=_permutation, choices=lambda s: {"axes": [None, (*range(1, len(s)), 0) if s else ()]},
+               equation=("Y = X with its axes permuted", "X̄ = Ȳ with its axes put back"),
+               doc="Permute the axes; None reverses them.")
+swapaxes = op("swapaxes", lambda x, *, axis1, axis2: np.swapaxes(x, axis1, axis2),
+              lambda g, y, x, *, axis1, axis2: swapaxes(g, axis1=axis1, axis2=axis2),
+              saves=(), view=True, signature=None, shape=lambda s, *, axis1, axis2: _swapped(s, axis1, axis2),
+              canonical=lambda params, s: {k: shapes.one_axis(a, len(s)) for k, a in params.items()},
+              choices=lambda s: {"axis1": list(range(len(s))), "axis2": list(range(len(s)))},
+              samples=(((3,),), ((2, 3),), ((2, 3, 4),), ((0, 2, 1, 3),)),
+              equation=("Y = X with two axes swapped", "X̄ = Ȳ with them swapped back"), doc="Swap two axes.")
+
+
+def _swapped(shape: Shape, a: int, b: int) -> Shape:
+    out = list(shape)
+    out[a], out[b] = out[b], out[a]
+    return tuple(out)
+
+
+# --- broadcast_to ⇄ sum -------------------------------------------------------------------------------------------------
+def _can_broadcast(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    target = tuple(int(n) for n in params["shape"])
+    if shapes.broadcast([s, target]) != target:
+        raise ShapeError(f"a tensor of shape {s} does not broadcast to {target}")
+    return {"shape": target}
+
+
+broadcast_to = op("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape), lambda g, y, x, *, shape: g,
+                  saves=(), view=True, signature=None, shape=lambda s, *, shape: shape, canonical=_can_broadcast,
+                  choices=lambda s: {"shape": [s, (2, *s), (3, 1, *s)]},
+                  equation=("Y = X, repeated along new or size-1 axes", "X̄ = Ȳ summed over them"),
+                  doc="Repeat along new axes in front and axes of size 1, without copying.")
+
+
+# --- expand_dims ⇄ squeeze ----------------------------------------------------------------------------------------------
+def _new_axes(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    axis = params["axis"]
+    count = len(axis) if isinstance(axis, (tuple, list)) else 1
+    return {"axis": shapes.some_axes(axis, len(s) + count)}
+
+
+def _expanded(s: Shape, *, axis: tuple[int, ...]) -> Shape:
+    rest = iter(s)
+    return tuple(1 if i in axis else next(rest) for i in range(len(s) + len(axis)))
+
+
+expand_dims = op("expand_dims", lambda x, *, axis: np.expand_dims(x, axis),
+                 lambda g, y, x, *, axis: squeeze(g, axis=axis), saves=(), view=True, signature=None, shape=_expanded,
+                 canonical=_new_axes, choices=lambda s: {"axis": [0, -1, (0, 2) if s else (0, 1)]},
+                 equation=("Y = X with new axes of size 1", "X̄ = Ȳ without them"), doc="Insert axes of size 1.")
+
+
+def _single_axes(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    axis = params["axis"]
+    axes = tuple(i for i, n in enumerate(s) if n == 1) if axis is None else shapes.some_axes(axis, len(s))
+    for a in axes:
+        if s[a] != 1:
+            raise ShapeError(f"axis {a} has size {s[a]}; only an axis of size 1 can be squeezed out")
+    return {"axis": axes}
+
+
+squeeze = op("squeeze", lambda x, *, axis=None: np.squeeze(x, axis),
+             lambda g, y, x, *, axis: expand_dims(g, axis=axis), saves=(), view=True, signature=None,
+             shape=lambda s, *, axis: shapes.reduced(s, axis, False), canonical=_single_axes,
+             choices=lambda s: {"axis": [None]}, samples=(((1, 3, 1),), ((1,),), ((2, 1, 2),), ((3,),), ((0, 1),)),
+             equation=("Y = X without axes of size 1", "X̄ = Ȳ with them"), doc="Remove axes of size 1 (None: all of them).")
+
+
+# --- concat ⇄ getitem ---------------------------------------------------------------------------------------------------
+def _joined(*given: Shape, axis: int) -> Shape:
+    first = given[0]
+    for s in given:
+        if len(s) != len(first) or any(a != b for i, (a, b) in enumerate(zip(s, first, strict=True)) if i != axis):
+            raise ShapeError(f"all shapes must be equal except along axis {axis}: {first} and {s}")
+    return (*first[:axis], sum(s[axis] for s in given), *first[axis + 1:])
+
+
+def _concat_rule(g: Tensor, y: Tensor, *xs: Tensor, axis: int) -> list[Tensor]:
+    ends = np.cumsum([0] + [x.shape[axis] for x in xs])
+    return [g[(slice(None),) * axis + (slice(int(lo), int(hi)),)] for lo, hi in zip(ends[:-1], ends[1:], strict=True)]
+
+
+concat = op("concat", lambda *xs, axis=0: np.concatenate(xs, axis), joint=_concat_rule, variadic=True, saves=(),
+            signature=None, shape=_joined,
+            canonical=lambda params, *s: {"axis": shapes.one_axis(params["axis"], len(s[0]))},
+            choices=lambda *s: {"axis": [0, -1]}, samples=(((2, 2), (2, 2)), ((2, 1), (2, 1), (2, 1)), ((3,), (3,), (3,)), ((0, 2), (0, 2))),
+            equation=("Y = [X₁, X₂, …]", "X̄ᵢ = Ȳ's part that Xᵢ became"), doc="Join tensors along an axis that they have.")
+
+
+def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+    """Join tensors of one shape along a new axis."""
+    return concat([expand_dims(t, axis=axis) for t in tensors], axis=axis)
+
+
+def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+    """Cut into `sections` equal parts, or before each of the given positions, along an axis. Each part is a getitem."""
+    axis = shapes.one_axis(axis, x.ndim)
+    size = x.shape[axis]
+    if isinstance(sections, int):
+        if sections < 1 or size % sections:
+            raise ShapeError(f"split: axis {axis} of size {size} cannot be cut into {sections} equal parts")
+        cuts = [size // sections * i for i in range(sections + 1)]
+    else:
+        cuts = [0, *(min(max(int(c), 0), size) for c in sections), size]
+    return tuple(x[(slice(None),) * axis + (slice(lo, max(lo, hi)),)] for lo, hi in zip(cuts[:-1], cuts[1:], strict=True))
+
+
+# --- pad ⇄ getitem ------------------------------------------------------------------------------------------------------
+def _widths(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    given = np.asarray(params["widths"], dtype=np.int64)
+    try:
+        pairs = np.broadcast_to(given, (len(s), 2))
+    except ValueError:
+        raise ShapeError(f"widths {params['widths']} are not one (before, after) pair for each of {len(s)} axes") from None
+    if (pairs < 0).any():
+        raise ShapeError(f"widths {params['widths']} must not be negative")
+    return {"widths": tuple((int(a), int(b)) for a, b in pairs), "value": params["value"]}
+
+
+def _pad_rule(g: Tensor, y: Tensor, x: Tensor, *, widths: Any, value: float) -> Tensor:
+    return g[tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape, strict=True))]
+
+
+pad = op("pad", lambda x, *, widths, value=0.0: np.pad(x, widths, constant_values=value) if x.ndim else x.copy(), _pad_rule,
+         saves=(), signature=None, canonical=_widths,
+         shape=lambda s, *, widths, value: tuple(a + n + b for n, (a, b) in zip(s, widths, strict=True)),
+         choices=lambda s: {"widths": [0, 1, [(i % 2, 2) for i in range(len(s))] or 0], "value": [0.0, 1.5]},
+         equation=("Y = X inside a border", "X̄ = Ȳ inside the border"),
+         doc="Add a border of `value`: widths is one number, one (before, after) pair, or a pair for each axis.")
+
