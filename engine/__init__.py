@@ -13,7 +13,8 @@ from engine import random
 from engine.autograd import grad, hvp, jacobian
 from engine.core import (OPS, Bool, Index, Key, Op, Real, Tensor, constant, fused, no_grad, op, scope, shapes_only, unfused)
 from engine.errors import DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
-from engine.inplace import update
+from engine.creation import ones, zeros
+from engine.inplace import sum_of_squares, update
 from engine.ops.elementwise import (abs_ as abs, add, astype, clip, cos, div, equal, erf, exp, gelu, greater,
                                     greater_equal, isfinite, isinf, isnan, less, less_equal, log, logical_and,
                                     logical_not, logical_or, maximum, minimum, mul, neg, not_equal, pow_ as pow, relu,
@@ -32,6 +33,7 @@ __all__ = ["OPS", "Bool", "DtypeError", "EngineError", "GraphError", "Index", "I
            "gelu", "getitem", "grad", "greater", "greater_equal", "hvp", "isfinite", "isinf", "isnan", "jacobian",
            "layer_norm", "less", "less_equal", "log", "log_softmax", "logical_and", "logical_not", "logical_or",
            "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "no_grad", "not_equal",
-           "one_hot", "op", "pad", "pow", "put", "random", "relu", "reshape", "scaled_dot_product_attention",
+           "one_hot", "ones", "op", "pad", "pow", "put", "random", "relu", "reshape", "scaled_dot_product_attention",
            "scatter_add", "scope", "seed", "shapes_only", "sigmoid", "sign", "silu", "sin", "softmax", "split", "sqrt",
-           "squeeze", "stack", "sub", "sum", "swapaxes", "take", "tanh", "transpose", "unfused", "update", "var", "where"]
+           "squeeze", "stack", "sub", "sum", "sum_of_squares", "swapaxes", "take", "tanh", "transpose", "unfused", "update", "var", "where",
+           "zeros"]

@@ -1,0 +1,115 @@
+"""Optimisers and learning-rate schedules (§5.3)."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+import engine
+from engine import Tensor
+from microtfm.errors import UserError
+
+SCHEDULES = ("paper", "inverse-sqrt", "constant")
+
+
+def rate(schedule: str, step: int, peak: float, warmup: int, d_model: int) -> float:
+    """The learning rate of update `step` (the first is 1).
+
+    "paper": peak · D^(−½) · min(step^(−½), step · warmup^(−³⁄₂)), equation 3 with a factor in front (the paper's is 1).
+    "inverse-sqrt": linear to `peak` at step `warmup`, then peak · √(warmup / step). "constant": linear, then `peak`.
+    """
+    warmup = max(warmup, 1)
+    if schedule == "paper":
+        return peak * d_model ** -0.5 * min(step ** -0.5, step * warmup ** -1.5)
+    if schedule not in SCHEDULES:
+        raise UserError(f"there is no schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
+    if step < warmup:
+        return peak * step / warmup
+    return peak if schedule == "constant" else peak * math.sqrt(warmup / step)
+
+
+def global_norm(parameters: Iterable[Tensor]) -> float:
+    """The Euclidean norm of all gradients together."""
+    return math.sqrt(engine.sum_of_squares([p.grad for p in parameters if p.grad is not None]))
+
+
+class Optimiser:
+    """Updates parameters from their gradients. `slots` are the running averages it keeps for each parameter."""
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float, weight_decay: float = 0.0) -> None:
+        self.named = [(name, p) for name, p in named_parameters if p.requires_grad]
+        if not self.named:
+            raise UserError("there is nothing to train: no parameter requires a gradient")
+        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.kept = {slot: [Tensor(np.zeros(p.shape, p.dtype)) for _, p in self.named] for slot in self.slots}
+
+    def decays(self) -> list[float]:
+        """Weight decay of each parameter: none on biases and norms, which are vectors."""
+        return [self.weight_decay if p.ndim > 1 else 0.0 for _, p in self.named]
+
+    def step(self, lr: float | None = None, scale: float = 1.0) -> None:
+        """Update every parameter that has a gradient, the gradients scaled by `scale` (clipping)."""
+        self.steps += 1
+        live = [i for i, (_, p) in enumerate(self.named) if p.grad is not None]
+        decays = self.decays()
+        self.apply([self.named[i][1] for i in live], [self.named[i][1].grad for i in live],
+                   [[self.kept[slot][i] for i in live] for slot in self.slots],
+                   lr=self.lr if lr is None else lr, weight_decay=[decays[i] for i in live], scale=scale)
+
+    def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:
+        raise TypeError(f"{type(self).__name__} does not say how it updates")
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The number of steps and the running averages, by slot and parameter name."""
+        state = {"steps": np.asarray(self.steps, np.int64)}
+        for slot, tensors in self.kept.items():
+            state.update({f"{slot}.{name}": t.numpy() for (name, _), t in zip(self.named, tensors, strict=True)})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state, all or nothing. Raises UserError naming what is missing or unexpected."""
+        own = {f"{slot}.{name}": t for slot, tensors in self.kept.items()
+               for (name, _), t in zip(self.named, tensors, strict=True)}
+        wrong = sorted((own.keys() | {"steps"}) ^ state.keys())
+        wrong += [f"{name} {np.shape(state[name])}" for name, t in own.items() if name in state and np.shape(state[name]) != t.shape]
+        if wrong:
+            raise UserError(f"the optimiser's state does not fit the model: {', '.join(wrong)}")
+        self.steps = int(state["steps"])
+        for name, t in own.items():
+            t[...] = np.asarray(state[name])
+
+
+class SGD(Optimiser):
+    """Stochastic gradient descent with momentum: v ← μ v + g, p ← p − lr · v."""
+    slots = ("velocity",)
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float, momentum: float = 0.0,
+                 weight_decay: float = 0.0) -> None:
+        super().__init__(named_parameters, lr, weight_decay)
+        self.momentum = momentum
+
+    def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:
+        engine.update("sgd", parameters, gradients, *kept, momentum=self.momentum, **settings)
+
+
+class Adam(Optimiser):
+    """Adam (Kingma & Ba 2015) with the paper's β₁ = 0.9, β₂ = 0.98, ε = 10⁻⁹; weight decay is added to the gradient."""
+    slots = ("m", "v")
+    decoupled = False
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float, betas: tuple[float, float] = (0.9, 0.98),
+                 eps: float = 1e-9, weight_decay: float = 0.0) -> None:
+        super().__init__(named_parameters, lr, weight_decay)
+        self.betas, self.eps = betas, eps
+
+    def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:
+        engine.update("adam", parameters, gradients, *kept, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
+                      step=self.steps, decoupled=self.decoupled, **settings)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): the decay acts on the weight, not on the gradient."""
+    decoupled = True
