@@ -8,32 +8,157 @@
 
 Every op of the table `OPS` is a function here, `engine.softmax(x, axis=-1)`, and most are methods of `Tensor`.
 """
-from engine import ops as _ops  # fills the table
-from engine import random
+from engine import ops, random
 from engine.autograd import grad, hvp, jacobian
-from engine.core import (OPS, Bool, Index, Key, Op, Real, Tensor, constant, fused, no_grad, op, scope, shapes_only, unfused)
-from engine.errors import DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
+from engine.core import Tensor, constant
 from engine.creation import ones, zeros
+from engine.errors import DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
 from engine.inplace import sum_of_squares, update
-from engine.ops.elementwise import (abs_ as abs, add, astype, clip, cos, div, equal, erf, exp, gelu, greater,
-                                    greater_equal, isfinite, isinf, isnan, less, less_equal, log, logical_and,
-                                    logical_not, logical_or, maximum, minimum, mul, neg, not_equal, pow_ as pow, relu,
-                                    sigmoid, sign, silu, sin, sqrt, sub, tanh, where)
+from engine.ops.elementwise import abs_ as abs
+from engine.ops.elementwise import (
+                                    add,
+                                    astype,
+                                    clip,
+                                    cos,
+                                    div,
+                                    equal,
+                                    erf,
+                                    exp,
+                                    gelu,
+                                    greater,
+                                    greater_equal,
+                                    isfinite,
+                                    isinf,
+                                    isnan,
+                                    less,
+                                    less_equal,
+                                    log,
+                                    logical_and,
+                                    logical_not,
+                                    logical_or,
+                                    maximum,
+                                    minimum,
+                                    mul,
+                                    neg,
+                                    not_equal,
+                                    relu,
+                                    sigmoid,
+                                    sign,
+                                    silu,
+                                    sin,
+                                    sqrt,
+                                    sub,
+                                    tanh,
+                                    where,
+)
+from engine.ops.elementwise import pow_ as pow
 from engine.ops.fused import cross_entropy, dropout, layer_norm, log_softmax, scaled_dot_product_attention, softmax
 from engine.ops.index import embedding, getitem, one_hot, put, scatter_add, take
 from engine.ops.matmul import matmul
-from engine.ops.reduce import argmax, cumsum, logsumexp, max_ as max, mean, min_ as min, sum_ as sum, var
-from engine.ops.shape import (broadcast_to, concat, expand_dims, pad, reshape, split, squeeze, stack, swapaxes,
-                              transpose)
+from engine.ops.reduce import argmax, cumsum, logsumexp, mean, var
+from engine.ops.reduce import max_ as max
+from engine.ops.reduce import min_ as min
+from engine.ops.reduce import sum_ as sum
+from engine.ops.shape import broadcast_to, concat, expand_dims, pad, reshape, split, squeeze, stack, swapaxes, transpose
 from engine.random import seed
+from engine.record import OPS, Bool, Index, Key, Op, Real, fused, op
+from engine.state import no_grad, scope, shapes_only, unfused
 
-__all__ = ["OPS", "Bool", "DtypeError", "EngineError", "GraphError", "Index", "IndexRangeError", "Key", "Op", "Real",
-           "ShapeError", "Tensor", "abs", "add", "argmax", "astype", "broadcast_to", "clip", "concat", "constant", "cos",
-           "cross_entropy", "cumsum", "div", "dropout", "embedding", "equal", "erf", "exp", "expand_dims", "fused",
-           "gelu", "getitem", "grad", "greater", "greater_equal", "hvp", "isfinite", "isinf", "isnan", "jacobian",
-           "layer_norm", "less", "less_equal", "log", "log_softmax", "logical_and", "logical_not", "logical_or",
-           "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "no_grad", "not_equal",
-           "one_hot", "ones", "op", "pad", "pow", "put", "random", "relu", "reshape", "scaled_dot_product_attention",
-           "scatter_add", "scope", "seed", "shapes_only", "sigmoid", "sign", "silu", "sin", "softmax", "split", "sqrt",
-           "squeeze", "stack", "sub", "sum", "sum_of_squares", "swapaxes", "take", "tanh", "transpose", "unfused", "update", "var", "where",
-           "zeros"]
+__all__ = [
+                                    "OPS",
+                                    "Bool",
+                                    "DtypeError",
+                                    "EngineError",
+                                    "GraphError",
+                                    "Index",
+                                    "IndexRangeError",
+                                    "Key",
+                                    "Op",
+                                    "Real",
+                                    "ShapeError",
+                                    "Tensor",
+                                    "abs",
+                                    "add",
+                                    "argmax",
+                                    "astype",
+                                    "broadcast_to",
+                                    "clip",
+                                    "concat",
+                                    "constant",
+                                    "cos",
+                                    "cross_entropy",
+                                    "cumsum",
+                                    "div",
+                                    "dropout",
+                                    "embedding",
+                                    "equal",
+                                    "erf",
+                                    "exp",
+                                    "expand_dims",
+                                    "fused",
+                                    "gelu",
+                                    "getitem",
+                                    "grad",
+                                    "greater",
+                                    "greater_equal",
+                                    "hvp",
+                                    "isfinite",
+                                    "isinf",
+                                    "isnan",
+                                    "jacobian",
+                                    "layer_norm",
+                                    "less",
+                                    "less_equal",
+                                    "log",
+                                    "log_softmax",
+                                    "logical_and",
+                                    "logical_not",
+                                    "logical_or",
+                                    "logsumexp",
+                                    "matmul",
+                                    "max",
+                                    "maximum",
+                                    "mean",
+                                    "min",
+                                    "minimum",
+                                    "mul",
+                                    "neg",
+                                    "no_grad",
+                                    "not_equal",
+                                    "one_hot",
+                                    "ones",
+                                    "op",
+                                    "ops",
+                                    "pad",
+                                    "pow",
+                                    "put",
+                                    "random",
+                                    "relu",
+                                    "reshape",
+                                    "scaled_dot_product_attention",
+                                    "scatter_add",
+                                    "scope",
+                                    "seed",
+                                    "shapes_only",
+                                    "sigmoid",
+                                    "sign",
+                                    "silu",
+                                    "sin",
+                                    "softmax",
+                                    "split",
+                                    "sqrt",
+                                    "squeeze",
+                                    "stack",
+                                    "sub",
+                                    "sum",
+                                    "sum_of_squares",
+                                    "swapaxes",
+                                    "take",
+                                    "tanh",
+                                    "transpose",
+                                    "unfused",
+                                    "update",
+                                    "var",
+                                    "where",
+                                    "zeros",
+]

@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import OPS, OUT, STATE, Node, Op, State, Tensor, _digest, no_grad
+from engine.core import Node, Tensor
 from engine.errors import DtypeError, GraphError, ShapeError
+from engine.record import OPS, OUT, Op
 from engine.shapes import Shape
+from engine.state import STATE, State, no_grad
 
 
 def order(roots: Iterable[Node], leaves: Iterable[Node] = ()) -> list[Node]:
     """Every node that the roots were made from, inputs before outputs, not looking behind the leaves.
 
-    The order matters: a node used twice must have both cotangents before its own is pulled back. Iterative: depth is free.
+    The order matters: a node used twice must have both cotangents before its own is pulled back. Iterative: depth is
+    free.
     """
     done: list[Node] = []
     seen = {id(n) for n in leaves}
@@ -132,7 +135,8 @@ def _walk(made: list[Node], root: Node, seed: Tensor, wanted: Sequence[Node], cr
 
 
 def pullback(node: Node, g: Tensor, leads: set[int]) -> Sequence[Tensor | None]:
-    """The cotangent of each input that leads somewhere. A fused op without rules is differentiated through its meaning."""
+    """The cotangent of each input that leads somewhere. A fused op without rules is differentiated through its
+    meaning."""
     if node.freed:
         raise GraphError(f"backward() already ran through {node.label()} and what it had saved was freed. Pass "
                          "retain_graph=True to the first call to go through the same graph twice.")
@@ -150,20 +154,22 @@ def pullback(node: Node, g: Tensor, leads: set[int]) -> Sequence[Tensor | None]:
 
 
 def _restored(node: Node, i: int, of: Node) -> Tensor:
-    """Input `i` of a node, or its output, as the rules see it: with its array if that was saved, else its shape alone."""
+    """Input `i` of a node, or its output, as the rules see it: with its array if that was saved, else its shape
+    alone."""
     saved = node.saved.get(i)
     if saved is None:
         return Tensor.wrap(None, of)
     owner = of.owner()
     digest = saved.digest if saved.digest is not None else owner.digest
-    if owner.version != saved.version or (digest is not None and _digest(saved.array) != digest):
+    if owner.version != saved.version or (digest is not None and digest(saved.array) != digest):
         name = node.op.name if node.op else "an op"
         raise GraphError(f"{of.label()} of shape {of.shape} was changed in place after {name} had used it, and its "
-                         f"gradient needs the old values. Change it after backward(), or make a new tensor (x = x + 1).")
+                         "gradient needs the old values. Change it after backward(), or make a new one (x = x + 1).")
     return Tensor.wrap(saved.array, of)
 
 
-def _through_meaning(op: Op, node: Node, g: Tensor, inputs: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Any]:
+def _through_meaning(op: Op, node: Node, g: Tensor, inputs: Sequence[Tensor | None],
+                     wanted: Sequence[bool]) -> list[Any]:
     state = STATE.get()
     token = STATE.set(state._replace(recording=True))
     try:

@@ -1,13 +1,9 @@
-"""The one graph: an op is a record, a tensor is an array and how it was made, `apply` is the only verb."""
+"""The one graph: a tensor is an array and how it was made, and `apply` is the only verb."""
 from __future__ import annotations
 
-import inspect
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,218 +11,11 @@ import numpy as np
 from engine import device, shapes
 from engine.errors import DtypeError, GraphError, IndexRangeError, ShapeError
 from engine.methods import Methods
+from engine.record import OPS, OUT, Op
 from engine.shapes import Shape
+from engine.state import STATE, State, scope
 
-OPS: dict[str, Op] = {}
-OUT = -1                                 # in `Op.saves`: the output
-
-
-# ---------------------------------------------------------------------------------------------- what inputs may be
-
-class Real(NamedTuple):
-    """A floating input, drawn by tests from [low, high] away from the kinks."""
-    low: float = -2.0
-    high: float = 2.0
-    kinks: tuple[float, ...] = ()
-
-
-class Index(NamedTuple):
-    """An integer input, each value in [0, size): the size of an axis of another input, or of a parameter."""
-    of: int | str = 0
-    axis: int = 0
-
-
-class Bool(NamedTuple):
-    """A boolean input: a mask or a condition, True = attend or take the first."""
-
-
-class Key(NamedTuple):
-    """A random key: a 0-d int64 tensor that decides every random bit of the op."""
-
-
-Domain = Real | Index | Bool | Key
-
-
-# ---------------------------------------------------------------------------------------------- state: where are we?
-
-class State(NamedTuple):
-    recording: bool = True               # is a record kept of how tensors are made?
-    fusing: bool = True                  # may a fused op use its kernel, or must it run its meaning?
-    computing: bool = True               # are there numbers, or shapes alone?
-    scope: tuple[str, ...] = ()
-    phase: str = "forward"
-    of: Node | None = None               # in the backward phase: the forward node whose cotangent is being pulled back
-
-
-STATE: ContextVar[State] = ContextVar("engine_state", default=State())
-
-
-@contextmanager
-def _during(**changes: Any) -> Iterator[None]:
-    token = STATE.set(STATE.get()._replace(**changes))
-    try:
-        yield
-    finally:
-        STATE.reset(token)
-
-
-@contextmanager
-def scope(name: str) -> Iterator[None]:
-    """Everything made inside is drawn inside a box of this name; scopes nest."""
-    with _during(scope=(*STATE.get().scope, str(name))):
-        yield
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Nothing made inside is recorded: no gradient, no memory kept. Also a decorator."""
-    with _during(recording=False):
-        yield
-
-
-@contextmanager
-def unfused() -> Iterator[None]:
-    """Fused ops run their meaning, a composition of primitive ops, instead of their kernel."""
-    with _during(fusing=False):
-        yield
-
-
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Ops run on shapes and dtypes alone: a model of any size is recorded without a kernel or an array."""
-    with _during(computing=False):
-        yield
-
-
-# ---------------------------------------------------------------------------------------------- an op is a record
-
-@dataclass(eq=False)
-class Op:
-    """One operation. Dispatch, gradients, tests, documentation and drawings all read this record and nothing else."""
-    name: str
-    meaning: Callable[..., Any]          # NumPy for a primitive; a composition of ops for a fused op
-    vjps: tuple[Callable[..., Any] | None, ...] | Callable[..., Any] | None = None
-    saves: tuple[int, ...] | None = None         # inputs and OUT that the rules read; None = all of them
-    signature: str | None = "()->()"
-    shape: Callable[..., Shape] | None = None    # (*shapes, **params) -> shape, where a signature cannot say it
-    result: str = "same"                 # dtype: same | float (integers become float32) | sum | bool | int64 | param
-    domain: tuple[Domain, ...] = (Real(),)       # one an input; the last one serves the rest
-    choices: Callable[..., dict[str, list[Any]]] | None = None   # (*shapes) -> values of parameters that tests may draw
-    samples: tuple[tuple[Shape, ...], ...] = ()  # input shapes for tests, where a signature cannot say them
-    equation: tuple[str, str] = ("", "")         # forward and backward, one Unicode line each
-    doc: str = ""
-    fused: bool = False
-    view: bool = False                   # the output may share its input's memory
-    variadic: bool = False               # takes one sequence of tensors
-    canonical: Callable[..., dict[str, Any]] | None = None       # (params, *shapes) -> params in one normal form
-    check: Callable[..., None] | None = None     # (*arrays, **params): refuses values a kernel could not survive
-    residuals: tuple[str, ...] = ()      # what the kernel hands to the rules besides the output, as parameters
-
-    def __post_init__(self) -> None:
-        if self.name in OPS:
-            raise ValueError(f"op {self.name!r} is defined twice")
-        self.inputs, self.defaults = _parameters(self.meaning, self.signature, self.variadic)
-        self.optional = _optional(self.meaning)
-        self.__doc__ = _describe(self)
-        OPS[self.name] = self
-
-    def __call__(self, *args: Any, **params: Any) -> Tensor:
-        if self.variadic:
-            if not args or not isinstance(args[0], (tuple, list)):
-                raise DtypeError(f"{self.name} takes a sequence of tensors first")
-            inputs, rest = tuple(args[0]), args[1:]
-            if not inputs:
-                raise ShapeError(f"{self.name} needs at least one tensor")
-        else:
-            n = len(self.inputs)
-            inputs, rest = args[:n], args[n:]
-            if len(inputs) < n:
-                inputs += self._missing(len(inputs), params)
-        if rest or params or self.defaults:
-            params = self._bind(rest, params)
-        return apply(self, inputs, params)
-
-    def _missing(self, given: int, params: dict[str, Any]) -> tuple[Any, ...]:
-        late: list[Any] = []
-        for name in self.inputs[given:]:
-            if name not in params and name not in self.optional:
-                raise TypeError(f"{self.name}() needs {', '.join(self.inputs)}; {name} is missing")
-            late.append(params.pop(name, None))
-        return tuple(late)
-
-    def _bind(self, rest: tuple[Any, ...], params: dict[str, Any]) -> dict[str, Any]:
-        names = tuple(self.defaults)
-        if len(rest) > len(names):
-            raise TypeError(f"{self.name}() takes {', '.join((*self.inputs, *names))}; got {len(rest) - len(names)} more")
-        given = dict(zip(names, rest, strict=False))
-        for key in params:
-            if key not in self.defaults or key in given:
-                known = ", ".join((*self.inputs, *names))
-                raise TypeError(f"{self.name}() got {key!r} {'twice' if key in given else f'but takes {known}'}")
-        bound = {**self.defaults, **given, **params}
-        for key, value in bound.items():
-            if value is inspect.Parameter.empty:
-                raise TypeError(f"{self.name}() needs the parameter {key!r}")
-        return bound
-
-    def kind(self, i: int) -> Domain:
-        """What input `i` may be."""
-        return self.domain[min(i, len(self.domain) - 1)]
-
-    def __repr__(self) -> str:
-        return f"<op {self.name}>"
-
-
-def _parameters(meaning: Callable[..., Any], signature: str | None, variadic: bool) -> tuple[tuple[str, ...], dict]:
-    """Names of the tensor inputs (positional) and the parameters with their defaults (keyword-only)."""
-    if isinstance(meaning, np.ufunc):
-        return tuple("xyz"[:meaning.nin]), {}
-    inputs, defaults = [], {}
-    for p in inspect.signature(meaning).parameters.values():
-        if p.kind is p.KEYWORD_ONLY:
-            defaults[p.name] = p.default
-        elif p.kind is not p.VAR_KEYWORD:
-            inputs.append(p.name)
-    return tuple(inputs), defaults
-
-
-def _optional(meaning: Callable[..., Any]) -> frozenset[str]:
-    if isinstance(meaning, np.ufunc):
-        return frozenset()
-    return frozenset(p.name for p in inspect.signature(meaning).parameters.values()
-                     if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is None)
-
-
-def _describe(op: Op) -> str:
-    lines = [op.doc or f"Elementwise {op.name}." if op.signature and "()" in op.signature else op.doc or op.name + "."]
-    if op.signature:
-        lines.append(f"Shapes: {op.signature}" + (" (leading axes broadcast)" if "..." not in op.signature else ""))
-    if op.equation[0]:
-        lines.append(f"Forward:  {op.equation[0]}")
-    if op.equation[1]:
-        lines.append(f"Backward: {op.equation[1]}")
-    return "\n\n".join(lines)
-
-
-def op(name: str, meaning: Callable[..., Any], *vjps: Callable[..., Any] | None, **fields: Any) -> Op:
-    """Define a primitive: a name, what it computes in NumPy, and one pullback an input, written in the engine's ops.
-
-    A rule is called as `rule(g, out, *inputs, **params)` and returns the input's cotangent; the engine undoes
-    broadcasting. `None` marks an input without a derivative. See `Op` for the other fields.
-    """
-    return Op(name, meaning, fields.pop("joint", None) or vjps, **fields)
-
-
-def fused(*, vjps: Sequence[Callable[..., Any] | None] = (), joint: Callable[..., Any] | None = None,
-          **fields: Any) -> Callable[[Callable[..., Any]], Op]:
-    """Decorator: define a fused op by its meaning, a composition of ops. A kernel of the same name only makes it fast.
-
-    Without rules it is differentiated through its meaning. `joint` is one rule that returns all inputs' cotangents.
-    """
-    def define(meaning: Callable[..., Any]) -> Op:
-        doc = fields.pop("doc", None) or inspect.getdoc(meaning) or ""
-        return Op(meaning.__name__.rstrip("_"), meaning, joint or tuple(vjps) or None, doc=doc, fused=True, **fields)
-    return define
+FLOAT32 = np.dtype(np.float32)
 
 
 # ---------------------------------------------------------------------------------------------- a tensor and its record
@@ -240,7 +29,8 @@ class Saved(NamedTuple):
 
 class Node:
     """How a tensor was made. Arrays die with their tensors; a node keeps only those that its op's rules read."""
-    __slots__ = ("__weakref__", "digest", "dtype", "exported", "freed", "inputs", "literal", "name", "of", "op", "params",
+    __slots__ = ("__weakref__", "digest", "dtype", "exported", "freed", "inputs", "literal", "name", "of", "op",
+                 "params",
                  "phase", "requires_grad", "residuals", "saved", "scope", "shape", "storage", "tensor", "used_by",
                  "version")
 
@@ -265,7 +55,9 @@ class Node:
 
     def label(self) -> str:
         """A name for messages: the tensor's own, or the op that made it."""
-        return self.name or (f"the output of {'/'.join((*self.scope, self.op.name))}" if self.op else "an unnamed tensor")
+        if self.name or not self.op:
+            return self.name or "an unnamed tensor"
+        return f"the output of {'/'.join((*self.scope, self.op.name))}"
 
 
 class Tensor(Methods):
@@ -372,7 +164,7 @@ class Tensor(Methods):
         """The live array. Writing to it after an op has used it is found out by `backward`, which then refuses."""
         array, owner = self.array(), self.node.owner()
         if owner.used_by and owner.digest is None:
-            owner.digest = _digest(array)
+            owner.digest = digest(array)
         owner.exported = True
         return array
 
@@ -443,10 +235,11 @@ def _default_dtype(data: Any) -> Any:
 
 
 def _holds_arrays(data: Sequence[Any]) -> bool:
-    return any(isinstance(x, (np.ndarray, np.generic)) or (isinstance(x, (list, tuple)) and _holds_arrays(x)) for x in data)
+    return any(isinstance(x, (np.ndarray, np.generic)) or (isinstance(x, (list, tuple)) and _holds_arrays(x))
+               for x in data)
 
 
-def _digest(array: Any) -> int:
+def digest(array: Any) -> int:
     """A checksum of the whole memory that an array is a view of."""
     while isinstance(array.base, np.ndarray):
         array = array.base
@@ -467,11 +260,11 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     """Run one op: every number that the engine makes is made here, and noted if recording."""
     state = STATE.get()
     tensors = _coerce(op, inputs)
-    given = [t.shape if t is not None else None for t in tensors]
+    given = [t.node.shape if t is not None else None for t in tensors]
     try:
         if op.canonical:
             params = op.canonical(params, *given)
-        shape = op.shape(*given, **params) if op.shape else shapes.result_shape(op.signature or "()->()", given)
+        shape = op.shape(*given, **params) if op.shape else shapes.result_shape(op.signature or "()->()", *given)
     except IndexError as e:
         raise IndexRangeError(_misfit(op, tensors, e)) from None
     except ValueError as e:
@@ -481,40 +274,39 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     arrays = [t.array() if t is not None else None for t in tensors]
     if op.check:
         op.check(*arrays, **params)
-    if op.fused:
-        made = device.run(op.name, arrays, params) if state.fusing else NotImplemented
-        if made is NotImplemented:
+    made = NotImplemented if op.fused and not state.fusing else device.run(op.name, arrays, params)
+    residuals: tuple[Any, ...] = ()
+    if made is NotImplemented:
+        if op.fused:
             with scope(op.name):
                 return op.meaning(*tensors, **params)
-    else:
-        made = device.run(op.name, arrays, params)
-        if made is NotImplemented:
-            with np.errstate(all="ignore"):
-                made = op.meaning(*arrays, **params)
-    residuals: tuple[Any, ...] = ()
-    if isinstance(made, tuple):
-        made, *rest = made
-        residuals = tuple(rest)
+        with np.errstate(all="ignore"):
+            made = op.meaning(*arrays, **params)
+    elif type(made) is tuple:
+        made, *residuals = made
     array = made if isinstance(made, np.ndarray) else np.asarray(made)
     return _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
 
 
 def _record(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], array: Any, shape: Shape,
-            dtype: np.dtype, state: State, residuals: tuple[Any, ...]) -> Tensor:
+            dtype: np.dtype, state: State, residuals: Sequence[Any]) -> Tensor:
+    """The output as a tensor, with its history if recording."""
     if not state.recording:
         node = Node(shape, dtype, state)
-        out = Tensor.wrap(array, node)
     else:
-        node = Node(shape, dtype, state, op, tuple([t.node if t is not None else None for t in tensors]), params)
-        node.requires_grad = dtype.kind in "fc" and any(t is not None and t.node.requires_grad for t in tensors)
-        out = Tensor.wrap(array, node)
+        nodes = tuple([t.node if t is not None else None for t in tensors])
+        node = Node(shape, dtype, state, op, nodes, params)
+        if op.vjps != (None,) and dtype.kind in "fc":
+            for n in nodes:
+                if n is not None and n.requires_grad:
+                    node.requires_grad = True
+                    node.residuals = residuals
+                    if array is not None:
+                        _save(op, node, tensors, array)
+                    break
     if op.view and tensors[0] is not None:
         node.storage = tensors[0].node.owner()
-    if node.requires_grad and op.vjps != (None,):
-        node.residuals = residuals
-        if array is not None:
-            _save(op, node, tensors, array)
-    return out
+    return Tensor.wrap(array, node)
 
 
 def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> None:
@@ -522,59 +314,69 @@ def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> N
     wanted = op.saves if op.saves is not None else (*range(len(tensors)), OUT)
     for i in wanted:
         if i == OUT:
-            owner, kept = node.owner(), array
+            owner, kept = node, array
         else:
             t = tensors[i]
             if t is None:
                 continue
-            owner, kept = t.node.owner(), t._array
+            owner, kept = t.node.storage or t.node, t._array
         owner.used_by = op.name
-        node.saved[i] = Saved(kept, owner.version, _digest(kept) if owner.exported else None)
+        node.saved[i] = Saved(kept, owner.version, digest(kept) if owner.exported else None)
 
 
-def _coerce(op: Op, inputs: Sequence[Any]) -> list[Tensor | None]:
+def _coerce(op: Op, inputs: Sequence[Any]) -> Sequence[Any]:
     """Inputs as tensors, the real ones of one dtype."""
-    tensors: list[Any] = []
     dtype: Any = None
-    mixed = False
     for i, x in enumerate(inputs):
-        if isinstance(x, Tensor):
-            if isinstance(op.kind(i), Real):
-                mixed |= dtype is not None and x.node.dtype != dtype
-                dtype = x.node.dtype if dtype is None or not mixed else _promote(dtype, x.node.dtype)
-        elif x is None:
-            if not op.variadic and op.inputs[i] not in op.optional:
-                raise DtypeError(f"{op.name}: {op.inputs[i]} is None; it needs a tensor")
-        else:
-            mixed = True
-        tensors.append(x)
-    want = np.dtype(np.float32) if op.result == "float" and dtype is not None and dtype.kind in "iub" else dtype
-    if not mixed and want == dtype:
-        return tensors
-    for i, x in enumerate(tensors):
-        if x is not None and not isinstance(x, Tensor):
-            tensors[i] = _literal(op, i, x, want)
-            if isinstance(op.kind(i), Real):
-                want = tensors[i].dtype if want is None else _promote(want, tensors[i].dtype)
-    if op.result == "float" and want is not None and want.kind in "iub":
-        want = np.dtype(np.float32)
+        if not isinstance(x, Tensor):
+            if x is None and (op.variadic or op.inputs[i] in op.optional):
+                continue
+            break
+        if op.is_real(i):
+            if dtype is None:
+                dtype = x.node.dtype
+            elif x.node.dtype is not dtype and x.node.dtype != dtype:
+                break
+    else:
+        if op.result != "float" or dtype is None or dtype.kind in "fc":
+            return inputs
+    return _promoted(op, inputs)
+
+
+def _promoted(op: Op, inputs: Sequence[Any]) -> list[Tensor | None]:
+    """Numbers and arrays made tensors, and the real inputs cast to the dtype that serves all of them."""
+    want: Any = None
+    for i, x in enumerate(inputs):
+        if isinstance(x, Tensor) and op.is_real(i):
+            want = x.dtype if want is None else _promote(want, x.dtype)
+    tensors: list[Any] = []
+    for i, x in enumerate(inputs):
+        if x is None and not (op.variadic or op.inputs[i] in op.optional):
+            raise DtypeError(f"{op.name}: {op.inputs[i]} is None; it needs a tensor")
+        tensors.append(x if x is None or isinstance(x, Tensor) else _literal(op, i, x, want))
     for i, t in enumerate(tensors):
-        if t is not None and isinstance(op.kind(i), Real) and t.dtype != want:
-            tensors[i] = apply(OPS["astype"], (t,), {"dtype": want})
-    return tensors
+        if t is not None and op.is_real(i):
+            want = t.dtype if want is None else _promote(want, t.dtype)
+    if op.result == "float" and want is not None and want.kind in "iub":
+        want = FLOAT32
+    return [apply(OPS["astype"], (t,), {"dtype": want}) if t is not None and op.is_real(i) and t.dtype != want else t
+            for i, t in enumerate(tensors)]
 
 
 def _literal(op: Op, i: int, x: Any, dtype: np.dtype | None) -> Tensor:
     """A Python number takes the tensors' dtype, an array keeps its own."""
+    if isinstance(x, (bool, int, float, complex)) and not isinstance(x, np.generic):
+        natural = np.dtype(type(x)) if not isinstance(x, float) else FLOAT32
+        if dtype is not None and op.is_real(i) and (dtype.kind in "fc" or (natural.kind in "ib" and dtype.kind != "b")):
+            natural = dtype
+        array = np.array(x, natural)
+        t = Tensor.wrap(array if STATE.get().computing else None, Node((), array.dtype, STATE.get()))
+        t.node.literal, t.node.name = True, repr(x)
+        return t
     try:
-        t = Tensor(x)
+        return Tensor(x)
     except (ValueError, TypeError) as e:
         raise DtypeError(f"{op.name}: input {i} is a {type(x).__name__}, not a tensor, array or number ({e})") from None
-    if isinstance(x, (bool, int, float, complex)):
-        fits = dtype is not None and (dtype.kind in "fc" or (t.dtype.kind in "iub" and dtype.kind != "b"))
-        t = Tensor(np.asarray(x, dtype if fits and isinstance(op.kind(i), Real) else t.dtype))
-        t.node.literal, t.node.name = True, repr(x)
-    return t
 
 
 def _promote(a: np.dtype, b: np.dtype) -> np.dtype:
@@ -592,7 +394,7 @@ def _result_dtype(op: Op, tensors: Sequence[Tensor | None], params: dict[str, An
         return np.dtype(op.result)
     if op.result == "param":
         return np.dtype(params["dtype"])
-    dtype = next((t.dtype for i, t in enumerate(tensors) if t is not None and isinstance(op.kind(i), Real)), np.dtype(np.float32))
+    dtype = next((t.dtype for i, t in enumerate(tensors) if t is not None and op.is_real(i)), FLOAT32)
     return np.dtype(np.int64) if op.result == "sum" and dtype.kind in "iub" else dtype
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import STATE, Tensor
+from engine.core import Tensor
 from engine.shapes import Shape
+from engine.state import STATE
 
 
 def zeros(shape: Shape, dtype: Any = np.float32) -> Tensor:

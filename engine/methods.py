@@ -4,8 +4,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import engine.core as core
 from engine.errors import ShapeError
+from engine.record import OPS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,30 +26,30 @@ class Methods:
         def array(self) -> Any: ...
 
     # -- operators
-    def __neg__(self) -> Tensor: return core.OPS["neg"](self)
-    def __abs__(self) -> Tensor: return core.OPS["abs"](self)
-    def __add__(self, y: Any) -> Tensor: return core.OPS["add"](self, y)
-    def __radd__(self, y: Any) -> Tensor: return core.OPS["add"](y, self)
-    def __sub__(self, y: Any) -> Tensor: return core.OPS["sub"](self, y)
-    def __rsub__(self, y: Any) -> Tensor: return core.OPS["sub"](y, self)
-    def __mul__(self, y: Any) -> Tensor: return core.OPS["mul"](self, y)
-    def __rmul__(self, y: Any) -> Tensor: return core.OPS["mul"](y, self)
-    def __truediv__(self, y: Any) -> Tensor: return core.OPS["div"](self, y)
-    def __rtruediv__(self, y: Any) -> Tensor: return core.OPS["div"](y, self)
-    def __pow__(self, y: Any) -> Tensor: return core.OPS["pow"](self, y)
-    def __rpow__(self, y: Any) -> Tensor: return core.OPS["pow"](y, self)
-    def __matmul__(self, y: Any) -> Tensor: return core.OPS["matmul"](self, y)
-    def __rmatmul__(self, y: Any) -> Tensor: return core.OPS["matmul"](y, self)
-    def __eq__(self, y: Any) -> Tensor: return core.OPS["equal"](self, y)  # type: ignore[override]
-    def __ne__(self, y: Any) -> Tensor: return core.OPS["not_equal"](self, y)  # type: ignore[override]
-    def __lt__(self, y: Any) -> Tensor: return core.OPS["less"](self, y)
-    def __le__(self, y: Any) -> Tensor: return core.OPS["less_equal"](self, y)
-    def __gt__(self, y: Any) -> Tensor: return core.OPS["greater"](self, y)
-    def __ge__(self, y: Any) -> Tensor: return core.OPS["greater_equal"](self, y)
-    def __and__(self, y: Any) -> Tensor: return core.OPS["logical_and"](self, y)
-    def __or__(self, y: Any) -> Tensor: return core.OPS["logical_or"](self, y)
-    def __invert__(self) -> Tensor: return core.OPS["logical_not"](self)
-    def __getitem__(self, index: Any) -> Tensor: return core.OPS["getitem"](self, index=index)
+    def __neg__(self) -> Tensor: return OPS["neg"](self)
+    def __abs__(self) -> Tensor: return OPS["abs"](self)
+    def __add__(self, y: Any) -> Tensor: return OPS["add"](self, y)
+    def __radd__(self, y: Any) -> Tensor: return OPS["add"](y, self)
+    def __sub__(self, y: Any) -> Tensor: return OPS["sub"](self, y)
+    def __rsub__(self, y: Any) -> Tensor: return OPS["sub"](y, self)
+    def __mul__(self, y: Any) -> Tensor: return OPS["mul"](self, y)
+    def __rmul__(self, y: Any) -> Tensor: return OPS["mul"](y, self)
+    def __truediv__(self, y: Any) -> Tensor: return OPS["div"](self, y)
+    def __rtruediv__(self, y: Any) -> Tensor: return OPS["div"](y, self)
+    def __pow__(self, y: Any) -> Tensor: return OPS["pow"](self, y)
+    def __rpow__(self, y: Any) -> Tensor: return OPS["pow"](y, self)
+    def __matmul__(self, y: Any) -> Tensor: return OPS["matmul"](self, y)
+    def __rmatmul__(self, y: Any) -> Tensor: return OPS["matmul"](y, self)
+    def __eq__(self, y: Any) -> Tensor: return OPS["equal"](self, y)  # type: ignore[override]
+    def __ne__(self, y: Any) -> Tensor: return OPS["not_equal"](self, y)  # type: ignore[override]
+    def __lt__(self, y: Any) -> Tensor: return OPS["less"](self, y)
+    def __le__(self, y: Any) -> Tensor: return OPS["less_equal"](self, y)
+    def __gt__(self, y: Any) -> Tensor: return OPS["greater"](self, y)
+    def __ge__(self, y: Any) -> Tensor: return OPS["greater_equal"](self, y)
+    def __and__(self, y: Any) -> Tensor: return OPS["logical_and"](self, y)
+    def __or__(self, y: Any) -> Tensor: return OPS["logical_or"](self, y)
+    def __invert__(self) -> Tensor: return OPS["logical_not"](self)
+    def __getitem__(self, index: Any) -> Tensor: return OPS["getitem"](self, index=index)
 
     def __len__(self) -> int:
         if not self.ndim:
@@ -91,69 +91,69 @@ class Methods:
         """The values as nested Python lists."""
         return self.array().tolist()
 
-    def astype(self, dtype: Any) -> Tensor: return core.OPS["astype"](self, dtype=dtype)
+    def astype(self, dtype: Any) -> Tensor: return OPS["astype"](self, dtype=dtype)
 
     # -- elementwise
-    def exp(self) -> Tensor: return core.OPS["exp"](self)
-    def log(self) -> Tensor: return core.OPS["log"](self)
-    def sqrt(self) -> Tensor: return core.OPS["sqrt"](self)
-    def abs(self) -> Tensor: return core.OPS["abs"](self)
-    def sign(self) -> Tensor: return core.OPS["sign"](self)
-    def sin(self) -> Tensor: return core.OPS["sin"](self)
-    def cos(self) -> Tensor: return core.OPS["cos"](self)
-    def tanh(self) -> Tensor: return core.OPS["tanh"](self)
-    def sigmoid(self) -> Tensor: return core.OPS["sigmoid"](self)
-    def erf(self) -> Tensor: return core.OPS["erf"](self)
-    def relu(self) -> Tensor: return core.OPS["relu"](self)
-    def gelu(self) -> Tensor: return core.OPS["gelu"](self)
-    def silu(self) -> Tensor: return core.OPS["silu"](self)
+    def exp(self) -> Tensor: return OPS["exp"](self)
+    def log(self) -> Tensor: return OPS["log"](self)
+    def sqrt(self) -> Tensor: return OPS["sqrt"](self)
+    def abs(self) -> Tensor: return OPS["abs"](self)
+    def sign(self) -> Tensor: return OPS["sign"](self)
+    def sin(self) -> Tensor: return OPS["sin"](self)
+    def cos(self) -> Tensor: return OPS["cos"](self)
+    def tanh(self) -> Tensor: return OPS["tanh"](self)
+    def sigmoid(self) -> Tensor: return OPS["sigmoid"](self)
+    def erf(self) -> Tensor: return OPS["erf"](self)
+    def relu(self) -> Tensor: return OPS["relu"](self)
+    def gelu(self) -> Tensor: return OPS["gelu"](self)
+    def silu(self) -> Tensor: return OPS["silu"](self)
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
-        return core.OPS["clip"](self, low=low, high=high)
-    def maximum(self, y: Any) -> Tensor: return core.OPS["maximum"](self, y)
-    def minimum(self, y: Any) -> Tensor: return core.OPS["minimum"](self, y)
-    def isnan(self) -> Tensor: return core.OPS["isnan"](self)
-    def isinf(self) -> Tensor: return core.OPS["isinf"](self)
-    def isfinite(self) -> Tensor: return core.OPS["isfinite"](self)
+        return OPS["clip"](self, low=low, high=high)
+    def maximum(self, y: Any) -> Tensor: return OPS["maximum"](self, y)
+    def minimum(self, y: Any) -> Tensor: return OPS["minimum"](self, y)
+    def isnan(self) -> Tensor: return OPS["isnan"](self)
+    def isinf(self) -> Tensor: return OPS["isinf"](self)
+    def isfinite(self) -> Tensor: return OPS["isfinite"](self)
 
     # -- reductions: axis is None (all), an integer or a tuple
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return core.OPS["sum"](self, axis=axis, keepdims=keepdims)
+        return OPS["sum"](self, axis=axis, keepdims=keepdims)
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return core.OPS["mean"](self, axis=axis, keepdims=keepdims)
+        return OPS["mean"](self, axis=axis, keepdims=keepdims)
     def var(self, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Tensor:
-        return core.OPS["var"](self, axis=axis, keepdims=keepdims, correction=correction)
+        return OPS["var"](self, axis=axis, keepdims=keepdims, correction=correction)
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return core.OPS["max"](self, axis=axis, keepdims=keepdims)
+        return OPS["max"](self, axis=axis, keepdims=keepdims)
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return core.OPS["min"](self, axis=axis, keepdims=keepdims)
+        return OPS["min"](self, axis=axis, keepdims=keepdims)
     def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return core.OPS["logsumexp"](self, axis=axis, keepdims=keepdims)
-    def cumsum(self, axis: int = -1) -> Tensor: return core.OPS["cumsum"](self, axis=axis)
+        return OPS["logsumexp"](self, axis=axis, keepdims=keepdims)
+    def cumsum(self, axis: int = -1) -> Tensor: return OPS["cumsum"](self, axis=axis)
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        return core.OPS["argmax"](self, axis=axis, keepdims=keepdims)
-    def softmax(self, axis: int = -1, mask: Any = None) -> Tensor: return core.OPS["softmax"](self, mask, axis=axis)
-    def log_softmax(self, axis: int = -1) -> Tensor: return core.OPS["log_softmax"](self, axis=axis)
+        return OPS["argmax"](self, axis=axis, keepdims=keepdims)
+    def softmax(self, axis: int = -1, mask: Any = None) -> Tensor: return OPS["softmax"](self, mask, axis=axis)
+    def log_softmax(self, axis: int = -1) -> Tensor: return OPS["log_softmax"](self, axis=axis)
 
     # -- shape
-    def reshape(self, *shape: Any) -> Tensor: return core.OPS["reshape"](self, shape=_sequence(shape))
-    def transpose(self, *axes: Any) -> Tensor: return core.OPS["transpose"](self, axes=_sequence(axes) or None)
-    def swapaxes(self, axis1: int, axis2: int) -> Tensor: return core.OPS["swapaxes"](self, axis1=axis1, axis2=axis2)
-    def broadcast_to(self, *shape: Any) -> Tensor: return core.OPS["broadcast_to"](self, shape=_sequence(shape))
-    def expand_dims(self, axis: Any) -> Tensor: return core.OPS["expand_dims"](self, axis=axis)
-    def squeeze(self, axis: Any = None) -> Tensor: return core.OPS["squeeze"](self, axis=axis)
-    def flatten(self) -> Tensor: return core.OPS["reshape"](self, shape=(-1,))
-    def pad(self, widths: Any, value: float = 0.0) -> Tensor: return core.OPS["pad"](self, widths=widths, value=value)
-    def take(self, ids: Any, axis: int = 0) -> Tensor: return core.OPS["take"](self, ids, axis=axis)
+    def reshape(self, *shape: Any) -> Tensor: return OPS["reshape"](self, shape=_sequence(shape))
+    def transpose(self, *axes: Any) -> Tensor: return OPS["transpose"](self, axes=_sequence(axes) or None)
+    def swapaxes(self, axis1: int, axis2: int) -> Tensor: return OPS["swapaxes"](self, axis1=axis1, axis2=axis2)
+    def broadcast_to(self, *shape: Any) -> Tensor: return OPS["broadcast_to"](self, shape=_sequence(shape))
+    def expand_dims(self, axis: Any) -> Tensor: return OPS["expand_dims"](self, axis=axis)
+    def squeeze(self, axis: Any = None) -> Tensor: return OPS["squeeze"](self, axis=axis)
+    def flatten(self) -> Tensor: return OPS["reshape"](self, shape=(-1,))
+    def pad(self, widths: Any, value: float = 0.0) -> Tensor: return OPS["pad"](self, widths=widths, value=value)
+    def take(self, ids: Any, axis: int = 0) -> Tensor: return OPS["take"](self, ids, axis=axis)
 
     @property
     def T(self) -> Tensor:
         """All axes reversed."""
-        return core.OPS["transpose"](self, axes=None)
+        return OPS["transpose"](self, axes=None)
 
     @property
     def mT(self) -> Tensor:
         """The last two axes swapped."""
-        return core.OPS["swapaxes"](self, axis1=-1, axis2=-2)
+        return OPS["swapaxes"](self, axis1=-1, axis2=-2)
 
 
 def _sequence(args: tuple[Any, ...]) -> tuple[int, ...] | Sequence[int]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import STATE, Tensor
+from engine.core import Tensor
 from engine.kernels.scalar import philox_numpy
 from engine.shapes import Shape
+from engine.state import STATE
 
 _lock = threading.Lock()
 _state = {"seed": 0, "drawn": 0}
@@ -61,7 +62,8 @@ def uniform_array(key: Any, shape: Shape) -> np.ndarray:
     return ((words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
 
-def uniform(shape: Shape, low: float = 0.0, high: float = 1.0, dtype: Any = np.float32, key: Tensor | None = None) -> Tensor:
+def uniform(shape: Shape, low: float = 0.0, high: float = 1.0, dtype: Any = np.float32,
+            key: Tensor | None = None) -> Tensor:
     """Independent numbers from [low, high). Without a key, the next one of the seed."""
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)
@@ -69,7 +71,8 @@ def uniform(shape: Shape, low: float = 0.0, high: float = 1.0, dtype: Any = np.f
     return Tensor((low + (high - low) * uniform_array(key.array(), tuple(shape)).astype(np.float64)).astype(dtype))
 
 
-def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32, key: Tensor | None = None) -> Tensor:
+def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
+           key: Tensor | None = None) -> Tensor:
     """Independent normal numbers (Box & Muller 1958). Without a key, the next one of the seed."""
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)

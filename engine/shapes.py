@@ -6,14 +6,14 @@ A core of `...` takes any shape and broadcasts with nothing: `"(v,d),(...)->(...
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from engine.errors import ShapeError
 
 Shape = tuple[int, ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(signature: str) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
     """`"(i,k),(k,j)->(i,j)"` as `((("i","k"), ("k","j")), ("i","j"))`."""
     left, right = signature.replace(" ", "").split("->")
@@ -39,15 +39,16 @@ def broadcast(shapes: Sequence[Shape]) -> Shape | None:
     return tuple(out)
 
 
-def result_shape(signature: str, shapes: Sequence[Shape]) -> Shape:
+@lru_cache(maxsize=4096)
+def result_shape(signature: str, *shapes: Shape | None) -> Shape:
     """The output shape of an op with this signature. Raises ValueError, whose text says which axis does not fit."""
-    if signature == "()->()":
-        return shapes[0]
     cores, out = parse(signature)
     sizes: dict[str, int] = {}
     loops: list[Shape] = []
     anything: Shape = ()
     for n, (core, shape) in enumerate(zip(cores, shapes, strict=False)):
+        if shape is None:
+            continue
         if "..." in core:
             anything = shape
             continue

@@ -47,7 +47,8 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """While training, zeroes a fraction p of its input and scales the rest by 1/(1 − p); otherwise the identity (§5.4)."""
+    """While training, zeroes a fraction p of its input and scales the rest by 1/(1 − p); otherwise the identity
+    (§5.4)."""
 
     def __init__(self, p: float) -> None:
         self.p = p
@@ -57,7 +58,8 @@ class Dropout(Module):
 
 
 def sinusoids(length: int, d_model: int, start: int = 0) -> np.ndarray:
-    """The positional encoding of §3.5, (length, d_model): PE[pos, 2i] = sin(pos / 10000^(2i/D)), PE[pos, 2i+1] = cos(…)."""
+    """The positional encoding of §3.5, (length, d_model): PE[pos, 2i] = sin(pos / 10000^(2i/D)), PE[pos, 2i+1] =
+    cos(…)."""
     position = np.arange(start, start + length, dtype=np.float64)[:, None]
     pair = np.arange(0, d_model, 2, dtype=np.float64)
     angle = position / 10000 ** (pair / d_model)                                                   # (length, ⌈D/2⌉)

@@ -110,7 +110,7 @@ class Module:
         for pattern in patterns:
             hits = [(name, t) for name, t in named if fnmatch(name, pattern) or name.startswith(pattern + ".")]
             if not hits:
-                raise UserError(f"no parameter is called {pattern!r}. There are: {', '.join(name for name, _ in named)}")
+                raise UserError(f"no parameter is called {pattern!r}. There are: {', '.join(n for n, _ in named)}")
             chosen += hits
         for _, t in chosen:
             t.requires_grad = learns

@@ -74,7 +74,8 @@ class Optimiser:
         own = {f"{slot}.{name}": t for slot, tensors in self.kept.items()
                for (name, _), t in zip(self.named, tensors, strict=True)}
         wrong = sorted((own.keys() | {"steps"}) ^ state.keys())
-        wrong += [f"{name} {np.shape(state[name])}" for name, t in own.items() if name in state and np.shape(state[name]) != t.shape]
+        wrong += [f"{name} {np.shape(state[name])}" for name, t in own.items() if name in state
+                  and np.shape(state[name]) != t.shape]
         if wrong:
             raise UserError(f"the optimiser's state does not fit the model: {', '.join(wrong)}")
         self.steps = int(state["steps"])
@@ -100,7 +101,8 @@ class Adam(Optimiser):
     slots = ("m", "v")
     decoupled = False
 
-    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float, betas: tuple[float, float] = (0.9, 0.98),
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float,
+                 betas: tuple[float, float] = (0.9, 0.98),
                  eps: float = 1e-9, weight_decay: float = 0.0) -> None:
         super().__init__(named_parameters, lr, weight_decay)
         self.betas, self.eps = betas, eps
@@ -111,5 +113,6 @@ class Adam(Optimiser):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): the decay acts on the weight, not on the gradient."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): the decay acts on the weight, not on the
+    gradient."""
     decoupled = True

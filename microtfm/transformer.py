@@ -126,7 +126,8 @@ class Cache:
         return k, v
 
     def select(self, rows: Any) -> None:
-        """Keep these rows of the batch, in this order; a row may be kept several times (beams) or dropped (finished)."""
+        """Keep these rows of the batch, in this order; a row may be kept several times (beams) or dropped
+        (finished)."""
         ids = Tensor(np.asarray(rows, np.int64))
         self.mask = self.mask[ids]
         self.memories = [(k[ids], v[ids]) for k, v in self.memories]
@@ -142,8 +143,8 @@ class Transformer(Module):
 
     def __init__(self, settings: ModelSettings, source_size: int, target_size: int) -> None:
         if settings.tie == "all" and source_size != target_size:
-            raise UserError(f"tie = 'all' needs one vocabulary for both sides, but the source has {source_size} entries and "
-                            f"the target {target_size}. Use tie = 'output', or joint subwords.")
+            raise UserError(f"tie = 'all' needs one vocabulary for both sides, but the source has {source_size} entries "
+                            f"and the target {target_size}. Use tie = 'output', or joint subwords.")
         self.name = "transformer"
         self.settings = settings
         d = settings.d_model
@@ -181,7 +182,8 @@ class Transformer(Module):
         return self.project(self.decoder(x, cache.memories, cache.mask))
 
     def step(self, ids: Any, cache: Cache) -> Tensor:
-        """Logits (B, V) of the token after `ids` (B,), which the cache takes up: the same numbers as `decode`, sooner."""
+        """Logits (B, V) of the token after `ids` (B,), which the cache takes up: the same numbers as `decode`,
+        sooner."""
         ids = _ids(np.asarray(ids).reshape(-1, 1), "target")
         x = self.target_positions(self.target_embedding(ids), start=cache.length)                  # (B, 1, D)
         for i, layer in enumerate(self.decoder.layers):

@@ -88,7 +88,8 @@ def test_logits_and_gradients_are_pytorchs(norm: Any, final_norm: bool, tie: Any
 
     t, outer = peer(model, s)
     weight = outer["target_embedding.weight"]
-    x = outer["source_embedding.weight"][torch.from_numpy(source)] * math.sqrt(s.d_model) + torch.from_numpy(sinusoids(7, s.d_model))
+    x = outer["source_embedding.weight"][torch.from_numpy(source)] * math.sqrt(s.d_model)
+    x = x + torch.from_numpy(sinusoids(7, s.d_model))
     y = weight[torch.from_numpy(target[:, :-1])] * math.sqrt(s.d_model) + torch.from_numpy(sinusoids(8, s.d_model))
     padding = torch.from_numpy(source == PAD)
     out = t(x, y, tgt_mask=torch.nn.Transformer.generate_square_subsequent_mask(8), tgt_is_causal=True,
@@ -103,4 +104,5 @@ def test_logits_and_gradients_are_pytorchs(norm: Any, final_norm: bool, tie: Any
     np.testing.assert_allclose(logits.numpy()[real], theirs.detach().numpy()[real], atol=1e-4, rtol=1e-4)
     for name, p in model.named_parameters():
         assert p.grad is not None, name
-        np.testing.assert_allclose(p.grad.numpy(), peer_gradient(t, outer, name, s.d_model), atol=1e-4, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(p.grad.numpy(), peer_gradient(t, outer, name, s.d_model), atol=1e-4, rtol=1e-4,
+                                   err_msg=name)

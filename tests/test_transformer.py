@@ -30,7 +30,7 @@ def batch(b: int = 3, s: int = 7, t: int = 9, seed: int = 0) -> tuple[np.ndarray
     return rng.integers(4, 40, (b, s)), rng.integers(4, 50, (b, t))
 
 
-# --- leaks ------------------------------------------------------------------------------------------------------------
+# --- leaks ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_future_target_tokens_never_change_earlier_logits(norm: Any) -> None:
     model = made(ModelSettings(d_model=32, heads=4, layers=2, ffn=64, norm=norm, tie="none")).eval()
@@ -46,7 +46,8 @@ def test_future_target_tokens_never_change_earlier_logits(norm: Any) -> None:
 
 
 def test_what_is_under_padding_changes_nothing() -> None:
-    """Padding behind a sentence, however much, changes no bit of its logits; nor does what stands in the batch beside it."""
+    """Padding behind a sentence, however much, changes no bit of its logits; nor does what stands in the batch beside
+    it."""
     model = made().eval()
     source, target = batch(1)
     with engine.no_grad():
@@ -55,7 +56,8 @@ def test_what_is_under_padding_changes_nothing() -> None:
             padded = np.concatenate([source, np.full((1, more), PAD)], axis=1)
             assert (model(padded, target).numpy() == alone).all()
             others = np.concatenate([padded, batch(4, 7 + more, seed=1)[0]])
-            targets = np.concatenate([np.concatenate([target, np.full((1, 2), PAD)], axis=1), batch(4, 11, 11, seed=2)[1]])
+            targets = np.concatenate([np.concatenate([target, np.full((1, 2), PAD)], axis=1),
+                                      batch(4, 11, 11, seed=2)[1]])
             assert (model(others, targets).numpy()[:1, :9] == alone).all()
 
 
@@ -77,7 +79,7 @@ def test_padding_changes_no_gradient() -> None:
         np.testing.assert_allclose(padded[name], g, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-# --- what walk-throughs get wrong ----------------------------------------------------------------------------------------
+# --- what walk-throughs get wrong -----------------------------------------------------------------
 def test_layer_norm_is_over_the_features_of_one_position() -> None:
     norm = LayerNorm(16)
     x = np.random.default_rng(0).normal(3, 5, (4, 6, 16)).astype(np.float32)
@@ -154,7 +156,7 @@ def test_attention_is_one_head_beside_another() -> None:
     np.testing.assert_allclose(attention(x, x).numpy(), expected, atol=1e-5)
 
 
-# --- decoding one token at a time ----------------------------------------------------------------------------------------
+# --- decoding one token at a time -----------------------------------------------------------------
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_the_cache_changes_no_bit(norm: Any) -> None:
     model = made(ModelSettings(d_model=32, heads=4, layers=2, ffn=64, norm=norm, tie="output")).eval()
@@ -180,7 +182,7 @@ def test_attention_rows_sum_to_one_and_avoid_padding() -> None:
     assert (weights[..., 5:] == 0).all()
 
 
-# --- settings ------------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("tie", "matrices"), [("none", 3), ("output", 2), ("all", 1)])
 def test_tied_weights_are_one_parameter(tie: Any, matrices: int) -> None:
     model = made(ModelSettings(d_model=32, heads=4, layers=1, ffn=64, tie=tie), 50, 50)
@@ -231,7 +233,7 @@ def test_scopes_name_the_modules() -> None:
     assert ("transformer", "decoder", "layers.0", "cross_attention") in scopes
 
 
-# --- modules -------------------------------------------------------------------------------------------------------------
+# --- modules --------------------------------------------------------------------------------------
 def test_state_dict_round_trip_and_errors() -> None:
     one, two = made(seed=1), made(seed=2)
     state = one.state_dict()

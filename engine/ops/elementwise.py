@@ -1,4 +1,4 @@
-"""Elementwise ops. One row each: a name, what it computes in NumPy, and how a cotangent comes back through each input."""
+"""Elementwise ops. One row each: a name, what it computes, and how a cotangent comes back through each input."""
 from __future__ import annotations
 
 import math
@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import OPS, OUT, Bool, Real, Tensor, fused, op
+from engine.core import Tensor
+from engine.record import OPS, OUT, Bool, Real, fused, op
 
 TWO = "(),()->()"
 POSITIVE = Real(0.5, 3.0)
 ANY = Real(-2.0, 2.0)
 
 
-# --- arithmetic -----------------------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
 add = op("add", np.add, lambda g, z, x, y: g, lambda g, z, x, y: g,
          signature=TWO, saves=(), equation=("Z = X + Y", "X̄ = Z̄, Ȳ = Z̄"))
 sub = op("sub", np.subtract, lambda g, z, x, y: g, lambda g, z, x, y: -g,
@@ -46,7 +47,8 @@ sqrt = op("sqrt", np.sqrt, lambda g, y, x: g / (2 * y), saves=(OUT,), result="fl
 abs_ = op("abs", np.absolute, lambda g, y, x: g * sign(x), saves=(0,), domain=(Real(kinks=(0.0,)),),
           equation=("Y = |X|", "X̄ = Ȳ ⊙ sign X"), doc="Absolute value; its gradient at 0 is 0.")
 sign = op("sign", np.sign, None, saves=(), domain=(Real(kinks=(0.0,)),), equation=("Y = sign X", ""))
-sin = op("sin", np.sin, lambda g, y, x: g * cos(x), saves=(0,), result="float", equation=("Y = sin X", "X̄ = Ȳ ⊙ cos X"))
+sin = op("sin", np.sin, lambda g, y, x: g * cos(x), saves=(0,), result="float",
+         equation=("Y = sin X", "X̄ = Ȳ ⊙ cos X"))
 cos = op("cos", np.cos, lambda g, y, x: -g * sin(x), saves=(0,), result="float",
          equation=("Y = cos X", "X̄ = −Ȳ ⊙ sin X"))
 
@@ -56,11 +58,13 @@ erf = op("erf", lambda x: _erf(x).astype(x.dtype) if x.ndim else np.asarray(math
          equation=("Y = erf X", "X̄ = Ȳ ⊙ 2/√π e^(−X²)"), doc="The error function, 2/√π ∫₀ˣ e^(−t²) dt.")
 
 
-# --- two values, one taken ----------------------------------------------------------------------------------------------
-maximum = op("maximum", np.maximum, lambda g, z, x, y: g * _share(x >= y, x > y), lambda g, z, x, y: g * _share(y >= x, y > x),
+# --- two values, one taken ------------------------------------------------------------------------
+maximum = op("maximum", np.maximum, lambda g, z, x, y: g * _share(x >= y, x > y),
+             lambda g, z, x, y: g * _share(y >= x, y > x),
              signature=TWO, saves=(0, 1), equation=("Z = max(X, Y)", "X̄ = Z̄ ⊙ [X > Y], halves where equal"),
              doc="The larger of two; where they are equal each gets half of the gradient.")
-minimum = op("minimum", np.minimum, lambda g, z, x, y: g * _share(x <= y, x < y), lambda g, z, x, y: g * _share(y <= x, y < x),
+minimum = op("minimum", np.minimum, lambda g, z, x, y: g * _share(x <= y, x < y),
+             lambda g, z, x, y: g * _share(y <= x, y < x),
              signature=TWO, saves=(0, 1), equation=("Z = min(X, Y)", "X̄ = Z̄ ⊙ [X < Y], halves where equal"),
              doc="The smaller of two; where they are equal each gets half of the gradient.")
 
@@ -92,7 +96,7 @@ clip = op("clip", _clip, _clip_rule, saves=(0,), domain=(Real(kinks=(-1.0, 0.5))
           equation=("Y = min(max(X, low), high)", "X̄ = Ȳ ⊙ [low ≤ X ≤ high]"), doc="Limit the values to [low, high].")
 
 
-# --- activations: fused, with the gradient as a fused op of its own --------------------------------------------------------
+# --- activations: fused, with the gradient as a fused op of its own -------------------------------
 tanh = op("tanh", np.tanh, lambda g, y, x: tanh_vjp(g, y), saves=(OUT,), result="float",
           equation=("Y = tanh X", "X̄ = Ȳ ⊙ (1 − Y²)"))
 
@@ -117,11 +121,13 @@ relu = op("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, y, x: relu
           domain=(Real(kinks=(0.0,)),), equation=("Y = max(X, 0)", "X̄ = Ȳ ⊙ [X > 0]"),
           doc="Rectified linear unit; its gradient at 0 is 0.")
 relu_vjp = op("relu_vjp", lambda g, x: np.where(x > 0, g, g.dtype.type(0)), lambda h, z, g, x: relu_vjp(h, x), None,
-              signature=TWO, saves=(1,), domain=(ANY, Real(kinks=(0.0,))), equation=("X̄ = Ȳ ⊙ [X > 0]", "Z̄ ⊙ [X > 0]"),
+              signature=TWO, saves=(1,), domain=(ANY, Real(kinks=(0.0,))),
+              equation=("X̄ = Ȳ ⊙ [X > 0]", "Z̄ ⊙ [X > 0]"),
               doc="The pullback of relu: g where x > 0, else 0.")
 
 
-@fused(vjps=[lambda g, y, x: gelu_vjp(g, x)], saves=(0,), result="float", equation=("Y = X ⊙ Φ(X)", "X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))"))
+@fused(vjps=[lambda g, y, x: gelu_vjp(g, x)], saves=(0,), result="float",
+       equation=("Y = X ⊙ Φ(X)", "X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))"))
 def gelu(x: Tensor) -> Tensor:
     """Gaussian error linear unit, x·Φ(x) with Φ the normal distribution function (Hendrycks & Gimpel 2016)."""
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
@@ -133,7 +139,8 @@ def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
     return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
 
 
-@fused(vjps=[lambda g, y, x: silu_vjp(g, x)], saves=(0,), result="float", equation=("Y = X ⊙ σ(X)", "X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))"))
+@fused(vjps=[lambda g, y, x: silu_vjp(g, x)], saves=(0,), result="float",
+       equation=("Y = X ⊙ σ(X)", "X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))"))
 def silu(x: Tensor) -> Tensor:
     """Sigmoid linear unit (swish), x·σ(x) (Elfwing, Uchibe & Doya 2018)."""
     return x * sigmoid(x)
@@ -146,7 +153,7 @@ def silu_vjp(g: Tensor, x: Tensor) -> Tensor:
     return g * s * (1 + x * (1 - s))
 
 
-# --- truth ------------------------------------------------------------------------------------------------------------
+# --- truth ----------------------------------------------------------------------------------------
 def _truth(name: str, meaning: Any, equation: str, inputs: int = 2) -> Any:
     return op(name, meaning, None, None, signature=TWO if inputs == 2 else "()->()", saves=(), result="bool",
               equation=(equation, ""))

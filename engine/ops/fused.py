@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 
 from engine import random, shapes
-from engine.core import OUT, Bool, Index, Key, Real, Tensor, constant, fused, op
+from engine.core import Tensor, constant
 from engine.errors import DtypeError, ShapeError
 from engine.ops.elementwise import exp, isfinite, log, sqrt, where
 from engine.ops.index import check_ids, one_hot
 from engine.ops.matmul import matmul
 from engine.ops.reduce import max_, mean, sum_
 from engine.ops.shape import concat, reshape, swapaxes
+from engine.record import OUT, Bool, Index, Key, Real, fused, op
 from engine.shapes import Shape
 
 
-# --- softmax ------------------------------------------------------------------------------------------------------------
+# --- softmax --------------------------------------------------------------------------------------
 def _axis(params: dict[str, Any], *given: Shape) -> dict[str, Any]:
     return {**params, "axis": shapes.one_axis(params["axis"], len(given[0]))}
 
@@ -31,12 +32,13 @@ def _like_first(x: Shape, mask: Shape | None = None, **_: Any) -> Shape:
     return x
 
 
-ROWS: dict[str, Any] = dict(signature=None, shape=_like_first, canonical=_axis, result="float",
-                            choices=lambda s, *_: {"axis": list(range(len(s)))})
+ROWS: dict[str, Any] = {"signature": None, "shape": _like_first, "canonical": _axis, "result": "float",
+                            "choices": lambda s, *_: {"axis": list(range(len(s)))}}
 
 
 @fused(**ROWS, vjps=[lambda g, y, x, mask, *, axis: softmax_vjp(g, y, axis=axis), None], saves=(OUT,),
-       domain=(Real(), Bool()), samples=(((3,), (3,)), ((2, 3), (2, 3)), ((2, 1, 3), (1, 3)), ((2, 3), None), ((2, 3, 2), None), ((0, 3), None)),
+       domain=(Real(), Bool()),
+       samples=(((3,), (3,)), ((2, 3), (2, 3)), ((2, 1, 3), (1, 3)), ((2, 3), None), ((2, 3, 2), None), ((0, 3), None)),
        equation=("Y = eˣ ⊘ Σ eˣ", "X̄ = Y ⊙ (Ȳ − Σ Ȳ ⊙ Y)"))
 def softmax(x: Tensor, mask: Tensor | None = None, *, axis: int = -1) -> Tensor:
     """eˣ / Σ eˣ along an axis. Where a mask (True = attend) is false the result is 0; a fully masked row is all 0."""
@@ -85,7 +87,7 @@ def log_softmax_vjp(g: Tensor, y: Tensor, *, axis: int = -1) -> Tensor:
     return g - exp(y) * sum_(g, axis=axis, keepdims=True)
 
 
-# --- layer norm -----------------------------------------------------------------------------------------------------------
+# --- layer norm -----------------------------------------------------------------------------------
 def _feature_axis(x: Shape, weight: Shape | None = None, bias: Shape | None = None, **_: Any) -> Shape:
     if not x:
         raise ShapeError("layer norm needs a feature axis; the input is 0-d")
@@ -105,8 +107,10 @@ def _layer_norm_rule(g: Tensor, y: Tensor, x: Tensor, weight: Tensor | None, bia
 
 @fused(joint=_layer_norm_rule, saves=(0, 1), signature=None, shape=_feature_axis, result="float",
        residuals=("mean", "rstd"), domain=(Real(),),
-       samples=(((2, 3), (3,), (3,)), ((2, 2, 4), (4,), None), ((3,), None, None), ((0, 2), (2,), (2,)), ((2, 1), (1,), (1,))),
-       equation=("Y = (X − mean X) ⊘ √(var X + ε) ⊙ w + b", "X̂ = (X − mean X)/σ: X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ"))
+       samples=(((2, 3), (3,), (3,)), ((2, 2, 4), (4,), None), ((3,), None, None), ((0, 2), (2,), (2,)),
+                ((2, 1), (1,), (1,))),
+       equation=("Y = (X − mean X) ⊘ √(var X + ε) ⊙ w + b",
+                 "X̂ = (X − mean X)/σ: X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ"))
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
     """Normalise each vector over the last axis to mean 0 and (population) variance 1, then scale and shift.
 
@@ -119,7 +123,8 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     return y + bias if bias is not None else y
 
 
-@fused(signature=None, shape=lambda g, x, weight=None, **_: (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],), domain=(Real(),),
+@fused(signature=None, shape=lambda g, x, weight=None, **_: (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],),
+       domain=(Real(),),
        samples=(((2, 3), (2, 3), (3,)), ((2, 2, 4), (2, 2, 4), None), ((3,), (3,), (3,)), ((0, 2), (0, 2), (2,))),
        equation=("X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ", ""))
 def layer_norm_vjp(g: Tensor, x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-5, mean: Any = None,
@@ -143,7 +148,7 @@ def _mean(x: Tensor) -> Tensor:
     return mean(x, axis=-1, keepdims=True)
 
 
-# --- cross-entropy --------------------------------------------------------------------------------------------------------
+# --- cross-entropy --------------------------------------------------------------------------------
 def _class_ids(logits: Any, ids: Any, *, ignore_index: int, **_: Any) -> None:
     if ids.dtype.kind not in "iu":
         raise DtypeError(f"cross_entropy: class ids must be integers, got {ids.dtype}")
@@ -165,9 +170,9 @@ def _loss_params(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
     return params
 
 
-LOSS: dict[str, Any] = dict(
-    signature=None, canonical=_loss_params, result="float",
-    choices=lambda *s: {"reduction": ["mean", "sum", "none"], "label_smoothing": [0.0, 0.1], "ignore_index": [-100, 1]})
+LOSS: dict[str, Any] = {
+    "signature": None, "canonical": _loss_params, "result": "float",
+    "choices": lambda *s: {"reduction": ["mean", "sum", "none"], "label_smoothing": [0.0, 0.1], "ignore_index": [-100, 1]}}
 
 
 @fused(**LOSS, shape=_loss_shape, check=_class_ids, domain=(Real(), Index(0, -1)), saves=(0, 1), residuals=("lse",),
@@ -201,7 +206,8 @@ def _count(real: Tensor, like: Tensor) -> Tensor:
        samples=(((2,), (2, 3), (2,)),), equation=("X̄ = (softmax X − q) Ȳ / n", ""))
 def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
                       reduction: str = "mean", lse: Any = None) -> Tensor:
-    """The pullback of cross_entropy. `lse` is the log-sum-exp that the forward kernel found; the meaning finds it again."""
+    """The pullback of cross_entropy. `lse` is the log-sum-exp that the forward kernel found; the meaning finds it
+    again."""
     real = ids != ignore_index
     target = one_hot(where(real, ids, 0).astype(np.int64), size=logits.shape[-1], dtype=logits.dtype)
     target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
@@ -212,7 +218,7 @@ def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: i
     return (softmax(logits, axis=-1) - target) * each * scale
 
 
-# --- dropout --------------------------------------------------------------------------------------------------------------
+# --- dropout --------------------------------------------------------------------------------------
 def _probability(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
     if not 0 <= params["p"] <= 1:
         raise ValueError(f"p is {params['p']}; a probability lies between 0 and 1")
@@ -225,7 +231,8 @@ def _dropout(x: Any, key: Any, *, p: float = 0.5) -> Any:
 
 
 dropout_op = op("dropout", _dropout, lambda g, y, x, key, *, p: dropout_op(g, key, p=p), None, saves=(1,),
-                domain=(Real(), Key()), samples=(((3,), ()), ((2, 3), ()), ((), ()), ((0, 2), ())), canonical=_probability,
+                domain=(Real(), Key()), samples=(((3,), ()), ((2, 3), ()), ((), ()), ((0, 2), ())),
+                canonical=_probability,
                 signature=None, shape=lambda s, k, *, p: s, choices=lambda *s: {"p": [0.0, 0.3, 1.0]}, result="float",
                 equation=("Y = X ⊙ [u ≥ p] / (1 − p)", "X̄ = Ȳ ⊙ [u ≥ p] / (1 − p)"),
                 doc="Zero each element with probability p, scale the rest by 1/(1 − p) (Srivastava et al. 2014).\n\n"
@@ -237,8 +244,9 @@ def dropout(x: Tensor, key: Tensor | None = None, *, p: float = 0.5) -> Tensor:
     return dropout_op(x, random.next_key() if key is None else key, p=p)
 
 
-# --- attention ------------------------------------------------------------------------------------------------------------
-def _attention_shape(q: Shape, k: Shape, v: Shape, mask: Shape | None = None, key: Shape | None = None, **_: Any) -> Shape:
+# --- attention ------------------------------------------------------------------------------------
+def _attention_shape(q: Shape, k: Shape, v: Shape, mask: Shape | None = None, key: Shape | None = None,
+                     **_: Any) -> Shape:
     if min(len(q), len(k), len(v)) < 2:
         raise ShapeError("q, k and v need a length and a feature axis")
     if q[:-2] != k[:-2] or q[:-2] != v[:-2]:
@@ -256,7 +264,8 @@ def _attention_shape(q: Shape, k: Shape, v: Shape, mask: Shape | None = None, ke
 def _attention_params(params: dict[str, Any], *given: Shape) -> dict[str, Any]:
     _probability(params)
     q = given[-1] if not given else given[0] if "lse" not in params else given[1]
-    return {**params, "scale": params["scale"] if params["scale"] is not None else 1 / math.sqrt(max(q[-1] if q else 1, 1))}
+    return {**params, "scale": params["scale"]
+            if params["scale"] is not None else 1 / math.sqrt(max(q[-1] if q else 1, 1))}
 
 
 def _weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
@@ -271,13 +280,15 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: flo
 
 def _attention_rule(g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, key: Tensor | None, *,
                     lse: Any = None, **params: Any) -> list[Tensor | None]:
-    packed = scaled_dot_product_attention_vjp(g, q, k, v, mask, key, lse=lse, out=y._array if lse is not None else None, **params)
+    packed = scaled_dot_product_attention_vjp(g, q, k, v, mask, key, lse=lse, out=y._array
+                                              if lse is not None else None, **params)
     a, b = q.size, q.size + k.size
-    return [reshape(packed[:a], shape=q.shape), reshape(packed[a:b], shape=k.shape), reshape(packed[b:], shape=v.shape), None, None]
+    return [reshape(packed[:a], shape=q.shape), reshape(packed[a:b], shape=k.shape),
+            reshape(packed[b:], shape=v.shape), None, None]
 
 
-ATTENTION = dict(signature=None, canonical=_attention_params, result="float",
-                 choices=lambda *s: {"causal": [False, True], "scale": [None, 0.3], "p": [0.0, 0.4]})
+ATTENTION = {"signature": None, "canonical": _attention_params, "result": "float",
+                 "choices": lambda *s: {"causal": [False, True], "scale": [None, 0.3], "p": [0.0, 0.4]}}
 
 
 @fused(**ATTENTION, joint=_attention_rule, saves=(0, 1, 2, 3, 4, OUT), shape=_attention_shape, residuals=("lse",),
@@ -285,11 +296,13 @@ ATTENTION = dict(signature=None, canonical=_attention_params, result="float",
        samples=(((2, 3), (4, 3), (4, 2), (1, 4), ()), ((2, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 4), (2, 1, 1, 3), ()),
                 ((2, 1, 2), (2, 3, 2), (2, 3, 2), None, ()), ((1, 3, 2), (1, 3, 2), (1, 3, 2), (3, 3), ())),
        equation=("Y = softmax(Q Kᵀ / √K) V", "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"))
-def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *,
+def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
+                                 key: Tensor | None = None, *,
                                  causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
     """softmax(q kᵀ · scale) v, the paper's §3.2.1 (scale 1/√K unless given).
 
-    q (…, T, K), k (…, S, K), v (…, S, N) give (…, T, N). mask: True = attend, broadcasts to (…, T, S). causal: query t sees
+    q (…, T, K), k (…, S, K), v (…, S, N) give (…, T, N). mask: True = attend,
+    broadcasts to (…, T, S). causal: query t sees
     keys up to t + S − T. p: dropout on the weights, decided by `key`. A query that may see no key gives zeros.
     """
     weights = _weights(q, k, mask, causal, scale or 1.0)

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 
 from engine import shapes
-from engine.core import Index, Real, Tensor, fused, op
+from engine.core import Tensor
 from engine.errors import DtypeError, IndexRangeError
 from engine.ops.elementwise import where
+from engine.record import Index, Real, fused, op
 from engine.shapes import Shape
 
 
 def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
-    """Refuse ids outside [low, size): a kernel would read or write foreign memory. Raises IndexRangeError, DtypeError."""
+    """Refuse ids outside [low, size): a kernel would read or write foreign memory. Raises IndexRangeError,
+    DtypeError."""
     if ids.dtype.kind not in "iu":
         raise DtypeError(f"{what}: ids must be integers, got {ids.dtype}")
     if ids.size and (ids.min() < low or ids.max() >= size):
@@ -21,7 +23,7 @@ def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
         raise IndexRangeError(f"{what}: id {bad} is out of range for {size} rows (allowed: {low} to {size - 1})")
 
 
-# --- take ⇄ scatter_add -------------------------------------------------------------------------------------------------
+# --- take ⇄ scatter_add ---------------------------------------------------------------------------
 def _axis(params: dict[str, Any], *s: Shape) -> dict[str, Any]:
     ndim = len(s[0]) if "size" not in params else len(s[0]) - len(s[1]) + 1
     return {**params, "axis": shapes.one_axis(params["axis"], ndim)}
@@ -36,7 +38,8 @@ take = op("take", lambda x, ids, *, axis=0: np.take(x, ids, axis=axis), _take_ru
           signature=None, shape=lambda s, i, *, axis: (*s[:axis], *i, *s[axis + 1:]), canonical=_axis,
           domain=(Real(), Index(0)), samples=(((3,), (2,)), ((4, 2), (2, 3)), ((2, 1), ()), ((3, 2), (0,))),
           check=lambda x, ids, *, axis: check_ids(ids, x.shape[axis], "take", -x.shape[axis]),
-          equation=("Y = X[ids]", "X̄[ids] += Ȳ"), doc="Pick slices along an axis by id; negative ids count from the end.")
+          equation=("Y = X[ids]", "X̄[ids] += Ȳ"),
+          doc="Pick slices along an axis by id; negative ids count from the end.")
 
 
 def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:
@@ -50,10 +53,11 @@ def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:
 scatter_add = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size: take(h, ids, axis=axis), None, saves=(1,),
                  signature=None, canonical=_axis, domain=(Real(), Index("size")),
                  shape=lambda s, i, *, axis, size: _scattered(s, i, axis, size),
-                 choices=lambda *s: {"axis": [0], "size": [4]}, samples=(((2,), (2,)), ((2, 3, 2), (2, 3)), ((2,), ()), ((0, 2), (0,))),
+                 choices=lambda *s: {"axis": [0], "size": [4]},
+                 samples=(((2,), (2,)), ((2, 3, 2), (2, 3)), ((2,), ()), ((0, 2), (0,))),
                  check=lambda g, ids, *, axis, size: check_ids(ids, size, "scatter_add"),
                  equation=("Y[ids] += X", "X̄ = Ȳ[ids]"),
-                 doc="Zeros of `size` along an axis, to which each slice of x is added at its id, in ascending position.")
+                 doc="Zeros of `size` along an axis, to which each slice of x is added at its id, by ascending position.")
 
 
 def _scattered(s: Shape, i: Shape, axis: int, size: int) -> Shape:
@@ -71,7 +75,7 @@ def embedding(weight: Tensor, ids: Tensor) -> Tensor:
     return take(weight, ids, axis=0)
 
 
-# --- getitem ⇄ put ------------------------------------------------------------------------------------------------------
+# --- getitem ⇄ put --------------------------------------------------------------------------------
 def _plain(index: Any) -> Any:
     """An index without tensors and lists: integers, slices, None, Ellipsis and arrays."""
     if isinstance(index, tuple):
@@ -87,7 +91,8 @@ def _indexed(s: Shape, index: Any) -> Shape:
 
 def _is_basic(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
-    return all(isinstance(i, (slice, int, np.integer, type(None), type(...))) and not isinstance(i, bool) for i in parts)
+    return all(isinstance(i, (slice, int, np.integer, type(None), type(...))) and not isinstance(i, bool)
+               for i in parts)
 
 
 def _put(g: Any, *, index: Any, shape: Shape) -> Any:
@@ -99,7 +104,8 @@ def _put(g: Any, *, index: Any, shape: Shape) -> Any:
     return out
 
 
-getitem = op("getitem", lambda x, *, index: np.asarray(x[index]), lambda g, y, x, *, index: put(g, index=index, shape=x.shape),
+getitem = op("getitem", lambda x, *, index: np.asarray(x[index]), lambda g, y, x, *,
+             index: put(g, index=index, shape=x.shape),
              saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
              canonical=lambda params, s: {"index": _plain(params["index"])},
              choices=lambda s: {"index": _indices(s)}, equation=("Y = X[index]", "X̄[index] += Ȳ"),
@@ -130,7 +136,7 @@ def _fits(s: Shape, index: Any, shape: Shape) -> Shape:
     return shape
 
 
-# --- one-hot --------------------------------------------------------------------------------------------------------------
+# --- one-hot --------------------------------------------------------------------------------------
 def _one_hot(ids: Any, *, size: int, dtype: Any = np.float32) -> Any:
     return (ids[..., None] == np.arange(size)).astype(dtype)
 

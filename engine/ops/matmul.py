@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.core import Real, Tensor, op
+from engine.core import Tensor
 from engine.ops.shape import expand_dims, reshape
+from engine.record import Real, op
 
 
 def _left(g: Tensor, c: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -36,4 +37,4 @@ def _promoted(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 matmul = op("matmul", np.matmul, _left, _right, signature="(i?,k),(k,j?)->(i?,j?)", saves=(0, 1), domain=(Real(),),
             equation=("C = A B", "Ā = C̄ Bᵀ, B̄ = Aᵀ C̄"),
-            doc="The matrix product over the last two axes, NumPy's rules: vectors are promoted, leading axes broadcast.")
+            doc="The matrix product over the last two axes by NumPy's rules: vectors promoted, leading axes broadcast.")

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from engine import shapes
-from engine.core import OUT, Tensor, constant, fused, op
+from engine.core import Tensor, constant
 from engine.errors import ShapeError
 from engine.ops.elementwise import exp, isfinite, log, where
 from engine.ops.shape import broadcast_to, expand_dims
+from engine.record import OUT, fused, op
 from engine.shapes import Shape
 
 
@@ -41,7 +42,8 @@ def _kept(g: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
 sum_ = op("sum", lambda x, *, axis=None, keepdims=False: np.sum(x, axis=axis, keepdims=keepdims),
           lambda g, y, x, *, axis, keepdims: broadcast_to(_kept(g, axis, keepdims), shape=x.shape),
           saves=(), signature=None, shape=_reduced, canonical=_axes, choices=_choices, result="sum",
-          equation=("Y = Σ X", "X̄ = Ȳ, repeated"), doc="Sum over axes (None: all). Integers and truth values give int64.")
+          equation=("Y = Σ X", "X̄ = Ȳ, repeated"),
+          doc="Sum over axes (None: all). Integers and truth values give int64.")
 
 
 def _tied(g: Tensor, y: Tensor, x: Tensor, *, axis: tuple[int, ...], keepdims: bool) -> Tensor:
@@ -70,7 +72,8 @@ def _one_or_all(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {**params, "axis": None if axis is None else shapes.one_axis(axis, len(s))}
 
 
-argmax = op("argmax", lambda x, *, axis=None, keepdims=False: np.asarray(np.argmax(x, axis=axis, keepdims=keepdims)), None,
+argmax = op("argmax", lambda x, *, axis=None, keepdims=False: np.asarray(np.argmax(x, axis=axis, keepdims=keepdims)),
+            None,
             saves=(), signature=None, canonical=_one_or_all, result="int64",
             shape=lambda s, *, axis, keepdims: shapes.reduced(s, range(len(s)) if axis is None else (axis,), keepdims),
             choices=lambda s: {"axis": [None, *range(len(s))], "keepdims": [False, True]},
@@ -90,8 +93,8 @@ cumsum = op("cumsum", lambda x, *, axis=-1: np.cumsum(x, axis=axis),
             equation=("yᵢ = Σ_{j ≤ i} xⱼ", "x̄ᵢ = Σ_{j ≥ i} ȳⱼ"), doc="Running sum along an axis.")
 
 
-# --- compositions -------------------------------------------------------------------------------------------------------
-REDUCTION: dict[str, Any] = dict(signature=None, shape=_reduced, canonical=_axes, choices=_choices, result="float")
+# --- compositions ---------------------------------------------------------------------------------
+REDUCTION: dict[str, Any] = {"signature": None, "shape": _reduced, "canonical": _axes, "choices": _choices, "result": "float"}
 
 
 @fused(**REDUCTION, equation=("Y = Σ X / n", "X̄ = Ȳ / n, repeated"))

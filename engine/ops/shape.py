@@ -2,20 +2,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from engine import shapes
-from engine.core import Tensor, op
+from engine.core import Tensor
 from engine.errors import ShapeError
+from engine.record import op
 from engine.shapes import Shape
 
-# --- reshape ⇄ reshape ------------------------------------------------------------------------------------------------
+# --- reshape ⇄ reshape ----------------------------------------------------------------------------
 reshape = op("reshape", lambda x, *, shape: x.reshape(shape), lambda g, y, x, *, shape: reshape(g, shape=x.shape),
              saves=(), view=True, shape=lambda s, *, shape: shape, signature=None,
              canonical=lambda params, s: {"shape": shapes.filled(params["shape"], _count(s))},
-             choices=lambda s: {"shape": [(-1,), (_count(s), 1), s[::-1], (1, *s)]} if _count(s) else {"shape": [s, s[::-1]]},
+             choices=lambda s: {"shape": [(-1,), (_count(s), 1), s[::-1], (1, *s)]}
+             if _count(s) else {"shape": [s, s[::-1]]},
              equation=("Y = X, reshaped", "X̄ = Ȳ, reshaped back"),
              doc="The same numbers in C order in another shape; one size may be -1.")
 
@@ -24,7 +27,7 @@ def _count(shape: Shape) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
-# --- transpose ⇄ transpose by the inverse ---------------------------------------------------------------------------------
+# --- transpose ⇄ transpose by the inverse ---------------------------------------------------------
 def _permutation(params: dict[str, Any], shape: Shape) -> dict[str, Any]:
     axes = params["axes"]
     order = tuple(range(len(shape)))[::-1] if axes is None else tuple(shapes.one_axis(a, len(shape)) for a in axes)
@@ -54,7 +57,7 @@ def _swapped(shape: Shape, a: int, b: int) -> Shape:
     return tuple(out)
 
 
-# --- broadcast_to ⇄ sum -------------------------------------------------------------------------------------------------
+# --- broadcast_to ⇄ sum ---------------------------------------------------------------------------
 def _can_broadcast(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     target = tuple(int(n) for n in params["shape"])
     if shapes.broadcast([s, target]) != target:
@@ -69,7 +72,7 @@ broadcast_to = op("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape),
                   doc="Repeat along new axes in front and axes of size 1, without copying.")
 
 
-# --- expand_dims ⇄ squeeze ----------------------------------------------------------------------------------------------
+# --- expand_dims ⇄ squeeze ------------------------------------------------------------------------
 def _new_axes(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     axis = params["axis"]
     count = len(axis) if isinstance(axis, (tuple, list)) else 1
@@ -100,10 +103,11 @@ squeeze = op("squeeze", lambda x, *, axis=None: np.squeeze(x, axis),
              lambda g, y, x, *, axis: expand_dims(g, axis=axis), saves=(), view=True, signature=None,
              shape=lambda s, *, axis: shapes.reduced(s, axis, False), canonical=_single_axes,
              choices=lambda s: {"axis": [None]}, samples=(((1, 3, 1),), ((1,),), ((2, 1, 2),), ((3,),), ((0, 1),)),
-             equation=("Y = X without axes of size 1", "X̄ = Ȳ with them"), doc="Remove axes of size 1 (None: all of them).")
+             equation=("Y = X without axes of size 1", "X̄ = Ȳ with them"),
+             doc="Remove axes of size 1 (None: all of them).")
 
 
-# --- concat ⇄ getitem ---------------------------------------------------------------------------------------------------
+# --- concat ⇄ getitem -----------------------------------------------------------------------------
 def _joined(*given: Shape, axis: int) -> Shape:
     first = given[0]
     for s in given:
@@ -114,14 +118,16 @@ def _joined(*given: Shape, axis: int) -> Shape:
 
 def _concat_rule(g: Tensor, y: Tensor, *xs: Tensor, axis: int) -> list[Tensor]:
     ends = np.cumsum([0] + [x.shape[axis] for x in xs])
-    return [g[(slice(None),) * axis + (slice(int(lo), int(hi)),)] for lo, hi in zip(ends[:-1], ends[1:], strict=True)]
+    return [g[(slice(None),) * axis + (slice(int(lo), int(hi)),)] for lo, hi in pairwise(ends)]
 
 
 concat = op("concat", lambda *xs, axis=0: np.concatenate(xs, axis), joint=_concat_rule, variadic=True, saves=(),
             signature=None, shape=_joined,
             canonical=lambda params, *s: {"axis": shapes.one_axis(params["axis"], len(s[0]))},
-            choices=lambda *s: {"axis": [0, -1]}, samples=(((2, 2), (2, 2)), ((2, 1), (2, 1), (2, 1)), ((3,), (3,), (3,)), ((0, 2), (0, 2))),
-            equation=("Y = [X₁, X₂, …]", "X̄ᵢ = Ȳ's part that Xᵢ became"), doc="Join tensors along an axis that they have.")
+            choices=lambda *s: {"axis": [0, -1]},
+            samples=(((2, 2), (2, 2)), ((2, 1), (2, 1), (2, 1)), ((3,), (3,), (3,)), ((0, 2), (0, 2))),
+            equation=("Y = [X₁, X₂, …]", "X̄ᵢ = Ȳ's part that Xᵢ became"),
+            doc="Join tensors along an axis that they have.")
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
@@ -139,16 +145,16 @@ def split(x: Tensor, sections: int | Sequence[int], axis: int = 0) -> tuple[Tens
         cuts = [size // sections * i for i in range(sections + 1)]
     else:
         cuts = [0, *(min(max(int(c), 0), size) for c in sections), size]
-    return tuple(x[(slice(None),) * axis + (slice(lo, max(lo, hi)),)] for lo, hi in zip(cuts[:-1], cuts[1:], strict=True))
+    return tuple(x[(slice(None),) * axis + (slice(lo, max(lo, hi)),)] for lo, hi in pairwise(cuts))
 
 
-# --- pad ⇄ getitem ------------------------------------------------------------------------------------------------------
+# --- pad ⇄ getitem --------------------------------------------------------------------------------
 def _widths(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     given = np.asarray(params["widths"], dtype=np.int64)
     try:
         pairs = np.broadcast_to(given, (len(s), 2))
     except ValueError:
-        raise ShapeError(f"widths {params['widths']} are not one (before, after) pair for each of {len(s)} axes") from None
+        raise ShapeError(f"widths {params['widths']} are not a (before, after) pair for each of {len(s)} axes") from None
     if (pairs < 0).any():
         raise ShapeError(f"widths {params['widths']} must not be negative")
     return {"widths": tuple((int(a), int(b)) for a, b in pairs), "value": params["value"]}
@@ -158,7 +164,8 @@ def _pad_rule(g: Tensor, y: Tensor, x: Tensor, *, widths: Any, value: float) -> 
     return g[tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape, strict=True))]
 
 
-pad = op("pad", lambda x, *, widths, value=0.0: np.pad(x, widths, constant_values=value) if x.ndim else x.copy(), _pad_rule,
+pad = op("pad", lambda x, *, widths, value=0.0: np.pad(x, widths, constant_values=value) if x.ndim else x.copy(),
+         _pad_rule,
          saves=(), signature=None, canonical=_widths,
          shape=lambda s, *, widths, value: tuple(a + n + b for n, (a, b) in zip(s, widths, strict=True)),
          choices=lambda s: {"widths": [0, 1, [(i % 2, 2) for i in range(len(s))] or 0], "value": [0.0, 1.5]},
