@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import Node, Tensor
+from engine.core import Node, Tensor, checksum
 from engine.errors import DtypeError, GraphError, ShapeError
 from engine.record import OPS, OUT, Op
 from engine.shapes import Shape
@@ -161,7 +161,7 @@ def _restored(node: Node, i: int, of: Node) -> Tensor:
         return Tensor.wrap(None, of)
     owner = of.owner()
     digest = saved.digest if saved.digest is not None else owner.digest
-    if owner.version != saved.version or (digest is not None and digest(saved.array) != digest):
+    if owner.version != saved.version or (digest is not None and checksum(saved.array) != digest):
         name = node.op.name if node.op else "an op"
         raise GraphError(f"{of.label()} of shape {of.shape} was changed in place after {name} had used it, and its "
                          "gradient needs the old values. Change it after backward(), or make a new one (x = x + 1).")

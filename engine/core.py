@@ -164,7 +164,7 @@ class Tensor(Methods):
         """The live array. Writing to it after an op has used it is found out by `backward`, which then refuses."""
         array, owner = self.array(), self.node.owner()
         if owner.used_by and owner.digest is None:
-            owner.digest = digest(array)
+            owner.digest = checksum(array)
         owner.exported = True
         return array
 
@@ -239,7 +239,7 @@ def _holds_arrays(data: Sequence[Any]) -> bool:
                for x in data)
 
 
-def digest(array: Any) -> int:
+def checksum(array: Any) -> int:
     """A checksum of the whole memory that an array is a view of."""
     while isinstance(array.base, np.ndarray):
         array = array.base
@@ -321,7 +321,7 @@ def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> N
                 continue
             owner, kept = t.node.storage or t.node, t._array
         owner.used_by = op.name
-        node.saved[i] = Saved(kept, owner.version, digest(kept) if owner.exported else None)
+        node.saved[i] = Saved(kept, owner.version, checksum(kept) if owner.exported else None)
 
 
 def _coerce(op: Op, inputs: Sequence[Any]) -> Sequence[Any]:

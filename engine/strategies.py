@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.shapes import Shape
 
 GAP = 1 / 16                         # drawn values keep this far from an op's kinks
-HARD = (np.nan, np.inf, -np.inf, 0.0, -0.0, 100.0, -100.0)
+HARD = ((np.nan, np.inf, -np.inf, 0.0, -0.0), (100.0, -100.0, 1000.0, -1000.0, 0.0, 1e-30))
 
 
 class Call(NamedTuple):
@@ -87,6 +87,7 @@ def calls(op: Op, dtype: Any = np.float64, *, ties: bool = False, hard: bool = F
         params = {name: draw(st.sampled_from(list(values))) for name, values in
                   (op.choices(*given) if op.choices else {}).items()}
         rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+        hardness = draw(st.sampled_from(range(len(HARD)))) if hard else 0       # inf · underflow is no fair question
         arrays: list[Any] = []
         for i, shape in enumerate(given):
             kind = op.kind(i)
@@ -101,7 +102,7 @@ def calls(op: Op, dtype: Any = np.float64, *, ties: bool = False, hard: bool = F
             if isinstance(kind, Real):
                 array = np.asarray(array, dtype)
                 if hard:
-                    array = np.where(rng.random(shape) < 0.3, rng.choice(HARD, shape), array).astype(dtype)
+                    array = np.where(rng.random(shape) < 0.3, rng.choice(HARD[hardness], shape), array).astype(dtype)
             layouts = [n for n in LAYOUTS if n != "stride 0" or ties or not isinstance(kind, Real)]
             arrays.append(LAYOUTS[draw(st.sampled_from(layouts))](array))
         return Call(tuple(arrays), params)

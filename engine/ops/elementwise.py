@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from engine.core import Tensor
-from engine.record import OPS, OUT, Bool, Real, fused, op
+from engine.record import OPS, OUT, Bool, Op, Real, fused, op
 
 TWO = "(),()->()"
 POSITIVE = Real(0.5, 3.0)
@@ -40,19 +40,19 @@ def _power_exponent(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
 pow_ = op("pow", np.power, _power_base, _power_exponent, signature=TWO, saves=(0, 1, OUT), domain=(POSITIVE, ANY),
           equation=("Z = Xʸ", "X̄ = Z̄ ⊙ Y ⊙ Xʸ⁻¹, Ȳ = Z̄ ⊙ Z ⊙ log X"), doc="x to the power of y.")
 exp = op("exp", np.exp, lambda g, y, x: g * y, saves=(OUT,), result="float", equation=("Y = eˣ", "X̄ = Ȳ ⊙ Y"))
-log = op("log", np.log, lambda g, y, x: g / x, saves=(0,), result="float", domain=(POSITIVE,),
+log: Op = op("log", np.log, lambda g, y, x: g / x, saves=(0,), result="float", domain=(POSITIVE,),
          equation=("Y = log X", "X̄ = Ȳ ⊘ X"), doc="Natural logarithm; -inf at 0, NaN below.")
 sqrt = op("sqrt", np.sqrt, lambda g, y, x: g / (2 * y), saves=(OUT,), result="float", domain=(POSITIVE,),
           equation=("Y = √X", "X̄ = Ȳ ⊘ 2Y"))
 abs_ = op("abs", np.absolute, lambda g, y, x: g * sign(x), saves=(0,), domain=(Real(kinks=(0.0,)),),
           equation=("Y = |X|", "X̄ = Ȳ ⊙ sign X"), doc="Absolute value; its gradient at 0 is 0.")
-sign = op("sign", np.sign, None, saves=(), domain=(Real(kinks=(0.0,)),), equation=("Y = sign X", ""))
+sign: Op = op("sign", np.sign, None, saves=(), domain=(Real(kinks=(0.0,)),), equation=("Y = sign X", ""))
 sin = op("sin", np.sin, lambda g, y, x: g * cos(x), saves=(0,), result="float",
          equation=("Y = sin X", "X̄ = Ȳ ⊙ cos X"))
-cos = op("cos", np.cos, lambda g, y, x: -g * sin(x), saves=(0,), result="float",
+cos: Op = op("cos", np.cos, lambda g, y, x: -g * sin(x), saves=(0,), result="float",
          equation=("Y = cos X", "X̄ = −Ȳ ⊙ sin X"))
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erf: Any = np.frompyfunc(math.erf, 1, 1)
 erf = op("erf", lambda x: _erf(x).astype(x.dtype) if x.ndim else np.asarray(math.erf(x), x.dtype),
          lambda g, y, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x), saves=(0,), result="float",
          equation=("Y = erf X", "X̄ = Ȳ ⊙ 2/√π e^(−X²)"), doc="The error function, 2/√π ∫₀ˣ e^(−t²) dt.")
@@ -74,15 +74,15 @@ def _share(at_least: Tensor, more: Tensor) -> Tensor:
     return where(at_least, where(more, 1.0, 0.5), 0.0)
 
 
-where = op("where", lambda condition, x, y: np.where(condition, x, y), None,
+where: Op = op("where", lambda condition, x, y: np.where(condition, x, y), None,
            lambda g, z, c, x, y: where(c, g, 0.0), lambda g, z, c, x, y: where(c, 0.0, g),
            signature="(),(),()->()", saves=(0,), domain=(Bool(), ANY, ANY),
            equation=("Z = C ? X : Y", "X̄ = C ? Z̄ : 0, Ȳ = C ? 0 : Z̄"), doc="x where the condition holds, else y.")
 
 
 def _clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
-    low, high = (None if bound is None else np.asarray(bound, x.dtype) for bound in (low, high))
-    return x.copy() if low is None and high is None else np.clip(x, low, high)
+    bounds: list[Any] = [None if bound is None else np.asarray(bound, x.dtype) for bound in (low, high)]
+    return x.copy() if low is None and high is None else np.clip(x, *bounds)
 
 
 def _clip_rule(g: Tensor, y: Tensor, x: Tensor, *, low: float | None, high: float | None) -> Tensor:
@@ -97,18 +97,14 @@ clip = op("clip", _clip, _clip_rule, saves=(0,), domain=(Real(kinks=(-1.0, 0.5))
 
 
 # --- activations: fused, with the gradient as a fused op of its own -------------------------------
-tanh = op("tanh", np.tanh, lambda g, y, x: tanh_vjp(g, y), saves=(OUT,), result="float",
-          equation=("Y = tanh X", "X̄ = Ȳ ⊙ (1 − Y²)"))
-
-
 @fused(signature=TWO, equation=("X̄ = Ȳ ⊙ (1 − Y²)", ""))
 def tanh_vjp(g: Tensor, y: Tensor) -> Tensor:
     """The pullback of tanh: g (1 − y²)."""
     return g * (1 - y * y)
 
 
-sigmoid = op("sigmoid", lambda x: 1 / (1 + np.exp(-x)), lambda g, y, x: sigmoid_vjp(g, y), saves=(OUT,), result="float",
-             equation=("Y = 1 / (1 + e⁻ˣ)", "X̄ = Ȳ ⊙ Y ⊙ (1 − Y)"), doc="The logistic function.")
+tanh = op("tanh", np.tanh, lambda g, y, x: tanh_vjp(g, y), saves=(OUT,), result="float",
+          equation=("Y = tanh X", "X̄ = Ȳ ⊙ (1 − Y²)"))
 
 
 @fused(signature=TWO, equation=("X̄ = Ȳ ⊙ Y ⊙ (1 − Y)", ""))
@@ -117,13 +113,23 @@ def sigmoid_vjp(g: Tensor, y: Tensor) -> Tensor:
     return g * y * (1 - y)
 
 
-relu = op("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, y, x: relu_vjp(g, x), saves=(0,),
-          domain=(Real(kinks=(0.0,)),), equation=("Y = max(X, 0)", "X̄ = Ȳ ⊙ [X > 0]"),
-          doc="Rectified linear unit; its gradient at 0 is 0.")
-relu_vjp = op("relu_vjp", lambda g, x: np.where(x > 0, g, g.dtype.type(0)), lambda h, z, g, x: relu_vjp(h, x), None,
+sigmoid = op("sigmoid", lambda x: 1 / (1 + np.exp(-x)), lambda g, y, x: sigmoid_vjp(g, y), saves=(OUT,), result="float",
+             equation=("Y = 1 / (1 + e⁻ˣ)", "X̄ = Ȳ ⊙ Y ⊙ (1 − Y)"), doc="The logistic function.")
+
+
+relu_vjp: Op = op("relu_vjp", lambda g, x: np.where(x > 0, g, g.dtype.type(0)), lambda h, z, g, x: relu_vjp(h, x), None,
               signature=TWO, saves=(1,), domain=(ANY, Real(kinks=(0.0,))),
               equation=("X̄ = Ȳ ⊙ [X > 0]", "Z̄ ⊙ [X > 0]"),
               doc="The pullback of relu: g where x > 0, else 0.")
+
+
+relu = op("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, y, x: relu_vjp(g, x), saves=(0,),
+          domain=(Real(kinks=(0.0,)),), equation=("Y = max(X, 0)", "X̄ = Ȳ ⊙ [X > 0]"),
+          doc="Rectified linear unit; its gradient at 0 is 0.")
+@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))", ""))
+def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
+    """The pullback of gelu: g (Φ(x) + x φ(x)), φ the normal density."""
+    return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
 
 
 @fused(vjps=[lambda g, y, x: gelu_vjp(g, x)], saves=(0,), result="float",
@@ -133,10 +139,11 @@ def gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
-@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))", ""))
-def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
-    """The pullback of gelu: g (Φ(x) + x φ(x)), φ the normal density."""
-    return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
+@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))", ""))
+def silu_vjp(g: Tensor, x: Tensor) -> Tensor:
+    """The pullback of silu: g s (1 + x (1 − s)) with s = σ(x)."""
+    s = sigmoid(x)
+    return g * s * (1 + x * (1 - s))
 
 
 @fused(vjps=[lambda g, y, x: silu_vjp(g, x)], saves=(0,), result="float",
@@ -144,13 +151,6 @@ def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """Sigmoid linear unit (swish), x·σ(x) (Elfwing, Uchibe & Doya 2018)."""
     return x * sigmoid(x)
-
-
-@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))", ""))
-def silu_vjp(g: Tensor, x: Tensor) -> Tensor:
-    """The pullback of silu: g s (1 + x (1 − s)) with s = σ(x)."""
-    s = sigmoid(x)
-    return g * s * (1 + x * (1 - s))
 
 
 # --- truth ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from engine.ops.index import check_ids, one_hot
 from engine.ops.matmul import matmul
 from engine.ops.reduce import max_, mean, sum_
 from engine.ops.shape import concat, reshape, swapaxes
-from engine.record import OUT, Bool, Index, Key, Real, fused, op
+from engine.record import OUT, Bool, Index, Key, Op, Real, fused, op
 from engine.shapes import Shape
 
 
@@ -34,6 +34,22 @@ def _like_first(x: Shape, mask: Shape | None = None, **_: Any) -> Shape:
 
 ROWS: dict[str, Any] = {"signature": None, "shape": _like_first, "canonical": _axis, "result": "float",
                             "choices": lambda s, *_: {"axis": list(range(len(s)))}}
+
+
+PAIR: dict[str, Any] = {**ROWS, "shape": lambda g, y, *, axis: _same(g, y),
+                        "samples": (((3,), (3,)), ((2, 3), (2, 3)), ((2, 1, 3), (2, 1, 3)), ((0, 2), (0, 2)))}
+
+
+def _same(g: Shape, y: Shape) -> Shape:
+    if g != y:
+        raise ShapeError(f"both must have one shape, not {g} and {y}")
+    return g
+
+
+@fused(**PAIR, equation=("X̄ = Y ⊙ (Ȳ − Σ Ȳ ⊙ Y)", ""))
+def softmax_vjp(g: Tensor, y: Tensor, *, axis: int = -1) -> Tensor:
+    """The pullback of softmax: y (g − Σ g y)."""
+    return y * (g - sum_(g * y, axis=axis, keepdims=True))
 
 
 @fused(**ROWS, vjps=[lambda g, y, x, mask, *, axis: softmax_vjp(g, y, axis=axis), None], saves=(OUT,),
@@ -53,20 +69,10 @@ def softmax(x: Tensor, mask: Tensor | None = None, *, axis: int = -1) -> Tensor:
     return e / where(total == 0, 1.0, total)
 
 
-PAIR: dict[str, Any] = {**ROWS, "shape": lambda g, y, *, axis: _same(g, y),
-                        "samples": (((3,), (3,)), ((2, 3), (2, 3)), ((2, 1, 3), (2, 1, 3)), ((0, 2), (0, 2)))}
-
-
-def _same(g: Shape, y: Shape) -> Shape:
-    if g != y:
-        raise ShapeError(f"both must have one shape, not {g} and {y}")
-    return g
-
-
-@fused(**PAIR, equation=("X̄ = Y ⊙ (Ȳ − Σ Ȳ ⊙ Y)", ""))
-def softmax_vjp(g: Tensor, y: Tensor, *, axis: int = -1) -> Tensor:
-    """The pullback of softmax: y (g − Σ g y)."""
-    return y * (g - sum_(g * y, axis=axis, keepdims=True))
+@fused(**PAIR, equation=("X̄ = Ȳ − eʸ ⊙ Σ Ȳ", ""))
+def log_softmax_vjp(g: Tensor, y: Tensor, *, axis: int = -1) -> Tensor:
+    """The pullback of log_softmax: g − eʸ Σ g."""
+    return g - exp(y) * sum_(g, axis=axis, keepdims=True)
 
 
 @fused(**{**ROWS, "samples": (((3,),), ((2, 3),), ((2, 1, 3),), ((0, 3),))}, saves=(OUT,),
@@ -79,12 +85,6 @@ def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     top = constant(max_(x, axis=axis, keepdims=True))
     c = x - where(isfinite(top), top, 0.0)
     return c - log(sum_(exp(c), axis=axis, keepdims=True))
-
-
-@fused(**PAIR, equation=("X̄ = Ȳ − eʸ ⊙ Σ Ȳ", ""))
-def log_softmax_vjp(g: Tensor, y: Tensor, *, axis: int = -1) -> Tensor:
-    """The pullback of log_softmax: g − eʸ Σ g."""
-    return g - exp(y) * sum_(g, axis=axis, keepdims=True)
 
 
 # --- layer norm -----------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     return y + bias if bias is not None else y
 
 
-@fused(signature=None, shape=lambda g, x, weight=None, **_: (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],),
+@fused(signature=None, result="float", shape=lambda g, x, weight=None, **_: (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],),
        domain=(Real(),),
        samples=(((2, 3), (2, 3), (3,)), ((2, 2, 4), (2, 2, 4), None), ((3,), (3,), (3,)), ((0, 2), (0, 2), (2,))),
        equation=("X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ", ""))
@@ -175,6 +175,37 @@ LOSS: dict[str, Any] = {
     "choices": lambda *s: {"reduction": ["mean", "sum", "none"], "label_smoothing": [0.0, 0.1], "ignore_index": [-100, 1]}}
 
 
+def _loss_vjp_shape(g: Shape, logits: Shape, ids: Shape, **params: Any) -> Shape:
+    loss = _loss_shape(logits, ids, **params)
+    if g != loss:
+        raise ShapeError(f"the cotangent has shape {g}; with reduction={params['reduction']!r} the loss has {loss}")
+    return logits
+
+
+def _loss_vjp_choices(g: Shape, logits: Shape, ids: Shape) -> dict[str, list[Any]]:
+    fits = [r for r in ("mean", "sum", "none") if g == _loss_shape(logits, ids, reduction=r)]
+    return {**LOSS["choices"](), "reduction": fits}
+
+
+@fused(**{**LOSS, "choices": _loss_vjp_choices}, shape=_loss_vjp_shape, domain=(Real(), Real(), Index(1, -1)),
+       check=lambda g, logits, ids, **params: _class_ids(logits, ids, **params), saves=(0, 1, 2),
+       samples=(((), (3,), ()), ((2,), (2, 3), (2,)), ((), (2, 3), (2,)), ((2, 2), (2, 2, 4), (2, 2)), ((0,), (0, 3), (0,)),
+                ((), (0, 3), (0,))),
+       equation=("X̄ = (softmax X − q) Ȳ / n", ""))
+def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
+                      reduction: str = "mean", lse: Any = None) -> Tensor:
+    """The pullback of cross_entropy. `lse` is the log-sum-exp that the forward kernel found; the meaning finds it
+    again."""
+    real = ids != ignore_index
+    target = one_hot(where(real, ids, 0).astype(np.int64), size=logits.shape[-1], dtype=logits.dtype)
+    target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+    each = g.expand_dims(-1) if reduction == "none" else g
+    scale = where(real, 1.0, 0.0).astype(logits.dtype).expand_dims(-1)
+    if reduction == "mean":
+        scale = scale / _count(real, logits)
+    return (softmax(logits, axis=-1) - target) * each * scale
+
+
 @fused(**LOSS, shape=_loss_shape, check=_class_ids, domain=(Real(), Index(0, -1)), saves=(0, 1), residuals=("lse",),
        vjps=[lambda g, y, logits, ids, **params: cross_entropy_vjp(g, logits, ids, **params), None],
        samples=(((3,), ()), ((2, 3), (2,)), ((2, 2, 4), (2, 2)), ((0, 3), (0,))),
@@ -201,23 +232,6 @@ def _count(real: Tensor, like: Tensor) -> Tensor:
     return sum_(where(real, 1.0, 0.0)).astype(like.dtype).maximum(1.0)
 
 
-@fused(**LOSS, shape=lambda g, logits, ids, **_: logits, domain=(Real(), Real(), Index(1, -1)), residuals=(),
-       check=lambda g, logits, ids, **params: _class_ids(logits, ids, **params), saves=(0, 1, 2),
-       samples=(((2,), (2, 3), (2,)),), equation=("X̄ = (softmax X − q) Ȳ / n", ""))
-def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
-                      reduction: str = "mean", lse: Any = None) -> Tensor:
-    """The pullback of cross_entropy. `lse` is the log-sum-exp that the forward kernel found; the meaning finds it
-    again."""
-    real = ids != ignore_index
-    target = one_hot(where(real, ids, 0).astype(np.int64), size=logits.shape[-1], dtype=logits.dtype)
-    target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
-    each = g.expand_dims(-1) if reduction == "none" else g
-    scale = where(real, 1.0, 0.0).astype(logits.dtype).expand_dims(-1)
-    if reduction == "mean":
-        scale = scale / _count(real, logits)
-    return (softmax(logits, axis=-1) - target) * each * scale
-
-
 # --- dropout --------------------------------------------------------------------------------------
 def _probability(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
     if not 0 <= params["p"] <= 1:
@@ -230,7 +244,7 @@ def _dropout(x: Any, key: Any, *, p: float = 0.5) -> Any:
     return np.where(keep, x * x.dtype.type(1 / (1 - p) if p < 1 else 0), x.dtype.type(0))
 
 
-dropout_op = op("dropout", _dropout, lambda g, y, x, key, *, p: dropout_op(g, key, p=p), None, saves=(1,),
+dropout_op: Op = op("dropout", _dropout, lambda g, y, x, key, *, p: dropout_op(g, key, p=p), None, saves=(1,),
                 domain=(Real(), Key()), samples=(((3,), ()), ((2, 3), ()), ((), ()), ((0, 2), ())),
                 canonical=_probability,
                 signature=None, shape=lambda s, k, *, p: s, choices=lambda *s: {"p": [0.0, 0.3, 1.0]}, result="float",
@@ -287,7 +301,7 @@ def _attention_rule(g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask:
             reshape(packed[b:], shape=v.shape), None, None]
 
 
-ATTENTION = {"signature": None, "canonical": _attention_params, "result": "float",
+ATTENTION: dict[str, Any] = {"signature": None, "canonical": _attention_params, "result": "float",
                  "choices": lambda *s: {"causal": [False, True], "scale": [None, 0.3], "p": [0.0, 0.4]}}
 
 

@@ -9,7 +9,7 @@ from engine import shapes
 from engine.core import Tensor
 from engine.errors import DtypeError, IndexRangeError
 from engine.ops.elementwise import where
-from engine.record import Index, Real, fused, op
+from engine.record import Index, Op, Real, fused, op
 from engine.shapes import Shape
 
 
@@ -50,7 +50,7 @@ def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:
     return np.moveaxis(out, 0, axis)
 
 
-scatter_add = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size: take(h, ids, axis=axis), None, saves=(1,),
+scatter_add: Op = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size: take(h, ids, axis=axis), None, saves=(1,),
                  signature=None, canonical=_axis, domain=(Real(), Index("size")),
                  shape=lambda s, i, *, axis, size: _scattered(s, i, axis, size),
                  choices=lambda *s: {"axis": [0], "size": [4]},
@@ -104,14 +104,6 @@ def _put(g: Any, *, index: Any, shape: Shape) -> Any:
     return out
 
 
-getitem = op("getitem", lambda x, *, index: np.asarray(x[index]), lambda g, y, x, *,
-             index: put(g, index=index, shape=x.shape),
-             saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
-             canonical=lambda params, s: {"index": _plain(params["index"])},
-             choices=lambda s: {"index": _indices(s)}, equation=("Y = X[index]", "X̄[index] += Ȳ"),
-             doc="x[index]: slices, integers, None, Ellipsis, integer arrays and boolean masks, as in NumPy.")
-
-
 def _indices(s: Shape) -> list[Any]:
     """Indices that a test may draw for this shape: one of every kind."""
     some: list[Any] = [..., (None, ...), (slice(None, None, -1), ...) if s else (), (..., slice(0, 2)) if s else ()]
@@ -122,18 +114,24 @@ def _indices(s: Shape) -> list[Any]:
     return some
 
 
-put = op("put", _put, lambda h, y, g, *, index, shape: getitem(h, index=index), saves=(), signature=None,
+def _fits(s: Shape, index: Any, shape: Shape) -> Shape:
+    if _indexed(shape, index) != s:
+        raise ValueError(f"the index picks {_indexed(shape, index)} of {shape}, but x has shape {s}")
+    return shape
+
+
+put: Op = op("put", _put, lambda h, y, g, *, index, shape: getitem(h, index=index), saves=(), signature=None,
          shape=lambda s, *, index, shape: _fits(s, index, shape),
          canonical=lambda params, s: {"index": _plain(params["index"]), "shape": tuple(params["shape"])},
          choices=lambda s: {"index": [(1, ...)] if s == (2,) else [(np.array([0, 2, 0]),)],
                             "shape": [(3, 2)] if s == (2,) else [(3, *s[1:])]}, samples=(((2,),), ((3, 2),), ((3,),)),
          equation=("Y[index] += X", "X̄ = Ȳ[index]"), doc="Zeros of `shape`, to which x is added at the index.")
-
-
-def _fits(s: Shape, index: Any, shape: Shape) -> Shape:
-    if _indexed(shape, index) != s:
-        raise ValueError(f"the index picks {_indexed(shape, index)} of {shape}, but x has shape {s}")
-    return shape
+getitem: Op = op("getitem", lambda x, *, index: np.asarray(x[index]),
+                 lambda g, y, x, *, index: put(g, index=index, shape=x.shape),
+                 saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
+                 canonical=lambda params, s: {"index": _plain(params["index"])},
+                 choices=lambda s: {"index": _indices(s)}, equation=("Y = X[index]", "X̄[index] += Ȳ"),
+                 doc="x[index]: slices, integers, None, Ellipsis, integer arrays and boolean masks, as in NumPy.")
 
 
 # --- one-hot --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from engine.core import Tensor, constant
 from engine.errors import ShapeError
 from engine.ops.elementwise import exp, isfinite, log, where
 from engine.ops.shape import broadcast_to, expand_dims
-from engine.record import OUT, fused, op
+from engine.record import OUT, Op, fused, op
 from engine.shapes import Shape
 
 
@@ -85,7 +85,7 @@ def _reversed(x: Tensor, axis: int) -> Tensor:
     return x[(slice(None),) * axis + (slice(None, None, -1),)]
 
 
-cumsum = op("cumsum", lambda x, *, axis=-1: np.cumsum(x, axis=axis),
+cumsum: Op = op("cumsum", lambda x, *, axis=-1: np.cumsum(x, axis=axis),
             lambda g, y, x, *, axis: _reversed(cumsum(_reversed(g, axis), axis=axis), axis),
             saves=(), signature=None, shape=lambda s, *, axis: s, result="sum",
             canonical=lambda params, s: {"axis": shapes.one_axis(params["axis"], len(s))},

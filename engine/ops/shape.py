@@ -10,11 +10,11 @@ import numpy as np
 from engine import shapes
 from engine.core import Tensor
 from engine.errors import ShapeError
-from engine.record import op
+from engine.record import Op, op
 from engine.shapes import Shape
 
 # --- reshape ⇄ reshape ----------------------------------------------------------------------------
-reshape = op("reshape", lambda x, *, shape: x.reshape(shape), lambda g, y, x, *, shape: reshape(g, shape=x.shape),
+reshape: Op = op("reshape", lambda x, *, shape: x.reshape(shape), lambda g, y, x, *, shape: reshape(g, shape=x.shape),
              saves=(), view=True, shape=lambda s, *, shape: shape, signature=None,
              canonical=lambda params, s: {"shape": shapes.filled(params["shape"], _count(s))},
              choices=lambda s: {"shape": [(-1,), (_count(s), 1), s[::-1], (1, *s)]}
@@ -36,13 +36,13 @@ def _permutation(params: dict[str, Any], shape: Shape) -> dict[str, Any]:
     return {"axes": order}
 
 
-transpose = op("transpose", lambda x, *, axes=None: x.transpose(axes),
+transpose: Op = op("transpose", lambda x, *, axes=None: x.transpose(axes),
                lambda g, y, x, *, axes: transpose(g, axes=tuple(int(i) for i in np.argsort(axes))),
                saves=(), view=True, signature=None, shape=lambda s, *, axes: tuple(s[a] for a in axes),
                canonical=_permutation, choices=lambda s: {"axes": [None, (*range(1, len(s)), 0) if s else ()]},
                equation=("Y = X with its axes permuted", "X̄ = Ȳ with its axes put back"),
                doc="Permute the axes; None reverses them.")
-swapaxes = op("swapaxes", lambda x, *, axis1, axis2: np.swapaxes(x, axis1, axis2),
+swapaxes: Op = op("swapaxes", lambda x, *, axis1, axis2: np.swapaxes(x, axis1, axis2),
               lambda g, y, x, *, axis1, axis2: swapaxes(g, axis1=axis1, axis2=axis2),
               saves=(), view=True, signature=None, shape=lambda s, *, axis1, axis2: _swapped(s, axis1, axis2),
               canonical=lambda params, s: {k: shapes.one_axis(a, len(s)) for k, a in params.items()},
@@ -99,7 +99,7 @@ def _single_axes(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {"axis": axes}
 
 
-squeeze = op("squeeze", lambda x, *, axis=None: np.squeeze(x, axis),
+squeeze: Op = op("squeeze", lambda x, *, axis=None: np.squeeze(x, axis),
              lambda g, y, x, *, axis: expand_dims(g, axis=axis), saves=(), view=True, signature=None,
              shape=lambda s, *, axis: shapes.reduced(s, axis, False), canonical=_single_axes,
              choices=lambda s: {"axis": [None]}, samples=(((1, 3, 1),), ((1,),), ((2, 1, 2),), ((3,),), ((0, 1),)),

@@ -1,0 +1,262 @@
+"""Parallel text from files to batches: read, report, hold out, bucket by length, pad.
+
+Files are read as bytes and split at the line feed only, so that U+2028 and its kin inside a line misalign nothing.
+The order of the data is a pure function of (seed, epoch): a run can be resumed anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microtfm.errors import UserError
+from microtfm.tokens import BOS, EOS, PAD, Tokenizer, normalise
+
+PathLike = str | os.PathLike[str]
+TextPair = tuple[str, str]
+
+SIGNATURES = {
+    b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file",
+    b"\xfd7zXZ": "an xz file", b"BZh": "a bzip2 file",
+}
+
+
+@dataclass
+class Corpus:
+    """Pairs of (source, target) sentences, and what there is to say about how they were read."""
+
+    pairs: list[TextPair]
+    report: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+# ---- reading
+
+def read_bytes(path: PathLike) -> bytes:
+    """All of a regular file. Raises UserError for what is missing, unreadable, or no plain file."""
+    try:
+        mode = os.stat(path).st_mode           # before opening: opening a FIFO would wait for ever
+        if stat.S_ISDIR(mode):
+            raise UserError(f"{path} is a folder. Name the text file inside it.")
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{path} is not a plain file, so it cannot be read twice. Save its text to a file first.")
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist. Check the name; the current folder is {Path.cwd()}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_lines(path: PathLike) -> list[str]:
+    """The lines of a UTF-8 file, split at the line feed only, without its byte order mark and carriage returns.
+
+    Raises UserError naming the file and the line for bytes that are not UTF-8 and for NUL.
+    """
+    data = read_bytes(path)
+    for signature, name in SIGNATURES.items():
+        if data.startswith(signature):
+            raise UserError(f"{path} is {name}, not plain UTF-8 text. Convert it and try again.")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if b"\n" not in data and b"\r" in data.rstrip(b"\r"):
+        raise UserError(f"{path} ends its lines with a lone carriage return, as old Macintosh files do. "
+                        "Convert the line ends to line feeds.")
+    rows = data.split(b"\n")
+    if not rows[-1]:
+        rows.pop()
+    lines = []
+    for number, row in enumerate(rows, 1):
+        if b"\0" in row:
+            raise UserError(f"{path}, line {number}: a NUL byte. The file is damaged or not UTF-8 text.")
+        try:
+            lines.append(row.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {number}: byte 0x{row[error.start]:02X} at position {error.start + 1} "
+                            f"is not valid UTF-8 ({error.reason}). Convert the file to UTF-8.") from error
+    return lines
+
+
+def read_parallel(source: PathLike, target: PathLike | None = None) -> Corpus:
+    """Sentence pairs from two files of equal length, or from one file of `source TAB target` lines.
+
+    Pairs with an empty side are dropped and reported. Raises UserError for unequal files, a line with a wrong number
+    of columns, or when no pair is left.
+    """
+    if target is None:
+        pairs, places = _columns(source, read_lines(source)), str(source)
+    else:
+        left, right = read_lines(source), read_lines(target)
+        if len(left) != len(right):
+            raise UserError(_unequal(source, left, target, right))
+        pairs, places = list(zip(left, right, strict=True)), f"{source} and {target}"
+    return _checked([(normalise(a), normalise(b)) for a, b in pairs], places)
+
+
+def _columns(path: PathLike, lines: Sequence[str]) -> list[TextPair]:
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        cells = line.split("\t")
+        if len(cells) != 2 and line.strip():
+            raise UserError(f"{path}, line {number}: {len(cells)} column{'s' * (len(cells) != 1)} where two are "
+                            "wanted, a source and a target sentence with one tab between them.")
+        pairs.append((cells[0], cells[1]) if len(cells) == 2 else ("", ""))
+    return pairs
+
+
+def _unequal(source: PathLike, left: Sequence[str], target: PathLike, right: Sequence[str]) -> str:
+    message = (f"{source} has {len(left):,} lines and {target} has {len(right):,}. "
+               "Line n of one must translate line n of the other.")
+    for number, (a, b) in enumerate(zip(left, right, strict=False), 1):
+        if bool(a.strip()) != bool(b.strip()):
+            empty = source if not a.strip() else target
+            return f"{message} They may drift apart at line {number}, which is empty in {empty}."
+    return f"{message} No empty line gives the place away: compare the ends of the files first."
+
+
+def _checked(pairs: list[TextPair], places: str) -> Corpus:
+    empty = [number for number, (a, b) in enumerate(pairs, 1) if not (a and b)]
+    kept = [pair for pair in pairs if pair[0] and pair[1]]
+    if not kept:
+        raise UserError(f"There is nothing to learn from in {places}: no line has text on both sides.")
+    corpus = Corpus(kept)
+    if empty:
+        corpus.report.append(f"Dropped {_count(len(empty), 'pair')} with an empty side in {places}: "
+                             f"{_numbers(empty)}.")
+    repeated = len(kept) - len(set(kept))
+    if repeated:
+        corpus.report.append(f"{_count(repeated, 'pair')} of {len(kept):,} in {places} repeat an earlier one; kept.")
+    copied = sum(a == b for a, b in kept)
+    if copied:
+        corpus.report.append(f"{_count(copied, 'pair')} of {len(kept):,} in {places} have the same text on both sides; "
+                             "kept.")
+    return corpus
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _numbers(lines: Sequence[int], shown: int = 5) -> str:
+    more = ", ..." if len(lines) > shown else ""
+    return f"line{'' if len(lines) == 1 else 's'} {', '.join(map(str, lines[:shown]))}{more}"
+
+
+# ---- dividing
+
+def hold_out(pairs: Sequence[TextPair], count: int, seed: int) -> tuple[list[TextPair], list[TextPair]]:
+    """Set `count` pairs aside for validation: (training, held out).
+
+    No source sentence stands on both sides: where a held-out source has several translations, one is held out and
+    the others leave the training part too. Raises UserError if nothing would be left to train on.
+    """
+    sources = list(dict.fromkeys(source for source, _ in pairs))
+    if count >= len(sources):
+        raise UserError(f"Cannot hold out {count:,} sentences: the corpus has only {len(sources):,} different source "
+                        "sentences. Give more text, or a validation set of its own.")
+    chosen = {sources[i] for i in shuffled(len(sources), seed)[:count]}
+    held_out = {source: (source, target) for source, target in reversed(pairs) if source in chosen}
+    order = [source for source in sources if source in chosen]
+    return [pair for pair in pairs if pair[0] not in chosen], [held_out[source] for source in order]
+
+
+# ---- batching
+
+Ids = list[int]
+
+
+def encode(pairs: Sequence[TextPair], source: Tokenizer, target: Tokenizer, longest: int = 200) -> tuple[
+    list[tuple[Ids, Ids]], list[str]
+]:
+    """The ids of all pairs but those with more than `longest` tokens on a side, and a report line if there are any."""
+    encoded = [(source.encode(a), target.encode(b)) for a, b in pairs]
+    kept = [pair for pair in encoded if max(map(len, pair)) <= longest]
+    if len(kept) == len(encoded):
+        return kept, []
+    over = max(max(map(len, pair)) for pair in encoded)
+    report = (f"Left out {_count(len(encoded) - len(kept), 'pair')} of {len(encoded):,} with more than {longest} "
+              f"tokens on a side (the longest has {over:,}).")
+    if not kept:
+        raise UserError(f"No sentence pair is short enough. {report} Raise the limit or split the lines.")
+    return kept, [report]
+
+
+def lengths(encoded: Sequence[tuple[Ids, Ids]]) -> NDArray[np.int64]:
+    """Source and target lengths as batches see them, <bos> or <eos> included: (N, 2) int64."""
+    return np.array([(len(a) + 1, len(b) + 1) for a, b in encoded], dtype=np.int64).reshape(-1, 2)
+
+
+def shuffled(n: int, *key: int) -> NDArray[np.int64]:
+    """A permutation of range(n) that is a function of the key alone (raw Philox bits, the same in every NumPy)."""
+    bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
+    return np.argsort(bits, kind="stable").astype(np.int64)
+
+
+def batches(lengths: NDArray[np.int64], batch_tokens: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """One epoch's batches of pair indices, each index exactly once, as a pure function of the arguments.
+
+    `lengths` is (N, 2): source and target tokens of each pair. In every batch rows × longest source and
+    rows × longest target are each at most `batch_tokens`. Pairs of similar length go together; which of them, and the
+    order of the batches, changes with seed and epoch. Raises UserError if one sentence alone is over the budget.
+    """
+    if len(lengths) == 0:
+        return []
+    if lengths.max() > batch_tokens:
+        raise UserError(f"A sentence of {int(lengths.max()):,} tokens does not fit into a batch of {batch_tokens:,}: "
+                        "raise train.batch-tokens or leave out longer sentences.")
+    order = shuffled(len(lengths), seed, epoch)
+    longer, shorter = lengths[order].max(axis=1), lengths[order].min(axis=1)
+    order = order[np.lexsort((shorter // 2, longer))]         # stable: equals stay shuffled
+    found: list[NDArray[np.int64]] = []
+    start, longest = 0, np.zeros(2, dtype=np.int64)
+    for stop, index in enumerate(order):
+        grown = np.maximum(longest, lengths[index])
+        if (stop - start + 1) * grown.max() > batch_tokens:
+            found.append(order[start:stop])
+            start, grown = stop, lengths[index]
+        longest = grown
+    found.append(order[start:])
+    return [found[i] for i in shuffled(len(found), seed, epoch, 1)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded ids of some pairs, int64; padding is id PAD, behind the row."""
+
+    source: NDArray[np.int64]          # (B, S), each row ends with <eos>
+    target_in: NDArray[np.int64]       # (B, T), each row begins with <bos>
+    target_out: NDArray[np.int64]      # (B, T), each row ends with <eos>
+    tokens: int                        # target tokens that count in the loss, <eos> included
+    source_tokens: int
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int = PAD, multiple: int = 1) -> NDArray[np.int64]:
+    """The rows one below the other, filled with `pad_id` to one length, a multiple of `multiple`: (B, L) int64."""
+    longest = max(map(len, rows), default=0)
+    out = np.full((len(rows), -(-longest // multiple) * multiple), pad_id, dtype=np.int64)
+    for i, row in enumerate(rows):
+        out[i, :len(row)] = row
+    return out
+
+
+def pad_sources(rows: Sequence[Ids], multiple: int = 1) -> NDArray[np.int64]:
+    """Source sentences as the encoder wants them, in training and in translation: ids, <eos>, padding: (B, S)."""
+    return pad([[*row, EOS] for row in rows], PAD, multiple)
+
+
+def batch(encoded: Sequence[tuple[Ids, Ids]], indices: Sequence[int] | NDArray[np.int64], multiple: int = 1) -> Batch:
+    """The pairs at `indices` as one batch."""
+    sources, targets = [encoded[i][0] for i in indices], [encoded[i][1] for i in indices]
+    return Batch(
+        source=pad_sources(sources, multiple),
+        target_in=pad([[BOS, *row] for row in targets], PAD, multiple),
+        target_out=pad([[*row, EOS] for row in targets], PAD, multiple),
+        tokens=sum(map(len, targets)) + len(targets),
+        source_tokens=sum(map(len, sources)) + len(sources),
+    )
