@@ -43,10 +43,11 @@ class Node:
         self.requires_grad = False
         self.freed = False
         self.saved: dict[int, Saved] = {}
-        self.residuals: tuple[Any, ...] = ()
+        self.residuals: Sequence[Any] = ()
         self.tensor: weakref.ref[Tensor] | None = None       # where `backward` leaves the gradient
         self.storage: Node | None = None                     # of a view: the node whose memory it shares
-        self.version, self.exported, self.digest = 0, False, None
+        self.version, self.exported = 0, False
+        self.digest: int | None = None
         self.used_by: str | None = None                      # the last op that saved this memory
 
     def owner(self) -> Node:
@@ -243,7 +244,7 @@ def checksum(array: Any) -> int:
     """A checksum of the whole memory that an array is a view of."""
     while isinstance(array.base, np.ndarray):
         array = array.base
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1)) if array.size else 0
+    return zlib.crc32(np.ascontiguousarray(array).tobytes()) if array.size else 0
 
 
 def _plain_index(index: Any) -> Any:
@@ -274,16 +275,16 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     arrays = [t.array() if t is not None else None for t in tensors]
     if op.check:
         op.check(*arrays, **params)
-    made = NotImplemented if op.fused and not state.fusing else device.run(op.name, arrays, params)
-    residuals: tuple[Any, ...] = ()
-    if made is NotImplemented:
-        if op.fused:
-            with scope(op.name):
-                return op.meaning(*tensors, **params)
-        with np.errstate(all="ignore"):
+    residuals: Sequence[Any] = ()
+    with np.errstate(all="ignore"):          # NaN and infinity are values here, not accidents
+        made = NotImplemented if op.fused and not state.fusing else device.run(op.name, arrays, params)
+        if made is NotImplemented:
+            if op.fused:
+                with scope(op.name):
+                    return op.meaning(*tensors, **params)
             made = op.meaning(*arrays, **params)
-    elif type(made) is tuple:
-        made, *residuals = made
+        elif type(made) is tuple:
+            made, *residuals = made
     array = made if isinstance(made, np.ndarray) else np.asarray(made)
     return _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
 

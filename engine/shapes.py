@@ -53,6 +53,8 @@ def result_shape(signature: str, *shapes: Shape | None) -> Shape:
             anything = shape
             continue
         core = _present(core, shape)
+        if "..." in out and len(shape) > len(core):
+            raise ValueError(f"input {n} has {len(shape)} axes but takes {len(core)}: ({','.join(core)})")
         if len(shape) < len(core):
             raise ValueError(f"input {n} has {len(shape)} axes but needs at least {len(core)}: ({','.join(core)})")
         at = len(shape) - len(core)

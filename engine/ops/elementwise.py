@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from engine.core import Tensor
+from engine.errors import DtypeError
 from engine.record import OPS, OUT, Bool, Op, Real, fused, op
 
 TWO = "(),()->()"
@@ -37,8 +38,13 @@ def _power_exponent(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return g * where(x == 0, 0.0, z * log(where(x == 0, 1.0, x)))
 
 
+def _no_fractions(x: Any, y: Any) -> None:
+    if x.dtype.kind in "iu" and y.size and y.min() < 0:
+        raise DtypeError("pow: an integer to a negative power is no integer. Make the base a float, x.astype('float32')")
+
+
 pow_ = op("pow", np.power, _power_base, _power_exponent, signature=TWO, saves=(0, 1, OUT), domain=(POSITIVE, ANY),
-          equation=("Z = Xʸ", "X̄ = Z̄ ⊙ Y ⊙ Xʸ⁻¹, Ȳ = Z̄ ⊙ Z ⊙ log X"), doc="x to the power of y.")
+          check=_no_fractions, equation=("Z = Xʸ", "X̄ = Z̄ ⊙ Y ⊙ Xʸ⁻¹, Ȳ = Z̄ ⊙ Z ⊙ log X"), doc="x to the power of y.")
 exp = op("exp", np.exp, lambda g, y, x: g * y, saves=(OUT,), result="float", equation=("Y = eˣ", "X̄ = Ȳ ⊙ Y"))
 log: Op = op("log", np.log, lambda g, y, x: g / x, saves=(0,), result="float", domain=(POSITIVE,),
          equation=("Y = log X", "X̄ = Ȳ ⊘ X"), doc="Natural logarithm; -inf at 0, NaN below.")
@@ -155,7 +161,7 @@ def silu(x: Tensor) -> Tensor:
 
 # --- truth ----------------------------------------------------------------------------------------
 def _truth(name: str, meaning: Any, equation: str, inputs: int = 2) -> Any:
-    return op(name, meaning, None, None, signature=TWO if inputs == 2 else "()->()", saves=(), result="bool",
+    return op(name, meaning, *[None] * inputs, signature=TWO if inputs == 2 else "()->()", saves=(), result="bool",
               equation=(equation, ""))
 
 

@@ -123,8 +123,12 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     return y + bias if bias is not None else y
 
 
-@fused(signature=None, result="float", shape=lambda g, x, weight=None, **_: (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],),
-       domain=(Real(),),
+def _layer_norm_vjp_shape(g: Shape, x: Shape, weight: Shape | None = None, **_: Any) -> Shape:
+    _same(g, _feature_axis(x, weight))
+    return (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],)
+
+
+@fused(signature=None, result="float", shape=_layer_norm_vjp_shape, domain=(Real(),),
        samples=(((2, 3), (2, 3), (3,)), ((2, 2, 4), (2, 2, 4), None), ((3,), (3,), (3,)), ((0, 2), (0, 2), (2,))),
        equation=("X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ", ""))
 def layer_norm_vjp(g: Tensor, x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-5, mean: Any = None,
@@ -239,6 +243,12 @@ def _probability(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
     return params
 
 
+def _dropout_shape(s: Shape, key: Shape, **_: Any) -> Shape:
+    if key:
+        raise ShapeError(f"a key is a single integer, not one of shape {key}")
+    return s
+
+
 def _dropout(x: Any, key: Any, *, p: float = 0.5) -> Any:
     keep = random.uniform_array(key, x.shape) >= np.float32(p)
     return np.where(keep, x * x.dtype.type(1 / (1 - p) if p < 1 else 0), x.dtype.type(0))
@@ -247,7 +257,7 @@ def _dropout(x: Any, key: Any, *, p: float = 0.5) -> Any:
 dropout_op: Op = op("dropout", _dropout, lambda g, y, x, key, *, p: dropout_op(g, key, p=p), None, saves=(1,),
                 domain=(Real(), Key()), samples=(((3,), ()), ((2, 3), ()), ((), ()), ((0, 2), ())),
                 canonical=_probability,
-                signature=None, shape=lambda s, k, *, p: s, choices=lambda *s: {"p": [0.0, 0.3, 1.0]}, result="float",
+                signature=None, shape=_dropout_shape, choices=lambda *s: {"p": [0.0, 0.3, 1.0]}, result="float",
                 equation=("Y = X ⊙ [u ≥ p] / (1 − p)", "X̄ = Ȳ ⊙ [u ≥ p] / (1 − p)"),
                 doc="Zero each element with probability p, scale the rest by 1/(1 − p) (Srivastava et al. 2014).\n\n"
                     "Whether an element stays is a function of the key and its position in C order alone.")
@@ -269,6 +279,8 @@ def _attention_shape(q: Shape, k: Shape, v: Shape, mask: Shape | None = None, ke
         raise ShapeError(f"q has {q[-1]} features and k has {k[-1]}; their dot product needs as many")
     if k[-2] != v[-2]:
         raise ShapeError(f"there are {k[-2]} keys but {v[-2]} values")
+    if key:
+        raise ShapeError(f"a key is a single integer, not one of shape {key}")
     scores = (*q[:-1], k[-2])
     if mask is not None and shapes.broadcast([scores, mask]) != scores:
         raise ShapeError(f"a mask of shape {mask} does not broadcast to the scores' {scores}")
@@ -277,9 +289,11 @@ def _attention_shape(q: Shape, k: Shape, v: Shape, mask: Shape | None = None, ke
 
 def _attention_params(params: dict[str, Any], *given: Shape) -> dict[str, Any]:
     _probability(params)
-    q = given[-1] if not given else given[0] if "lse" not in params else given[1]
-    return {**params, "scale": params["scale"]
-            if params["scale"] is not None else 1 / math.sqrt(max(q[-1] if q else 1, 1))}
+    q, *_, key = given[-5:]
+    if params["p"] and key is None:
+        raise ValueError(f"p is {params['p']}, and dropout needs a key to be repeatable: pass engine.random.next_key()")
+    scale = params["scale"] if params["scale"] is not None else 1 / math.sqrt(max(q[-1] if q else 1, 1))
+    return {**params, "scale": scale}
 
 
 def _weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
@@ -319,13 +333,21 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
     broadcasts to (…, T, S). causal: query t sees
     keys up to t + S − T. p: dropout on the weights, decided by `key`. A query that may see no key gives zeros.
     """
-    weights = _weights(q, k, mask, causal, scale or 1.0)
+    weights = _weights(q, k, mask, causal, 1.0 if scale is None else scale)
     if p:
         weights = dropout(weights, key, p=p)
     return matmul(weights, v)                                                                        # (…, T, N)
 
 
-@fused(**ATTENTION, shape=lambda g, q, k, v, *_, **__: (sum(int(np.prod(s, dtype=np.int64)) for s in (q, k, v)),),
+def _attention_vjp_shape(g: Shape, q: Shape, k: Shape, v: Shape, mask: Shape | None = None, key: Shape | None = None,
+                         **_: Any) -> Shape:
+    out = _attention_shape(q, k, v, mask, key)
+    if g != out:
+        raise ShapeError(f"the cotangent has shape {g}, the result has {out}")
+    return (sum(int(np.prod(s, dtype=np.int64)) for s in (q, k, v)),)
+
+
+@fused(**ATTENTION, shape=_attention_vjp_shape,
        saves=(0, 1, 2, 3, 4, 5), domain=(Real(), Real(), Real(), Real(), Bool(), Key()),
        samples=(((2, 2), (2, 3), (4, 3), (4, 2), (1, 4), ()), ((2, 1, 2), (2, 1, 2), (2, 3, 2), (2, 3, 2), None, ())),
        equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""))
@@ -336,7 +358,7 @@ def scaled_dot_product_attention_vjp(g: Tensor, q: Tensor, k: Tensor, v: Tensor,
 
     `lse` and `out` are what the forward kernel found; the meaning finds them again.
     """
-    s = scale or 1.0
+    s = 1.0 if scale is None else scale
     weights = _weights(q, k, mask, causal, s)
     kept = dropout(weights, key, p=p) if p else weights
     dv = matmul(kept.mT, g)

@@ -1,0 +1,147 @@
+"""A block of a matrix product held in registers: `rows` × `vectors` SIMD vectors as one Numba value.
+
+    c = zeros_tile(a, kind)
+    for k in range(K):
+        c = add_outer(c, a, a_at + k * a_k, a_i, b, b_at + k * b_k)    # c += a[:, k] ⊗ b[k, :]
+    store_tile(c, out, out_at, out_i, n)
+
+Every element is one chain acc = fma(a[i, k], b[k, j], acc) in the order of the calls, whatever the tile's shape. `_at`
+are element offsets from an array's first element and `_i` the distance between rows. Kind 0 is the tallest tile that
+fits the registers, kinds 1 and 2 have 4 rows and 1; all are as wide as `tile_shape` says for the processor. Rows of b are
+read in that width, c is read and written only in its first n columns.
+"""
+
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from .simd import LANES, Vector, address, call, clipped, element_address, first_lanes, masked_name, spread
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+class Tile(types.Type):
+    """rows × (vectors · 16) numbers."""
+
+    def __init__(self, dtype: types.Type, rows: int, vectors: int) -> None:
+        self.vector, self.dtype, self.rows, self.vectors = Vector(dtype), dtype, rows, vectors
+        super().__init__(f"Tile({dtype}, {rows}, {vectors})")
+
+    @property
+    def native(self) -> Any:
+        return ir.ArrayType(self.vector.native, self.rows * self.vectors)
+
+    @property
+    def align(self) -> int:
+        return self.dtype.bitwidth // 8
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, tile: Tile) -> None:
+        super().__init__(manager, tile, tile.native)
+
+
+def tile_shape(bits: int) -> tuple[int, int]:
+    """(rows, columns) of the largest tile that this processor's registers hold, for numbers of 32 or 64 bits."""
+    features = binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        registers, width = 32, 512
+    elif features.get("neon"):
+        registers, width = 32, 128
+    else:
+        registers, width = 16, 256 if features.get("avx") else 128
+    parts = LANES * bits // width  # registers a vector
+    vectors = 2 if parts == 1 else 1
+    return max(1, (registers - 1 - vectors * parts) // (vectors * parts)), vectors * LANES
+
+
+SHAPES = {types.float32: tile_shape(32), types.float64: tile_shape(64)}
+
+
+@intrinsic(prefer_literal=True)
+def zeros_tile(typingctx, like, kind):
+    """A tile of zeros in the dtype of the array `like`; `kind` is a constant."""
+    tallest, columns = SHAPES[like.dtype]
+    tile = Tile(like.dtype, min(tallest, (tallest, 4, 1)[kind.literal_value]), columns // LANES)
+    return tile(like, kind), lambda context, builder, sig, values: cgutils.get_null_value(tile.native)
+
+
+@intrinsic
+def add_outer(typingctx, tile, a, a_at, a_i, b, b_at):
+    """tile + column ⊗ row: the column a[a_at + i a_i] and the row b[b_at + j]."""
+
+    def codegen(context, builder, sig, values):
+        result, a_value, a_at, a_i, b_value, b_at = values
+        row = []
+        for v in range(tile.vectors):
+            at = builder.add(b_at, I64(v * LANES))
+            row.append(builder.load(address(context, builder, b, b_value, at, I64(LANES)), align=tile.align))
+        for i in range(tile.rows):
+            at = builder.add(a_at, builder.mul(a_i, I64(i)))
+            factor = spread(builder, builder.load(element_address(context, builder, a, a_value, at)))
+            for v in range(tile.vectors):
+                place = i * tile.vectors + v
+                terms = [factor, row[v], builder.extract_value(result, place)]
+                total = call(builder, f"llvm.fma.{tile.vector.suffix}", tile.vector.native, terms)
+                result = builder.insert_value(result, total, place)
+        return result
+
+    return tile(tile, a, types.int64, types.int64, b, types.int64), codegen
+
+
+def _places(context: Any, builder: Any, tile: Tile, array_type: Any, array: Any, at: Any, row: Any, n: Any) -> Any:
+    """(index in the tile, address, mask) of every vector; the mask is None for `n` None: all columns."""
+    for i in range(tile.rows):
+        for v in range(tile.vectors):
+            start = builder.add(builder.add(at, builder.mul(row, I64(i))), I64(v * LANES))
+            count = I64(LANES) if n is None else clipped(builder, builder.sub(n, I64(v * LANES)))
+            mask = None if n is None else first_lanes(builder, count)
+            yield i * tile.vectors + v, address(context, builder, array_type, array, start, count), mask
+
+
+@intrinsic
+def load_tile(typingctx, tile, array, at, row, n):
+    """A tile of the same kind as `tile` from `array`, its rows `row` elements apart."""
+    native = tile.vector.native
+
+    def codegen(context, builder, sig, values):
+        _, value, at, row, n = values
+        slot = cgutils.alloca_once(builder, tile.native)
+        whole = builder.icmp_signed(">=", n, I64(tile.vectors * LANES))
+        with builder.if_else(whole, likely=True) as (all_columns, some_columns):
+            with all_columns:
+                for place, pointer, _ in _places(context, builder, tile, array, value, at, row, None):
+                    vector = builder.load(pointer, align=tile.align)
+                    builder.store(vector, cgutils.gep_inbounds(builder, slot, 0, place))
+            with some_columns:
+                for place, pointer, mask in _places(context, builder, tile, array, value, at, row, n):
+                    operands = [pointer, I32(tile.align), mask, cgutils.get_null_value(native)]
+                    vector = call(builder, masked_name("load", tile.vector), native, operands)
+                    builder.store(vector, cgutils.gep_inbounds(builder, slot, 0, place))
+        return builder.load(slot)
+
+    return tile(tile, array, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_tile(typingctx, tile, array, at, row, n):
+    """Write the tile's first n columns to `array`, its rows `row` elements apart."""
+
+    def codegen(context, builder, sig, values):
+        tile_value, value, at, row, n = values
+        whole = builder.icmp_signed(">=", n, I64(tile.vectors * LANES))
+        with builder.if_else(whole, likely=True) as (all_columns, some_columns):
+            with all_columns:
+                for place, pointer, _ in _places(context, builder, tile, array, value, at, row, None):
+                    builder.store(builder.extract_value(tile_value, place), pointer, align=tile.align)
+            with some_columns:
+                for place, pointer, mask in _places(context, builder, tile, array, value, at, row, n):
+                    operands = [builder.extract_value(tile_value, place), pointer, I32(tile.align), mask]
+                    call(builder, masked_name("store", tile.vector), ir.VoidType(), operands)
+        return context.get_dummy_value()
+
+    return types.void(tile, array, types.int64, types.int64, types.int64), codegen

@@ -1,0 +1,87 @@
+"""Adam, SGD and the sum of squares: agreement with torch.optim, and the NumPy versions with the kernels."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from engine.kernels.cpu import kernel
+
+DTYPES = [np.float32, np.float64]
+SIZES = [(5,), (40, 1000), (0,), (3, 4)]
+
+
+def tensors(dtype, seed):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype(dtype) for shape in SIZES]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_adam_is_that_of_torch(dtype, decoupled):
+    torch = pytest.importorskip("torch", reason="agreement with torch.optim is checked where torch is installed")
+    params = tensors(dtype, 0)
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimiser = kind(theirs, lr=0.01, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.1)
+    m, v = ([np.zeros_like(p) for p in params] for _ in range(2))
+    options = {"lr": 0.01, "beta1": 0.9, "beta2": 0.98, "eps": 1e-9, "weight_decay": [0.1] * len(params)}
+    for step in range(1, 5):
+        grads = tensors(dtype, 10 * step)
+        for t, g in zip(theirs, grads, strict=True):
+            t.grad = torch.from_numpy(g / 2)
+        optimiser.step()
+        kernel("adam")(params, grads, m, v, **options, step=step, scale=0.5, decoupled=decoupled)
+    for t, p in zip(theirs, params, strict=True):
+        np.testing.assert_allclose(p, t.detach().numpy(), rtol=20 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd_is_that_of_torch(dtype, momentum, nesterov):
+    torch = pytest.importorskip("torch", reason="agreement with torch.optim is checked where torch is installed")
+    params = tensors(dtype, 0)
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
+    optimiser = torch.optim.SGD(theirs, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.1)
+    velocity = [np.zeros_like(p) for p in params] if momentum else None
+    for step in range(1, 4):
+        grads = tensors(dtype, 10 * step)
+        for t, g in zip(theirs, grads, strict=True):
+            t.grad = torch.from_numpy(g.copy())
+        optimiser.step()
+        options = {"lr": 0.1, "momentum": momentum, "weight_decay": [0.1] * len(params), "nesterov": nesterov}
+        kernel("sgd")(params, grads, velocity, **options)
+    for t, p in zip(theirs, params, strict=True):
+        np.testing.assert_allclose(p, t.detach().numpy(), rtol=20 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sum_of_squares(dtype):
+    arrays = tensors(dtype, 0)
+    expected = sum(np.sum(a.astype(np.float64) ** 2) for a in arrays)
+    assert kernel("sum_of_squares")(arrays) == pytest.approx(expected, rel=20 * float(np.finfo(dtype).eps))
+    assert kernel("sum_of_squares")([]) == 0
+
+
+WITHOUT_JIT_PROGRAM = """
+import sys
+import numpy as np
+from engine.kernels.cpu import kernel
+assert kernel("softmax") is None and kernel("exp") is None
+arrays = [np.linspace(-1, 1, 7, dtype=np.float32) + i for i in range(4)]
+options = dict(beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=[0.1], step=2, scale=0.5, lr=0.1)
+kernel("adam")(*[[a] for a in arrays], **options)
+kernel("sgd")(arrays[:1], arrays[1:2], arrays[2:3], lr=0.1, momentum=0.9, weight_decay=[0.1], nesterov=True, scale=2.0)
+print(kernel("sum_of_squares")(arrays), *(x for a in arrays for x in a), sep="\\n")
+"""
+
+
+def test_updates_without_jit_do_the_same(monkeypatch):
+    values = []
+    for disabled in ("1", "0"):
+        monkeypatch.setenv("NUMBA_DISABLE_JIT", disabled)
+        program = WITHOUT_JIT_PROGRAM if disabled == "1" else WITHOUT_JIT_PROGRAM.replace("assert", "#")
+        run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        values.append([float(line) for line in run.stdout.split()])
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-5, atol=1e-6)
