@@ -44,7 +44,7 @@ def tolerance(dtype: Any, terms: int = 1) -> float:
     return 16 * (1 + terms**0.5) * float(np.finfo(dtype).eps)
 
 
-# --- gradients -------------------------------------------------------------------------------------------------------
+# --- gradients ------------------------------------------------------------------------------------
 def gradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], order: int = 1, *, rtol: float | None = None,
               seed: int = 0, elements: int = 64) -> None:
     """Check that the engine's gradient of f is its slope, and up to `order` that the gradient's own gradient is.
@@ -64,7 +64,7 @@ def _check(f: Callable[..., Tensor], xs: list[np.ndarray], names: list[str], ord
            rng: np.random.Generator, elements: int) -> None:
     for x, name in zip(xs, names, strict=True):
         if x.dtype.kind != "f":
-            raise DtypeError(f"gradcheck: {name} is {x.dtype}; pass the floating inputs and let f close over the others")
+            raise DtypeError(f"gradcheck: {name} is {x.dtype}; pass the floating inputs, let f close over the others")
     before = [x.copy() for x in xs]
     tensors = [leaf(x) for x in xs]
     y = f(*tensors)
@@ -138,7 +138,7 @@ def _compare(oracle: Oracle, i: int, got: np.ndarray, name: str, rtol: float | N
                                  f"{value / per:.10g} ± {error / per:.2g} (allowed difference {allowed / per:.2g})")
 
 
-# --- one op ----------------------------------------------------------------------------------------------------------
+# --- one op ---------------------------------------------------------------------------------------
 def differentiable(op: Op) -> bool:
     """Whether any input of the op has a derivative."""
     return op.result not in ("bool", "int64") and (op.vjps is None or callable(op.vjps) or any(op.vjps)) and any(
@@ -156,8 +156,8 @@ def check_meaning(op: Op, call: Call) -> None:
     """The op's result equals its meaning's in higher precision, and no input is written to. Raises CheckError.
 
     The allowed difference is tolerance(dtype, terms) · largest magnitude, and what the exact result itself moves when
-    each input moves by one rounding: c · (ε · scale + moved), element by element, with c = 16 (1 + √terms). A kernel may
-    skip what a mask or dropout would multiply by 0, also where that is NaN or infinite.
+    each input moves by one rounding: c · (ε · scale + moved), element by element, with c = 16 (1 + √terms).
+    A kernel may skip what a mask or dropout would multiply by 0, also where that is NaN or infinite.
     """
     before = [None if a is None else a.copy() for a in call.arrays]
     got = call.run(op).array()

@@ -370,7 +370,10 @@ def _literal(op: Op, i: int, x: Any, dtype: np.dtype | None) -> Tensor:
         natural = np.dtype(type(x)) if not isinstance(x, float) else FLOAT32
         if dtype is not None and op.is_real(i) and (dtype.kind in "fc" or (natural.kind in "ib" and dtype.kind != "b")):
             natural = dtype
-        array = np.array(x, natural)
+        try:
+            array = np.array(x, natural)
+        except OverflowError:
+            raise DtypeError(f"{op.name}: the number {x} does not fit into {natural}; use astype() first") from None
         t = Tensor.wrap(array if STATE.get().computing else None, Node((), array.dtype, STATE.get()))
         t.node.literal, t.node.name = True, repr(x)
         return t

@@ -40,7 +40,7 @@ def _power_exponent(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def _no_fractions(x: Any, y: Any) -> None:
     if x.dtype.kind in "iu" and y.size and y.min() < 0:
-        raise DtypeError("pow: an integer to a negative power is no integer. Make the base a float, x.astype('float32')")
+        raise DtypeError("pow: an integer to a negative power is no integer. Make the base a float: x.astype(…)")
 
 
 pow_ = op("pow", np.power, _power_base, _power_exponent, signature=TWO, saves=(0, 1, OUT), domain=(POSITIVE, ANY),

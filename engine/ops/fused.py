@@ -176,7 +176,8 @@ def _loss_params(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
 
 LOSS: dict[str, Any] = {
     "signature": None, "canonical": _loss_params, "result": "float",
-    "choices": lambda *s: {"reduction": ["mean", "sum", "none"], "label_smoothing": [0.0, 0.1], "ignore_index": [-100, 1]}}
+    "choices": lambda *s: {"reduction": ["mean", "sum", "none"], "label_smoothing": [0.0, 0.1],
+                           "ignore_index": [-100, 1]}}
 
 
 def _loss_vjp_shape(g: Shape, logits: Shape, ids: Shape, **params: Any) -> Shape:
@@ -193,21 +194,21 @@ def _loss_vjp_choices(g: Shape, logits: Shape, ids: Shape) -> dict[str, list[Any
 
 @fused(**{**LOSS, "choices": _loss_vjp_choices}, shape=_loss_vjp_shape, domain=(Real(), Real(), Index(1, -1)),
        check=lambda g, logits, ids, **params: _class_ids(logits, ids, **params), saves=(0, 1, 2),
-       samples=(((), (3,), ()), ((2,), (2, 3), (2,)), ((), (2, 3), (2,)), ((2, 2), (2, 2, 4), (2, 2)), ((0,), (0, 3), (0,)),
-                ((), (0, 3), (0,))),
+       samples=(((), (3,), ()), ((2,), (2, 3), (2,)), ((), (2, 3), (2,)), ((2, 2), (2, 2, 4), (2, 2)),
+                ((0,), (0, 3), (0,)), ((), (0, 3), (0,))),
        equation=("X̄ = (softmax X − q) Ȳ / n", ""))
 def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
                       reduction: str = "mean", lse: Any = None) -> Tensor:
     """The pullback of cross_entropy. `lse` is the log-sum-exp that the forward kernel found; the meaning finds it
     again."""
+    ids = _as_int64(ids)
     real = ids != ignore_index
-    target = one_hot(where(real, ids, 0).astype(np.int64), size=logits.shape[-1], dtype=logits.dtype)
+    target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
     target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     each = g.expand_dims(-1) if reduction == "none" else g
-    scale = where(real, 1.0, 0.0).astype(logits.dtype).expand_dims(-1)
     if reduction == "mean":
-        scale = scale / _count(real, logits)
-    return (softmax(logits, axis=-1) - target) * each * scale
+        each = each / _count(real, logits)
+    return where(real.expand_dims(-1), (softmax(logits, axis=-1) - target) * each, 0.0)
 
 
 @fused(**LOSS, shape=_loss_shape, check=_class_ids, domain=(Real(), Index(0, -1)), saves=(0, 1), residuals=("lse",),
@@ -221,14 +222,20 @@ def cross_entropy(logits: Tensor, ids: Tensor, *, ignore_index: int = -100, labe
     Ids equal to `ignore_index` count for nothing; "mean" divides by the number of the others (0 where there is none),
     "sum" and "none" do not.
     """
+    ids = _as_int64(ids)
     real = ids != ignore_index
-    target = one_hot(where(real, ids, 0).astype(np.int64), size=logits.shape[-1], dtype=logits.dtype)
+    target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
     target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     log_p = log_softmax(logits, axis=-1)
     loss = where(real, -sum_(where(target == 0, 0.0, target * log_p), axis=-1), 0.0)
     if reduction == "none":
         return loss
     return sum_(loss) if reduction == "sum" else sum_(loss) / _count(real, logits)
+
+
+def _as_int64(ids: Tensor) -> Tensor:
+    """Ids of any integer dtype in one that also holds a negative `ignore_index`."""
+    return ids if ids.dtype == np.int64 else ids.astype(np.int64)
 
 
 def _count(real: Tensor, like: Tensor) -> Tensor:

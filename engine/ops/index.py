@@ -50,14 +50,15 @@ def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:
     return np.moveaxis(out, 0, axis)
 
 
-scatter_add: Op = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size: take(h, ids, axis=axis), None, saves=(1,),
+scatter_add: Op = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size: take(h, ids, axis=axis), None,
+                 saves=(1,),
                  signature=None, canonical=_axis, domain=(Real(), Index("size")),
                  shape=lambda s, i, *, axis, size: _scattered(s, i, axis, size),
                  choices=lambda *s: {"axis": [0], "size": [4]},
                  samples=(((2,), (2,)), ((2, 3, 2), (2, 3)), ((2,), ()), ((0, 2), (0,))),
                  check=lambda g, ids, *, axis, size: check_ids(ids, size, "scatter_add"),
                  equation=("Y[ids] += X", "X̄ = Ȳ[ids]"),
-                 doc="Zeros of `size` along an axis, to which each slice of x is added at its id, by ascending position.")
+                 doc="Zeros of `size` along an axis, to which each slice of x is added at its id, in ascending order.")
 
 
 def _scattered(s: Shape, i: Shape, axis: int, size: int) -> Shape:

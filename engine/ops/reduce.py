@@ -94,7 +94,8 @@ cumsum: Op = op("cumsum", lambda x, *, axis=-1: np.cumsum(x, axis=axis),
 
 
 # --- compositions ---------------------------------------------------------------------------------
-REDUCTION: dict[str, Any] = {"signature": None, "shape": _reduced, "canonical": _axes, "choices": _choices, "result": "float"}
+REDUCTION: dict[str, Any] = {"signature": None, "shape": _reduced, "canonical": _axes, "choices": _choices,
+                             "result": "float"}
 
 
 @fused(**REDUCTION, equation=("Y = Σ X / n", "X̄ = Ȳ / n, repeated"))

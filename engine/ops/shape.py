@@ -154,7 +154,8 @@ def _widths(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     try:
         pairs = np.broadcast_to(given, (len(s), 2))
     except ValueError:
-        raise ShapeError(f"widths {params['widths']} are not a (before, after) pair for each of {len(s)} axes") from None
+        raise ShapeError(f"widths {params['widths']} are not a (before, after) pair for each of {len(s)} axes"
+                         ) from None
     if (pairs < 0).any():
         raise ShapeError(f"widths {params['widths']} must not be negative")
     return {"widths": tuple((int(a), int(b)) for a, b in pairs), "value": params["value"]}

@@ -1,9 +1,10 @@
 """Scaled dot-product attention of one head at a time (Vaswani et al. 2017, section 3.2.1), with its gradients.
 
-The weights of a head exist only as a block of `ROWS` queries in the cache, never as an array (..., T, S). All products are
-tiles of `matmul`, so each q · k, each sum over keys and each sum over queries is a chain in ascending order; denominators
-keep the order of `reduce`. A masked key has the weight 0 exactly, and adding 0 · v to a chain changes no bit as long as v
-is finite; heads with a NaN or an infinity take a slower path that leaves masked terms out (`_careful_product`).
+The weights of a head exist only as a block of `ROWS` queries in the cache, never as an array (..., T, S). All products
+are tiles of `matmul`, so each q · k, each sum over keys and each sum over queries is a chain in ascending order;
+denominators keep the order of `reduce`. A masked key has the weight 0 exactly, and adding 0 · v to a chain changes no
+bit as long as v is finite; heads with a NaN or an infinity take a slower path that leaves masked terms out
+(`_careful_product`).
 """
 
 import math
@@ -94,23 +95,33 @@ def _whole(n):
 
 
 @separate
-def _softmax_row(scores, ok, at, n, scale):
-    """Turn n scores into attention weights, in place: -> their log-sum-exp."""
-    x, seen = scores[at : at + n], ok[at : at + n]
-    for s in range(n):
-        x[s] = x[s] * scale if seen[s] else -math.inf
-    top = max_row(scores, at, n)
-    top = top if top - top == 0 else x.dtype.type(0)
-    for s in range(n):
-        e = exp(x[s] - top)
-        x[s] = e if seen[s] else 0
-    total = sum_row(scores, at, n)
-    if total == 0:
-        return x.dtype.type(-math.inf)
-    for s in range(n):
-        y = x[s] / total
-        x[s] = y if seen[s] else 0
-    return top + log(total)
+def _softmax_rows(scores, ok, rows, stride, n, scale, lse, totals):
+    """Turn rows of n scores into attention weights, in place, with their log-sum-exp.
+
+    Step by step for all rows, not row by row, so that the processor need not wait for one number.
+    """
+    for i in range(rows):
+        x, seen = scores[i * stride : i * stride + n], ok[i * stride : i * stride + n]
+        for s in range(n):
+            x[s] = x[s] * scale if seen[s] else -math.inf
+    for i in range(rows):
+        top = max_row(scores, i * stride, n)
+        lse[i] = top if top - top == 0 else scores.dtype.type(0)
+    for i in range(rows):
+        x, seen, top = scores[i * stride : i * stride + n], ok[i * stride : i * stride + n], lse[i]
+        for s in range(n):
+            e = exp(x[s] - top)
+            x[s] = e if seen[s] else 0
+    for i in range(rows):
+        totals[i] = sum_row(scores, i * stride, n)
+    for i in range(rows):
+        x, seen = scores[i * stride : i * stride + n], ok[i * stride : i * stride + n]
+        divisor = totals[i] if totals[i] != 0 else scores.dtype.type(1)
+        for s in range(n):
+            y = x[s] / divisor
+            x[s] = y if seen[s] else 0
+    for i in range(rows):
+        lse[i] = log(totals[i]) + lse[i]
 
 
 @separate
@@ -127,7 +138,7 @@ def _keep_row(factors, key, first, n, threshold, scale):
 
 
 @separate
-def _weights(q, t, rows, keys, mask, causal, n, stride, scale, scores, ok, lse, height, width):
+def _weights(q, t, rows, keys, mask, causal, n, stride, scale, scores, ok, lse, totals, height, width):
     """The attention weights of queries t .. t + rows - 1 in the rows of `scores`: -> how many keys are in reach."""
     reach = max(0, min(n, t + rows + n - q.shape[0])) if causal else n
     q_i, q_k = q.strides[0] // q.itemsize, q.strides[1] // q.itemsize
@@ -135,7 +146,7 @@ def _weights(q, t, rows, keys, mask, causal, n, stride, scale, scores, ok, lse, 
     for i in range(rows):
         limit = min(reach, t + i + 1 + n - q.shape[0]) if causal else reach
         _attended(ok, i * stride, mask, t + i, reach, limit)
-        lse[i] = _softmax_row(scores, ok, i * stride, _whole(reach), scale)
+    _softmax_rows(scores, ok, rows, stride, _whole(reach), scale, lse, totals)
     return reach
 
 
@@ -151,7 +162,7 @@ def _attention(lo, hi, q, k, v, mask, out, lse, causal, scale, key, threshold, k
     stride, wide = -(-n // width) * width, -(-values // width) * width
     scores, ok = np.empty(ROWS * stride, q.dtype), np.empty(ROWS * stride, np.uint8)
     packed_k, packed_v = np.empty(depth * stride, q.dtype), np.empty(n * wide, q.dtype)
-    factors = np.empty(stride + 2 * LANES, q.dtype)
+    factors, totals = np.empty(stride + 2 * LANES, q.dtype), np.empty(ROWS, q.dtype)
     for head in range(lo * group, min(hi * group, outer * inner)):
         o, h = head // inner, head % inner
         one_q, one_v = q[o, h], v[o, h]
@@ -159,7 +170,7 @@ def _attention(lo, hi, q, k, v, mask, out, lse, causal, scale, key, threshold, k
         keys, right, clean = _panels(k[o, h].T, packed_k, width), _panels(one_v, packed_v, width), _finite(one_v)
         for t in range(0, queries, ROWS):
             rows, first = min(ROWS, queries - t), head * queries + t
-            reach = _weights(one_q, t, rows, keys, seen, causal, n, stride, scale, scores, ok, lse[first:],
+            reach = _weights(one_q, t, rows, keys, seen, causal, n, stride, scale, scores, ok, lse[first:], totals,
                              height, width)  # fmt: skip
             if keep != 0 or threshold != 0:
                 for i in range(rows):
@@ -187,6 +198,7 @@ def _attention_vjp(
     stride, wide, deep = -(-n // width) * width, -(-values // width) * width, -(-depth // width) * width
     weights, slopes = np.empty(ROWS * stride, q.dtype), np.empty(ROWS * stride, q.dtype)
     ok, lse, factors = np.empty(ROWS * stride, np.uint8), np.empty(ROWS, q.dtype), np.ones(stride + 2 * LANES, q.dtype)
+    totals = np.empty(ROWS, q.dtype)
     packed_kt, packed_vt = np.empty(depth * stride, q.dtype), np.empty(values * stride, q.dtype)
     packed_k, packed_q = np.empty(n * deep, q.dtype), np.empty(queries * deep, q.dtype)
     packed_g = np.empty(queries * wide, q.dtype)
@@ -204,7 +216,7 @@ def _attention_vjp(
         dv[at_v : at_v + n * values] = 0
         for t in range(0, queries, ROWS):
             rows = min(ROWS, queries - t)
-            reach = _weights(one_q, t, rows, keys, seen, causal, n, stride, scale, weights, ok, lse,
+            reach = _weights(one_q, t, rows, keys, seen, causal, n, stride, scale, weights, ok, lse, totals,
                              height, width)  # fmt: skip
             _product(flat_g, t * g_i, g_i, g_k, values_t, 0, slopes, 0, stride, rows, values, reach,
                      height, width, True)  # fmt: skip

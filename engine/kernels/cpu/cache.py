@@ -1,9 +1,9 @@
 """Compiled kernels on disk: one checked file for each function and signature, in a private folder.
 
-Numba's own cache loads pickles without looking, fails where a file is damaged, a disk full or a home missing, and does not
-notice when a function in another file changes. Here the folder's name holds a hash of the sources of all kernels, every
-file begins with the sha256 of the rest, which is checked before anything is unpickled, and whatever goes wrong with the
-disk costs time, never a result: the kernel is compiled again, and one warning says why.
+Numba's own cache loads pickles without looking, fails where a file is damaged, a disk full or a home missing, and does
+not notice when a function in another file changes. Here the folder's name holds a hash of the sources of all kernels,
+every file begins with the sha256 of the rest, which is checked before anything is unpickled, and whatever goes wrong
+with the disk costs time, never a result: the kernel is compiled again, and one warning says why.
 """
 
 import functools

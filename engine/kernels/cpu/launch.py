@@ -48,7 +48,8 @@ def _read_ndarray(typ: ArrayArgument, obj: Any, c: Any) -> NativeValue:
     builder = c.builder
 
     def field(base: Any, offset: int, kind: Any) -> Any:
-        return builder.load(builder.bitcast(builder.gep(builder.bitcast(base, BYTES), [I64(offset)]), kind.as_pointer()))
+        place = builder.gep(builder.bitcast(base, BYTES), [I64(offset)])
+        return builder.load(builder.bitcast(place, kind.as_pointer()))
 
     array = cgutils.create_struct_proxy(typ.array)(c.context, builder)
     itemsize = c.context.get_abi_sizeof(c.context.get_data_type(typ.dtype))

@@ -2,8 +2,8 @@
 
 The structure is that of Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008). b is cut in
 panels as wide as a register tile, which are packed one behind the other unless they can be read where they are; blocks
-of c are computed in parallel, `DEPTH` steps of k at a time so that a panel stays in the first-level cache. The tiles of c
-go on from what is already there, so cutting k does not change the order of a sum. a is only broadcast, never read as
+of c are computed in parallel, `DEPTH` steps of k at a time so that a panel stays in the first-level cache. The tiles of
+c go on from what is already there, so cutting k does not change the order of a sum. a is only broadcast, never read as
 vectors: any strides will do, and copying it first was never faster.
 """
 
@@ -53,7 +53,7 @@ _tall_tiles, _low_tiles, _single_rows = _band(0), _band(1), _band(2)
 def multiply(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, height, fresh):
     """c = a b (fresh) or c += a b for one panel of b, n columns of which count.
 
-    Arrays are flat; _at: where the matrix begins, _i and _k: elements from row to row of c and along i and k of a and b.
+    Arrays are flat; _at: where the matrix begins; _i and _k: the elements from one i or k to the next.
     """
     i = _tall_tiles(0, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
     if height > 4:
@@ -124,7 +124,7 @@ def multiply_row(lo, hi, a, b, c):
 
 @kernel("T[:, :, :, :], T[:, :, :, :], T[::1], int, int, int, int, int")
 def multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
-    """c (outer, inner, M, N) = a b for two batch axes, of which a and b may have 1 each; a block is `group` products."""
+    """c (outer, inner, M, N) = a b for two batch axes (1 broadcasts); a block is `group` products."""
     (rows, depth), columns = a.shape[2:], b.shape[3]
     a_i, a_k, b_k = a.strides[2] // a.itemsize, a.strides[3] // a.itemsize, b.strides[2] // b.itemsize
     in_place = b.strides[3] == b.itemsize and columns % width == 0
@@ -148,10 +148,15 @@ def multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The matrix product a (..., M, K) b (..., K, N) -> (..., M, N); the leading axes broadcast as in NumPy.
 
-    Both have two axes or more and one dtype, float32 or float64 (others: NotImplemented), and any strides.
+    Both have one dtype, float32 or float64 (others: NotImplemented), and any strides. A vector on the left is a row, on
+    the right a column, and that axis is dropped from the result.
     """
     if a.dtype not in TILES or a.dtype != b.dtype:
         return NotImplemented
+    if a.ndim == 1:
+        return matmul(a[None, :], b)[..., 0, :] if b.ndim > 1 else matmul(a[None, :], b)[..., 0]
+    if b.ndim == 1:
+        return matmul(a, b[:, None])[..., 0]
     if a.ndim == 2 and b.ndim == 2:
         c = np.empty((a.shape[0], b.shape[1]), a.dtype)
         _product(a, b, c)
@@ -166,7 +171,7 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _as_rows(a: np.ndarray) -> np.ndarray | None:
     """(..., M, K) as (all rows, K) without a copy, or None if the leading axes do not follow one another in memory."""
     if a.flags.c_contiguous:
-        return a.reshape(-1, a.shape[-1])
+        return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
     step = a.strides[-2]
     for extent, stride, next_extent in zip(a.shape[-3::-1], a.strides[-3::-1], a.shape[-2:0:-1], strict=False):
         step *= next_extent

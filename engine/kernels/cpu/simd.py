@@ -79,7 +79,8 @@ def address(context: Any, builder: Any, array_type: Any, array: Any, start: Any,
         below = builder.icmp_signed("<", start, I64(0))
         above = builder.icmp_signed(">", builder.add(start, count), struct.nitems)
         known = builder.icmp_signed("!=", struct.nitems, I64(UNKNOWN))
-        with builder.if_then(builder.and_(known, builder.or_(below, above)), likely=False):
+        touched = builder.and_(known, builder.icmp_signed(">", count, I64(0)))
+        with builder.if_then(builder.and_(touched, builder.or_(below, above)), likely=False):
             context.call_conv.return_user_exc(builder, IndexError, ("a vector reaches beyond its array",))
     return builder.bitcast(builder.gep(struct.data, [start]), Vector(array_type.dtype).native.as_pointer())
 
@@ -144,13 +145,14 @@ def load(typingctx, array, start):
 
 @intrinsic
 def load_tail(typingctx, array, start, n):
-    """Elements start .. start + n - 1 of an array in the first lanes, zeros in the others; n ≥ 16 loads 16, n ≤ 0 none."""
+    """Elements start .. start + n - 1 of an array, then zeros; n ≥ 16 loads 16, n ≤ 0 none."""
     vector = Vector(array.dtype)
 
     def codegen(context, builder, sig, values):
         n = clipped(builder, values[2])
         pointer = address(context, builder, array, values[0], values[1], n)
-        operands = [pointer, I32(array.dtype.bitwidth // 8), first_lanes(builder, n), cgutils.get_null_value(vector.native)]
+        zeros = cgutils.get_null_value(vector.native)
+        operands = [pointer, I32(array.dtype.bitwidth // 8), first_lanes(builder, n), zeros]
         return call(builder, masked_name("load", vector), vector.native, operands)
 
     return vector(array, types.int64, types.int64), codegen

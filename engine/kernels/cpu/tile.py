@@ -7,8 +7,8 @@
 
 Every element is one chain acc = fma(a[i, k], b[k, j], acc) in the order of the calls, whatever the tile's shape. `_at`
 are element offsets from an array's first element and `_i` the distance between rows. Kind 0 is the tallest tile that
-fits the registers, kinds 1 and 2 have 4 rows and 1; all are as wide as `tile_shape` says for the processor. Rows of b are
-read in that width, c is read and written only in its first n columns.
+fits the registers, kinds 1 and 2 have 4 rows and 1; all are as wide as `tile_shape` says for the processor. Rows of b
+are read in that width, c is read and written only in its first n columns.
 """
 
 from typing import Any
