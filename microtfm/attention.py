@@ -11,6 +11,8 @@ from engine import Tensor
 from microtfm.layers import Linear
 from microtfm.module import Module
 
+PACKED = math.sqrt(0.5)                  # Xavier's limit for the three projections taken as one matrix (D, 3D)
+
 
 class MultiHeadAttention(Module):
     """H attentions side by side, each on its own K = D/H features of the projected queries, keys and values (§3.2.2).
@@ -20,9 +22,7 @@ class MultiHeadAttention(Module):
     """
 
     def __init__(self, d_model: int, heads: int, dropout: float = 0.0) -> None:
-        self.query = Linear(d_model, d_model)
-        self.key = Linear(d_model, d_model)
-        self.value = Linear(d_model, d_model)
+        self.query, self.key, self.value = (Linear(d_model, d_model, gain=PACKED) for _ in range(3))
         self.output = Linear(d_model, d_model)
         self._heads, self._dropout = heads, dropout
         self.seen: list[np.ndarray] | None = None      # a list here collects the weights of every call

@@ -11,10 +11,10 @@ from microtfm.module import Module, parameter
 
 
 class Linear(Module):
-    """y = x W + b, with W (inputs, outputs) initialised uniformly after Glorot & Bengio 2010 ("Xavier")."""
+    """y = x W + b, W (inputs, outputs) initialised uniformly after Glorot & Bengio 2010 ("Xavier"), times a gain."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        limit = math.sqrt(6 / (inputs + outputs))
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0) -> None:
+        limit = gain * math.sqrt(6 / (inputs + outputs))
         self.weight = parameter(engine.random.uniform((inputs, outputs), -limit, limit))
         self.bias = parameter(engine.zeros((outputs,))) if bias else None
 

@@ -143,8 +143,8 @@ class Transformer(Module):
 
     def __init__(self, settings: ModelSettings, source_size: int, target_size: int) -> None:
         if settings.tie == "all" and source_size != target_size:
-            raise UserError(f"tie = 'all' needs one vocabulary for both sides, but the source has {source_size} entries "
-                            f"and the target {target_size}. Use tie = 'output', or joint subwords.")
+            raise UserError(f"tie = 'all' needs one vocabulary for both sides, but the source has {source_size} "
+                            f"entries and the target {target_size}. Use tie = 'output', or joint subwords.")
         self.name = "transformer"
         self.settings = settings
         d = settings.d_model

@@ -1,0 +1,121 @@
+"""The command line of `microtfm bench`. Everything heavy is imported where it is needed."""
+from __future__ import annotations
+
+import json as encoder
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from microtfm.bench.sizes import SIZES, Name
+from microtfm.errors import UserError
+
+app = App(name="bench", help="How fast it is, beside NumPy, PyTorch and JAX, and where the time goes.")
+SizeName = Annotated[Name, Parameter(help="Model and batch.")]
+Peers = Annotated[list[str] | None, Parameter(name="--peer", negative=(),
+                                              help="Run this one too, in turns: torch or jax. May be repeated.")]
+Torch = Annotated[list[str] | None, Parameter(name="--peer", negative=(), help="Run this one too, in turns: torch.")]
+Threads = Annotated[int | None, Parameter(help="Processor threads of every side. [default: all]")]
+Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard output, all else on standard error.")]
+Seconds = Annotated[float, Parameter(help="Measure for about so long on each side.")]
+
+
+@app.command
+def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None, seconds: Seconds = 5.0,
+         steps: Annotated[int | None, Parameter(help="Measure so many steps on each side instead.")] = None,
+         profile: Annotated[bool, Parameter(negative=(), help="Show where our time goes, op by op.")] = False,
+         json: Json = False) -> int:
+    """One training step: forward, loss, backward, clipping, Adam; dropout on.
+
+    A peer runs the same step in a process of its own, in turns with ours. Where `times ours` is 2, it takes twice our
+    time: the median of the ratios of turns that followed each other.
+    """
+    from microtfm.bench import report
+    from microtfm.bench import step as training
+
+    tell, n = report.teller(), _threads(threads)
+    answer = training.measure(SIZES[size], _unique(peer), n, *_amount(seconds, steps), tell)
+    if profile:
+        training.add_profile(answer, SIZES[size], n, tell)
+    return _show(answer, json, report.of_step)
+
+
+@app.command
+def kernels(*, size: Annotated[list[Name] | None, Parameter(
+                negative=(), help="Over this model's shapes; may be repeated. [default: tiny and small]")] = None,
+            only: Annotated[list[str] | None, Parameter(
+                negative=(), help="Only this kernel, or group of kernels; may be repeated.")] = None,
+            peer: Torch = None, threads: Threads = None,
+            seconds: Annotated[float, Parameter(help="Measure each case for so long on each side.")] = 0.05,
+            json: Json = False) -> int:
+    """Each kernel beside NumPy, and beside what arithmetic or memory alone would take on this machine."""
+    from microtfm.bench import kernels, report
+
+    sizes = [SIZES[name] for name in _unique(size) or ["tiny", "small"]]
+    answer = kernels.measure(kernels.cases(sizes, _unique(only)), _unique(peer), _threads(threads),
+                             _amount(seconds, None)[0], report.teller())
+    return _show(answer, json, report.of_kernels)
+
+
+@app.command
+def decode(*, size: SizeName = "tiny",
+           sentences: Annotated[list[int] | None, Parameter(
+               negative=(), help="Translate so many at once; may be repeated. [default: 1 and the size's]")] = None,
+           length: Annotated[int | None, Parameter(
+               help="Tokens of each sentence and of its translation. [default: the size's]")] = None,
+           beam: Annotated[int, Parameter(help="Also measure beam search of this width, without a peer.")] = 1,
+           peer: Torch = None, threads: Threads = None, seconds: Seconds = 3.0, json: Json = False) -> int:
+    """Greedy translation with the key/value cache, every sentence to its full length."""
+    from microtfm.bench import decoding, report
+
+    for flag, number in [("length", length), ("beam", beam), *(("sentences", n) for n in sentences or [])]:
+        if number is not None and number < 1:
+            raise UserError(f"--{flag} {number} must be 1 or more.")
+    chosen = SIZES[size].changed(length=length or SIZES[size].length)
+    answer = decoding.measure(chosen, sentences or [1, chosen.batch], beam, _unique(peer), _threads(threads),
+                              _amount(seconds, None)[0], report.teller())
+    return _show(answer, json, report.of_decode)
+
+
+@app.command
+def scaling(*, size: Annotated[Name, Parameter(help="The model and batch to start from.")] = "toy",
+            threads: Threads = None,
+            seconds: Annotated[float, Parameter(help="Measure each point for about so long.")] = 1.0,
+            json: Json = False) -> int:
+    """How the time of a step grows with length, batch, depth and vocabulary, beside how its matrix products grow."""
+    from microtfm.bench import report, scaling
+
+    answer = scaling.measure(SIZES[size], _threads(threads), _amount(seconds, None)[0], report.teller())
+    return _show(answer, json, report.of_scaling)
+
+
+def _amount(seconds: float, steps: int | None) -> tuple[float, int | None]:
+    if not 0 <= seconds < 1e6:
+        raise UserError(f"--seconds {seconds} must be 0 or more.")
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps {steps} must be 1 or more.")
+    return seconds, steps
+
+
+def _unique(names: Sequence[str] | None) -> list[str]:
+    return list(dict.fromkeys(names or []))
+
+
+def _threads(threads: int | None) -> int:
+    from microtfm.bench.sides import default_threads
+
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads} must be 1 or more.")
+    return threads or default_threads()
+
+
+def _show(answer: dict[str, Any], as_json: bool, tables: Callable[[dict[str, Any]], list[Any]]) -> int:
+    if as_json:
+        print(encoder.dumps(answer, ensure_ascii=False, indent=2))
+        return 0
+    from microtfm.bench import report
+
+    console = report.console()
+    for table in tables(answer):
+        console.print(table)
+    return 0

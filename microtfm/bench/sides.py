@@ -1,0 +1,142 @@
+"""The parent's end of the processes that are compared: starting them, asking them, and letting them take turns."""
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+from microtfm.errors import UserError
+
+PEERS = {"torch": "PyTorch", "jax": "JAX"}
+THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from microtfm.bench.worker import main; main()"
+SETTLING = 0.02                          # seconds between turns: idle threads of the last one stop spinning
+
+
+def default_threads() -> int:
+    """The threads that a command uses unless told otherwise: NUMBA_NUM_THREADS, else the processors it may run on."""
+    given = os.environ.get("NUMBA_NUM_THREADS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_peers(names: list[str]) -> None:
+    """UserError where a peer cannot run, before anything is started."""
+    for name in names:
+        if name not in PEERS:
+            raise UserError(f"--peer {name}: there is no such peer. There are: {', '.join(PEERS)}.")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--peer {name}: {PEERS[name]} is not installed here. Install it (pip install {name}), or "
+                            f"leave --peer {name} out.")
+
+
+class Side:
+    """One of the processes: `call("run", 5)` calls the method `run` of the object that was made there."""
+
+    def __init__(self, name: str, make: str, arguments: Mapping[str, Any], threads: int) -> None:
+        """make: "module:class", made with the arguments, which must be plain values. Nothing runs before `start`."""
+        self.name, self._make, self._arguments, self._threads = name, make, dict(arguments), threads
+        self._process: subprocess.Popen[str] | None = None
+        self._log: Any = None
+        self.started = 0.0
+
+    def start(self) -> Self:
+        """Start the process and make the object."""
+        command = [sys.executable, "-c", START, json.dumps(sys.path)]
+        environment = {**os.environ, **dict.fromkeys(THREADS, str(self._threads))}
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")    # noqa: SIM115 (see `close`)
+        self.started = time.time()
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+                                         text=True, encoding="utf-8", env=environment)
+        try:
+            self._ask({"make": self._make, "arguments": self._arguments})
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What the method returns. UserError where it fails or the process dies."""
+        return self._ask({"call": method, "arguments": arguments})
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None, "start() comes first"
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise UserError(f"The process of {self.name} ended with status {process.wait()}. Its last words: "
+                            f"{self._last_words()}")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise UserError(f"{self.name} failed: {reply['error']}")
+        return reply["answer"]
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        return " ".join(self._log.read()[-500:].split()) or "none"
+
+    def close(self) -> None:
+        """End the process. May be called twice."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+            self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+Turn = list[float]                       # milliseconds of each step of one turn
+
+
+def take_turns(runs: Mapping[str, Callable[[], Turn]], seconds: float, least: int,
+               settling: float = SETTLING, most: int | None = None) -> dict[str, list[Turn]]:
+    """Rounds in which each side has one turn, in the order given, until the first has been busy for `seconds`.
+
+    There are at least `least` rounds and at most `most`, with `settling` seconds of rest before each turn.
+    """
+    turns: dict[str, list[Turn]] = {name: [] for name in runs}
+    busy, rounds = 0.0, 0
+    while rounds < least or busy < seconds:
+        if rounds == most:
+            break
+        for i, (name, run) in enumerate(runs.items()):
+            time.sleep(settling)
+            turns[name].append(run())
+            busy += sum(turns[name][-1]) / 1000 if i == 0 else 0.0
+        rounds += 1
+    return turns
+
+
+def steps_a_turn(step_ms: float, turn_seconds: float = 0.3) -> int:
+    """How many steps fill a turn."""
+    return max(1, min(100, round(turn_seconds * 1000 / max(step_ms, 1e-3))))
+
+
+def ratio(ours: list[Turn], theirs: list[Turn]) -> float:
+    """The median over all rounds of their median divided by ours: above 1 where we are faster."""
+    return median(median(b) / median(a) for a, b in zip(ours, theirs, strict=True))
+
+
+def flat(turns: list[Turn]) -> Turn:
+    """The steps of all turns."""
+    return [ms for turn in turns for ms in turn]

@@ -1,0 +1,98 @@
+"""`bench step`: one training step, in turns with the same step of PyTorch and JAX."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import repeat
+from statistics import median
+from typing import Any
+
+from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, steps_a_turn, take_turns
+from microtfm.bench.sizes import Size
+
+MAKERS = {"ours": "microtfm.bench.ours:OurStep", "torch": "microtfm.bench.peer_torch:TorchStep",
+          "jax": "microtfm.bench.peer_jax:JaxStep"}
+LEAST = 5                                # rounds, unless told how many steps
+Tell = Callable[[str], None]
+
+
+def measure(size: Size, peers: list[str], threads: int, seconds: float, steps: int | None,
+            tell: Tell) -> dict[str, Any]:
+    """The answer of `bench step`. tell: hears what goes on."""
+    check_peers(peers)
+    with ExitStack() as stack:
+        limits = stack.enter_context(Side("limits", "microtfm.bench.limits:Limits", {}, threads).start())
+        sides, facts = {}, {}
+        for name in ("ours", *peers):
+            tell(f"{name}: warming up")
+            side = sides[name] = stack.enter_context(Side(name, MAKERS[name], size.plain(), threads).start())
+            facts[name] = side.call("warm_up", side.started)
+            check_count(name, facts[name]["params"], size)
+        tell(f"taking turns: {', '.join(sides)}")
+        peaks: list[float] = []
+
+        def limit() -> Turn:
+            peaks.append(limits.call("gflops"))
+            return [size.products() / peaks[-1] / 1e6]
+
+        a_turn = {name: steps_a_turn(facts[name]["step_ms"]) for name in sides}
+        runs = {name: _run(side, repeat(a_turn[name])) for name, side in sides.items()}
+        most = None
+        if steps is not None:
+            shares = portions(steps, a_turn["ours"])
+            runs, most = {name: _run(side, iter(shares)) for name, side in sides.items()}, len(shares)
+        turns = take_turns({**runs, "limit": limit}, seconds, most or LEAST, most=most)
+        memory = {name: side.call("peak_mb") for name, side in sides.items()}
+    each = {name: {**_summary(turns[name], size), "compile_s": round(facts[name]["compile_s"], 2),
+                   "ready_s": round(facts[name]["ready_s"], 2), "peak_mb": _rounded(memory[name])} for name in sides}
+    mine = each.pop("ours")
+    return {
+        "size": size.name, "threads": threads, **mine, "params": facts["ours"]["params"],
+        "gflop": round(size.products() / 1e9, 3),
+        "limit": {"gflops": round(median(peaks), 1), "step_ms": round(median(flat(turns["limit"])), 3),
+                  "share": round(1 / ratio(turns["limit"], turns["ours"]), 3)},
+        "peers": {name: {**each[name], "ratio": round(ratio(turns["ours"], turns[name]), 3)} for name in peers},
+    }
+
+
+def check_count(name: str, count: int, size: Size) -> None:
+    """Whoever learns other numbers does other work: every side must have exactly the parameters of the size."""
+    if count != size.parameters():
+        raise RuntimeError(f"{name} has {count:,} parameters, but a model of size {size.name} has "
+                           f"{size.parameters():,}: the steps cannot be compared")
+
+
+def portions(steps: int, a_turn: int) -> list[int]:
+    """Exactly so many steps, in turns of about equal length: at most `a_turn` each, and several where there can be."""
+    rounds = max(min(steps, LEAST), -(-steps // a_turn))
+    return [steps * (i + 1) // rounds - steps * i // rounds for i in range(rounds)]
+
+
+def _run(side: Side, steps: Iterator[int]) -> Callable[[], Turn]:
+    return lambda: side.call("run", next(steps))
+
+
+def _summary(turns: list[Turn], size: Size) -> dict[str, Any]:
+    """tokens_per_s counts the tokens of both sides, as training does."""
+    taken = flat(turns)
+    return {"step_ms": round(median(taken), 3), "min_ms": round(min(taken), 3), "steps": len(taken),
+            "rounds": len(turns), "tokens_per_s": round(2 * size.batch * size.length / median(taken) * 1000, 1)}
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
+
+
+def add_profile(answer: dict[str, Any], size: Size, threads: int, tell: Tell) -> None:
+    """Add where the time of our step goes, op by op, and the limits that it is held against."""
+    tell("profile: warming up")
+    with ExitStack() as stack:
+        limits = stack.enter_context(Side("limits", "microtfm.bench.limits:Limits", {}, threads).start())
+        side = Side("ours", "microtfm.bench.profiling:Profile", size.plain(), threads)
+        ours = stack.enter_context(side.start())
+        step_ms = ours.call("warm_up", ours.started)["step_ms"]
+        gflops, copying = limits.call("gflops"), limits.call("bandwidths")
+        tell("profile: watching")
+        answer["profile"] = ours.call("profile", max(3, steps_a_turn(step_ms, 1.0)), gflops, copying)
+    answer["profile"]["limit"] = {"gflops": round(gflops, 1), "copy_gb_s": {touched: round(rate, 1)
+                                                                             for touched, rate in copying.items()}}

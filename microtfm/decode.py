@@ -1,0 +1,159 @@
+"""From the model's probabilities to a translation: greedy and beam search.
+
+The tokens of a sentence are a function of the model and that sentence alone: the same with the key/value cache on or
+off, in any batch and in any order.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import engine
+from microtfm.tokens import BOS, EOS, PAD
+from microtfm.transformer import Cache, Transformer
+
+NEVER = [PAD, BOS]                       # ids that no translation contains
+Ids = list[int]
+
+
+def limits(source: np.ndarray, max_length: int | None = None) -> np.ndarray:
+    """The longest translation of each row of source ids (B, S): twice its tokens and 20 more, or `max_length`."""
+    if max_length is not None:
+        return np.full(len(source), max_length)
+    return 2 * (source != PAD).sum(axis=1) + 20                                                    # (B,)
+
+
+class _Steps:
+    """The model one token at a time, for rows that come and go."""
+
+    def __init__(self, model: Transformer, source: np.ndarray, cache: bool) -> None:
+        self.model, self.kept, self.stepping = model, model.start(source), cache
+        self.prefix = np.empty((len(source), 0), np.int64)                                         # (B, t)
+
+    def __call__(self, ids: np.ndarray) -> engine.Tensor:
+        """Log-probabilities (B, V) of the token after `ids` (B,)."""
+        self.prefix = np.concatenate([self.prefix, ids[:, None]], axis=1)
+        if self.stepping:
+            logits = self.model.step(ids, self.kept)
+        else:
+            logits = self.model.decode(self.prefix, Cache(self.kept.memories, self.kept.mask))[:, -1]
+        return engine.log_softmax(logits, axis=-1)                                                 # (B, V)
+
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with these rows, each as often as it stands here."""
+        self.kept.select(rows)
+        self.prefix = self.prefix[rows]
+
+
+def greedy(model: Transformer, source: np.ndarray, max_length: int | None = None, cache: bool = True) -> list[Ids]:
+    """The most probable token after each token, up to <eos>: one list of ids a row of `source` (B, S).
+
+    <bos> and <eos> are left out. `source` has <eos> at the end of each row, then padding (`data.pad_sources`).
+    """
+    with engine.no_grad():
+        steps = _Steps(model, source, cache)
+        limit = limits(source, max_length)
+        out: list[Ids] = [[] for _ in source]
+        rows = np.arange(len(source))                     # row of the batch -> row of the source
+        ids = np.full(len(source), BOS)
+        while len(rows):
+            scores = steps(ids).numpy()
+            scores[:, NEVER] = -np.inf
+            ids = scores.argmax(axis=1)
+            for row, token in zip(rows, ids, strict=True):
+                if token != EOS:
+                    out[row].append(int(token))
+            alive = np.flatnonzero((ids != EOS) & (np.array([len(out[row]) for row in rows]) < limit[rows]))
+            if len(alive) < len(rows):
+                rows, ids = rows[alive], ids[alive]
+                if len(rows):
+                    steps.select(alive)
+    return out
+
+
+@dataclass
+class _Search:
+    """The beam of one sentence."""
+
+    beam: int
+    length_penalty: float
+    limit: int
+    live: list[tuple[float, Ids]] = field(default_factory=lambda: [(0.0, [])])
+    finished: list[tuple[float, Ids]] = field(default_factory=list)
+
+    def advance(self, scores: np.ndarray) -> np.ndarray:
+        """Take up the next log-probabilities, (live, V). Returns which live rows the new live hypotheses come from.
+
+        Of the 2k best continuations, those that end are finished if they are among the k best; the first k that do
+        not end stay live. The search is over when no live hypothesis, ended now, would beat the k finished ones.
+        """
+        totals = np.array([score for score, _ in self.live])[:, None] + scores                     # (live, V)
+        flat = totals.reshape(-1)
+        wanted = min(2 * self.beam, len(flat))
+        worst = np.partition(flat, len(flat) - wanted)[len(flat) - wanted]
+        best = np.flatnonzero(flat >= worst)              # equals are taken in order, so that none depends on a sort
+        best = best[np.argsort(-flat[best], kind="stable")][:wanted]
+        live: list[tuple[float, Ids]] = []
+        parents: list[int] = []
+        for rank, i in enumerate(best):
+            row, token = divmod(int(i), scores.shape[1])
+            total, ids = float(flat[i]), self.live[row][1]
+            if total == -np.inf:
+                break
+            if token == EOS:
+                if rank < self.beam:
+                    self.finished.append((self._value(total, len(ids) + 1), ids))
+            elif len(live) < self.beam:
+                live.append((total, [*ids, token]))
+                parents.append(row)
+        self.live = live
+        self.finished = sorted(self.finished, key=lambda hypothesis: -hypothesis[0])[:self.beam]
+        return np.array([] if self._over() else parents, np.int64)
+
+    def _value(self, total: float, length: int) -> float:
+        return total / length ** self.length_penalty
+
+    def _over(self) -> bool:
+        if not self.live or len(self.live[0][1]) >= self.limit:
+            return True
+        if len(self.finished) < self.beam:
+            return False
+        return self._value(self.live[0][0], len(self.live[0][1])) <= self.finished[-1][0]
+
+    def best(self) -> Ids:
+        """The hypothesis of the highest value; one cut off at the limit counts as it stands."""
+        cut = [(self._value(total, len(ids)), ids) for total, ids in self.live if len(ids) >= self.limit]
+        return max([*self.finished, *cut], key=lambda hypothesis: hypothesis[0])[1]
+
+
+def beam(model: Transformer, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0,
+         max_length: int | None = None, cache: bool = True) -> list[Ids]:
+    """Beam search: the hypothesis with the highest log-probability / length^length_penalty, length with <eos>.
+
+    One list of ids a row of `source` (B, S). A penalty of 0 compares plain probabilities and so prefers short
+    translations, 1 compares averages over tokens. (Wu et al. 2016, §7, divide by ((5 + length) / 6)^A; this simpler
+    form is that of Marian and Hugging Face.) A beam of 1 is greedy search.
+    """
+    with engine.no_grad():
+        steps = _Steps(model, source, cache)
+        limit = limits(source, max_length)
+        searches = [_Search(beam, length_penalty, int(n)) for n in limit]
+        going = list(searches)                            # each owns the next len(live) rows of the batch
+        ids = np.full(len(source), BOS)
+        while going:
+            scores = steps(ids).numpy().astype(np.float64)
+            scores[:, NEVER] = -np.inf
+            rows, tokens, still, begin = [], [], [], 0
+            for search in going:
+                end = begin + len(search.live)
+                parents = search.advance(scores[begin:end])
+                if len(parents):
+                    still.append(search)
+                    rows += list(begin + parents)
+                    tokens += [hypothesis[-1] for _, hypothesis in search.live]
+                begin = end
+            going, ids = still, np.array(tokens, np.int64)
+            if going:
+                steps.select(np.array(rows, np.int64))
+    return [search.best() for search in searches]

@@ -1,0 +1,67 @@
+"""metrics.jsonl: what happened, one JSON object a line, each flushed as it is written."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from microtfm import atomic
+from microtfm.errors import UserError
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of the file; a last line that was cut off is left out. No file: no lines."""
+    try:
+        rows = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    lines = []
+    for number, row in enumerate(rows, 1):
+        try:
+            line = json.loads(row) if row.strip() else None
+        except ValueError:
+            if number >= len(rows) - 1:
+                break
+            raise UserError(f"{path}, line {number}: not a JSON object. Delete the line, or the file.") from None
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def keep_until(path: Path, step: int, validated: int) -> list[dict[str, Any]]:
+    """Drop lines past a checkpoint: later steps, and a validation that it does not know. Returns the other lines."""
+    lines = [line for line in read(path)
+             if line.get("step", 0) <= step and not ("valid_loss" in line and line.get("step", 0) > validated)]
+    atomic.write(path, [_row(line).encode() for line in lines])
+    return lines
+
+
+class Metrics:
+    """The file, open for more lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by `close`)
+
+    def write(self, **line: Any) -> dict[str, Any]:
+        """Append one line."""
+        try:
+            self._file.write(_row(line))
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self._path} could not be written: {error.strerror or error}. Make room, then go on "
+                            f"with: microtfm resume {self._path.parent}") from None
+        return line
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            self._file.close()
+        except OSError:                  # what could not be written has been said by `write`
+            return
+
+
+def _row(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"

@@ -1,0 +1,207 @@
+"""A run folder: everything that one training makes and needs.
+
+config.toml            the resolved settings
+tokenizer.json         or tokenizer.source.json and tokenizer.target.json
+held-out.tsv           the validation text, where it was held out of the training text
+train.tsv valid.tsv    the texts, where the command made them itself (demo); exam.tsv what its score is over
+model.safetensors      the best model so far
+last/state.safetensors all that `resume` needs, in one file, so that it is always of one moment
+metrics.jsonl          a line at least every ten steps
+*.png, *.svg           pictures
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+
+from microtfm import atomic, checkpoint, tokens
+from microtfm.errors import UserError
+from microtfm.settings import ModelSettings, Settings, read_table
+from microtfm.tokens import Tokenizer
+from microtfm.transformer import Transformer
+
+VERSION = 1                              # of the folder's layout
+OWN = ("config.toml", "tokenizer.json", "tokenizer.source.json", "tokenizer.target.json", "held-out.tsv",
+       "train.tsv", "valid.tsv", "exam.tsv", "model.safetensors", "last/state.safetensors", "metrics.jsonl",
+       "curves.png", "attention.svg")
+ANY = ("dropout", "inner_dropout")       # model settings that may change between a checkpoint and its use
+
+
+class RunFolder:
+    """The paths of a run, and how its parts are read and written."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path, self.settings = path, settings
+        self.config, self.metrics = path / "config.toml", path / "metrics.jsonl"
+        self.model, self.state = path / "model.safetensors", path / "last" / "state.safetensors"
+        self.held_out, self.curves = path / "held-out.tsv", path / "curves.png"
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """An existing run folder. UserError for anything else."""
+        if not path.is_dir():
+            what = "is a file, not a run folder" if path.exists() else "does not exist"
+            raise UserError(f"{path} {what}. Give the folder that microtfm demo or microtfm train made, for example "
+                            f"runs/demo.")
+        if not (path / "config.toml").is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.toml. Give the folder that microtfm demo or "
+                            f"microtfm train made.")
+        table = read_table(path / "config.toml")
+        version = table.pop("format_version", None)
+        if version != VERSION:
+            raise UserError(f"{path / 'config.toml'} has format_version {version!r}; this microtfm reads {VERSION}. "
+                            f"Use the version of microtfm that made the run.")
+        return cls(path, _moved(Settings.from_dict(table, str(path / "config.toml")), path))
+
+    def create(self, source: Tokenizer, target: Tokenizer, texts: dict[str, list[tuple[str, str]]]) -> None:
+        """Make the folder anew, with tokenizers and sentence pairs by file name; `write_config` makes it a run.
+
+        UserError where `check_free` says that it may not be.
+        """
+        check_free(self.path, self.settings.force)
+        try:
+            self.state.parent.mkdir(parents=True, exist_ok=True)
+            for name in OWN:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"The run folder {self.path} cannot be made: {error.strerror or error}.") from None
+        if source is target:
+            atomic.write(self.path / "tokenizer.json", [source.to_bytes()])
+        else:
+            atomic.write(self.path / "tokenizer.source.json", [source.to_bytes()])
+            atomic.write(self.path / "tokenizer.target.json", [target.to_bytes()])
+        for name, pairs in texts.items():
+            atomic.write(self.path / name, ["".join(f"{a}\t{b}\n" for a, b in pairs).encode()])
+
+    def discard(self) -> None:
+        """Remove what `create` made, where the run could not begin."""
+        with contextlib.suppress(OSError):
+            for name in OWN:
+                (self.path / name).unlink(missing_ok=True)
+            self.state.parent.rmdir()
+            self.path.rmdir()            # stays where something else is in it
+
+    def write_config(self) -> None:
+        """Write the settings: from now on the folder is a run."""
+        table = {"format_version": VERSION, **self.settings.to_dict()}
+        atomic.write(self.config, [tomli_w.dumps(table).encode()])
+
+    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
+        """The source and the target tokenizer: one and the same where the vocabulary is joint."""
+        joint = self.path / "tokenizer.json"
+        if joint.exists() or not (self.path / "tokenizer.source.json").exists():
+            one = tokens.load(joint)
+            return one, one
+        return tokens.load(self.path / "tokenizer.source.json"), tokens.load(self.path / "tokenizer.target.json")
+
+    def load_model(self) -> Transformer:
+        """The best model, in eval mode."""
+        if not self.model.exists():
+            raise UserError(f"{self.path} has no model yet: training stopped before its first validation. Go on with: "
+                            f"microtfm resume {self.path}")
+        found = checkpoint.load(self.model)
+        source, target = self.tokenizers()
+        model = new_model(self.settings.model, source, target)
+        check_model(self.model, found.facts, identity(self.settings.model, source, target))
+        checkpoint.fit(found.arrays, model.state_dict(), self.model)
+        model.load_state_dict(found.arrays)
+        model.eval()
+        return model
+
+
+def _moved(settings: Settings, path: Path) -> Settings:
+    """The settings with paths that hold even if the run folder, and texts inside it, were moved."""
+    before, now = settings.out, path.absolute()
+    if before is None or before == now:
+        return dataclasses.replace(settings, out=now)
+
+    def rebased(text: Path | None) -> Path | None:
+        return now / text.relative_to(before) if text is not None and text.is_relative_to(before) else text
+
+    return dataclasses.replace(settings, out=now, src=rebased(settings.src), tgt=rebased(settings.tgt),
+                               valid_src=rebased(settings.valid_src), valid_tgt=rebased(settings.valid_tgt))
+
+
+def new_model(settings: ModelSettings, source: Tokenizer, target: Tokenizer) -> Transformer:
+    """A model whose weights are about to be loaded: the seed's sequence of random numbers stays as it was."""
+    from engine import random
+
+    state = random.get_state()
+    try:
+        return Transformer(settings, len(source), len(target))
+    finally:
+        random.set_state(state)
+
+
+def identity(model: ModelSettings, source: Tokenizer, target: Tokenizer) -> dict[str, Any]:
+    """What decides whether a checkpoint's numbers mean the same in a model: its architecture and its vocabularies."""
+    digest = hashlib.sha256(source.to_bytes())
+    digest.update(target.to_bytes())
+    shape = {name: value for name, value in dataclasses.asdict(model).items() if name not in ANY}
+    return {"model": {**shape, "final_norm": model.ends_with_norm}, "vocabulary": digest.hexdigest()}
+
+
+def check_model(where: Path, facts: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """UserError unless a checkpoint's facts agree with what its run folder describes."""
+    found = facts.get("model")
+    if not isinstance(found, dict):
+        raise UserError(f"{where} is not a checkpoint of a translation model.")
+    differ = [f"{name} is {found.get(name)!r} there and {value!r} in config.toml"
+              for name, value in wanted["model"].items() if found.get(name) != value]
+    if differ:
+        raise UserError(f"{where} belongs to another model: {', '.join(differ)}. Put back the one that fits.")
+    if facts.get("vocabulary") != wanted["vocabulary"]:
+        raise UserError(f"{where} was trained with another vocabulary than the tokenizer beside it, so its numbers "
+                        f"would mean other words. Put back the tokenizer file or the checkpoint of this run.")
+
+
+def check_free(path: Path, force: bool) -> None:
+    """UserError where a new run may not be written to `path`."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and a run needs a folder. Choose another --out.")
+    if (path / "config.toml").exists():
+        if not force:
+            raise UserError(f"{path} already holds a run. Go on with it: microtfm resume {path}. Or choose another "
+                            f"--out, or pass --force to replace it.")
+    elif path.is_dir() and any(_foreign(entry.name) for entry in _entries(path)):
+        raise UserError(f"{path} is a folder with other things in it. Choose an empty or a new folder as --out.")
+    _check_writable(path)
+
+
+def _foreign(name: str) -> bool:
+    """Whether a file is of no run: what a run that was killed while it began has left is no hindrance."""
+    return not name.startswith(".") and name not in {own.partition("/")[0] for own in OWN}
+
+
+def _entries(path: Path) -> list[Path]:
+    try:
+        return list(path.iterdir())
+    except OSError as error:
+        raise UserError(f"The folder {path} cannot be read: {error.strerror or error}.") from None
+
+
+def _check_writable(path: Path) -> None:
+    """Try to make a folder where the run will be, and leave nothing behind."""
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    probe = existing / f".microtfm-{id(path)}"
+    try:
+        probe.mkdir()
+    except OSError as error:
+        raise UserError(f"The run folder {path} cannot be made: {error.strerror or error} ({existing}). Choose another "
+                        f"--out.") from None
+    with contextlib.suppress(OSError):
+        probe.rmdir()
+
+
+def free_folder(wanted: Path) -> Path:
+    """The first of wanted, wanted-2, wanted-3, ... that does not exist."""
+    path, n = wanted, 1
+    while path.exists():
+        n += 1
+        path = wanted.with_name(f"{wanted.name}-{n}")
+    return path

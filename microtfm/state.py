@@ -1,0 +1,80 @@
+"""Where training stands: everything that the next update depends on, in one checkpoint."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from engine import random
+from microtfm import checkpoint
+from microtfm.errors import UserError
+from microtfm.optim import Optimiser
+from microtfm.run_folder import check_model
+from microtfm.transformer import Transformer
+
+
+@dataclass
+class Progress:
+    """Counters of a run. Plain numbers, so that they are stored exactly."""
+
+    step: int = 0                        # updates done
+    epoch: int = 0
+    index: int = 0                       # batches of this epoch already used
+    validated: int = 0                   # the last step that was validated
+    waited: int = 0                      # validations since the last one that was better
+    loss_sum: float = 0.0                # since the last line of metrics.jsonl
+    loss_tokens: int = 0
+    best: dict[str, Any] = field(default_factory=dict)             # metrics of the best validation
+    lowest: float = float("inf")         # the lowest validation loss
+
+    def to_facts(self) -> dict[str, Any]:
+        facts = dataclasses.asdict(self)
+        facts["lowest"] = self.lowest if self.lowest < float("inf") else None
+        return facts
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Self:
+        return cls(**{**facts, "lowest": float("inf") if facts["lowest"] is None else facts["lowest"]})
+
+
+def save(path: Path, model: Transformer, optimiser: Optimiser, progress: Progress, identity: dict[str, Any]) -> None:
+    """Write the state, whole or not at all."""
+    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
+    arrays |= {f"optimizer.{name}": array for name, array in optimiser.state_dict().items()}
+    checkpoint.save(path, arrays, {**identity, "kind": "state", "progress": progress.to_facts(),
+                                   "random": random.get_state(), "optimizer": type(optimiser).__name__})
+
+
+def load(path: Path, model: Transformer, optimiser: Optimiser, identity: dict[str, Any]) -> Progress:
+    """Take up a saved state: model, optimiser, random numbers; returns the counters.
+
+    Raises UserError, before anything is changed, where the state belongs to another model, vocabulary or training text.
+    """
+    found = checkpoint.load(path)
+    check_model(path, found.facts, identity)
+    if found.facts.get("data") != identity["data"]:
+        run = path.parent.parent
+        raise UserError(f"The training text, or a setting that decides what is read of it, is not what it was when "
+                        f"{run} began, so the run cannot go on as if nothing had happened. Put it back, or start from "
+                        f"the trained model: microtfm train --init {run}.")
+    if found.facts.get("optimizer") != type(optimiser).__name__:
+        raise UserError(f"{path} was written by the optimiser {found.facts.get('optimizer')}, and the settings ask for "
+                        f"{type(optimiser).__name__}. Set train.optimizer back.")
+    wanted: dict[str, np.ndarray] = {f"model.{name}": array for name, array in model.state_dict().items()}
+    wanted |= {f"optimizer.{name}": array for name, array in optimiser.state_dict().items()}
+    checkpoint.fit(found.arrays, wanted, path)
+    try:
+        progress = Progress.from_facts(found.facts["progress"])
+        random.set_state(found.facts["random"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not the state of a training run ({error}).") from None
+    model.load_state_dict(_part(found.arrays, "model."))
+    optimiser.load_state_dict(_part(found.arrays, "optimizer."))
+    return progress
+
+
+def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

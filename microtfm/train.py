@@ -1,0 +1,323 @@
+"""Training: portions of text in, a run folder out.
+
+The result is a function of the settings, the text and the number of steps: a run that was stopped and resumed ends with
+the same bytes as one that went through.
+"""
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import engine
+from microtfm import checkpoint, curves, state
+from microtfm import material as materials
+from microtfm.data import Batch, TextPair
+from microtfm.errors import UserError
+from microtfm.events import Events, Opening
+from microtfm.loss import translation_loss
+from microtfm.material import Material, Texts
+from microtfm.metrics import Metrics, keep_until
+from microtfm.optim import SGD, Adam, AdamW, Optimiser, global_norm, rate
+from microtfm.run_folder import RunFolder, check_free, free_folder, identity, new_model
+from microtfm.settings import ModelSettings, Settings, TrainSettings
+from microtfm.state import Progress
+from microtfm.stopping import Stopping
+from microtfm.transformer import Transformer
+from microtfm.validation import Validation, validate
+
+MOMENTUM = 0.9                           # of plain gradient descent
+DRAW_EVERY = 60.0                        # seconds between drawings of the curves, at least
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    folder: Path
+    step: int
+    best: dict[str, Any]                 # metrics of the best validation
+    reason: str                          # "steps", "minutes", "patience" or "stopped"
+    signal: int | None                   # that stopped it
+    seconds: float
+
+
+def train(settings: Settings, events: Events | None = None, corpus: tuple[list[TextPair], list[TextPair]] | None = None,
+          started: float | None = None) -> Result:
+    """Train a new model in a new run folder.
+
+    corpus: training and validation pairs, instead of the files that the settings name. started: `time.monotonic()` when
+    the command began, from which train.minutes counts. Raises UserError for everything a person can put right; nothing
+    is left half-made.
+    """
+    events, started = events or Events(), time.monotonic() if started is None else started
+    _check_device(settings)
+    out = settings.out if settings.out is not None else free_folder(Path("runs/run"))
+    check_free(out, settings.force)
+    first = RunFolder.open(settings.init) if settings.init is not None else None
+    if first is not None:
+        settings = replace(settings, model=first.settings.model, tokens=first.settings.tokens)
+        events.notice(f"Starting from {first.path}: its weights, tokenizer, model and token settings are taken.")
+    texts = Texts(*corpus) if corpus is not None else materials.read(settings)
+    source, target, said = (*first.tokenizers(), []) if first is not None else materials.tokenizers(texts, settings)
+    material = materials.prepare(texts, settings, source, target)
+    for notice in [*said, *material.report]:
+        events.notice(notice)
+    engine.seed(settings.seed)
+    model = Transformer(settings.model, len(source), len(target)) if first is None else first.load_model()
+    settings = _resolved(settings, out, corpus is not None)
+    run = RunFolder(out, settings)
+    files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
+    training = _Training(run, material, model, events, started)
+    try:
+        run.create(source, target, files | ({"held-out.tsv": texts.valid} if texts.held_out else {}))
+        training.save()
+        run.write_config()               # last: a folder with a config is a run that can be resumed
+    except UserError:
+        run.discard()
+        raise
+    return training.run_all()
+
+
+def resume(folder: Path, events: Events | None = None, started: float | None = None,
+           changes: TrainSettings | None = None) -> Result:
+    """Go on with a run from its last checkpoint. `changes`: other train settings from here on, say more steps."""
+    events, started = events or Events(), time.monotonic() if started is None else started
+    run = RunFolder.open(folder)
+    before = run.settings
+    if changes is not None:
+        run = RunFolder(folder, replace(before, train=changes))
+    settings = run.settings
+    _check_device(settings)
+    source, target = run.tokenizers()
+    material = materials.prepare(materials.read(settings), settings, source, target)
+    training = _Training(run, material, new_model(settings.model, source, target), events, started)
+    training.take_up()
+    if settings.train.batch_tokens != before.train.batch_tokens:
+        training.progress.epoch, training.progress.index = training.progress.epoch + 1, 0
+        events.notice("Other batches than before: the run goes on with a new pass over the text.")
+    if changes is not None:
+        run.write_config()
+    return training.run_all()
+
+
+def _check_device(settings: Settings) -> None:
+    if settings.device == "cuda":
+        raise UserError("--device cuda: this version of microtfm computes on the processor only. Use --device cpu.")
+
+
+def _resolved(settings: Settings, out: Path, own_text: bool) -> Settings:
+    """The settings as config.toml keeps them: nothing left open, paths that hold from anywhere."""
+    def fixed(path: Path | None) -> Path | None:
+        return path.absolute() if path is not None else None
+
+    if own_text:
+        settings = replace(settings, src=out / "train.tsv", valid_src=out / "valid.tsv")
+    return replace(settings, src=fixed(settings.src), tgt=fixed(settings.tgt), valid_src=fixed(settings.valid_src),
+                   valid_tgt=fixed(settings.valid_tgt), init=fixed(settings.init), out=fixed(out),
+                   train=replace(settings.train, steps=settings.train.last_step))
+
+
+def describe(model: ModelSettings) -> str:
+    """The model in one line."""
+    return (f"{model.norm}-norm Transformer, encoder {model.layers} + decoder {model.layers} layers, width "
+            f"{model.d_model}, {model.heads} heads, feed-forward {model.ffn}")
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _optimiser(model: Transformer, settings: TrainSettings) -> Optimiser:
+    named = list(model.named_parameters())
+    if settings.optimizer == "sgd":
+        return SGD(named, settings.lr, MOMENTUM, settings.weight_decay)
+    return (AdamW if settings.optimizer == "adamw" else Adam)(named, settings.lr, weight_decay=settings.weight_decay)
+
+
+class _Training:
+    """One run from a state to its end."""
+
+    def __init__(self, run: RunFolder, material: Material, model: Transformer, events: Events, started: float) -> None:
+        self.run, self.material, self.model, self.events = run, material, model, events
+        self.progress = Progress()
+        self.settings = run.settings
+        self.optimiser = _optimiser(model, self.settings.train)
+        self.parameters = model.parameters()
+        self.identity = {**identity(self.settings.model, material.source, material.target), "data": material.digest}
+        self.started, self.spent = started, 0.0           # spent: seconds of earlier commands on this run
+        self.saved = (-1, 0)                              # step and last validated step of the state on the disk
+        self.drawn = started                              # when the curves were last drawn
+        self.slowest = 0.0                                # seconds of the longest validation
+        self.busy, self.tokens = 0.0, 0                   # seconds and tokens of updates since the last line
+
+    def take_up(self) -> None:
+        """Go on from the run's saved state."""
+        if not self.run.state.exists():
+            raise UserError(f"{self.run.path} has nothing to resume: {self.run.state} is missing. Train anew, or start "
+                            f"from its model: microtfm train --init {self.run.path}")
+        self.progress = state.load(self.run.state, self.model, self.optimiser, self.identity)
+        lines = keep_until(self.run.metrics, self.progress.step, self.progress.validated)
+        self.spent = max((float(line.get("seconds", 0)) for line in lines), default=0.0)
+        self.saved = (self.progress.step, self.progress.validated)
+        ending = self._ending()
+        if ending is not None and self.progress.validated == self.progress.step:
+            self.events.notice(f"The run has used up its {ending}. To go on: microtfm resume {self.run.path} "
+                               f"--train.{ending} and a larger number.")
+
+    def run_all(self) -> Result:
+        """Train until something ends it: steps, minutes, patience, or a signal."""
+        self.batches = self.material.order(self.settings, self.progress.epoch, self.progress.index)
+        self.metrics = Metrics(self.run.metrics)
+        self._open()
+        try:
+            with Stopping(self.events.stopping) as stopping:
+                reason = self._loop(stopping)
+                self.save()
+            self._draw()
+        finally:
+            self.metrics.close()
+            self.events.closing()
+        return Result(self.run.path, self.progress.step, self.progress.best, reason, stopping.received, self._seconds())
+
+    def _loop(self, stopping: Stopping) -> str:
+        settings, now = self.settings.train, self.progress
+        self.model.train()
+        while True:
+            if stopping.received is not None:
+                return "stopped"
+            ending = self._ending()
+            due = now.step > 0 and (now.step % settings.validate_every == 0 or ending is not None)
+            if due and now.validated < now.step and not self._validate(stopping):
+                return "stopped"
+            if ending is not None or (settings.patience and now.waited >= settings.patience):
+                return ending or "patience"
+            if now.step % settings.save_every == 0:
+                self.save()
+            began = time.monotonic()
+            norm = self._update()
+            self.busy += time.monotonic() - began
+            if now.step == 1:
+                self.events.first_step(time.monotonic() - began)
+            if now.step % settings.log_every == 0:
+                self._log(norm)
+
+    def _ending(self) -> str | None:
+        """Why the run is over, if it is. Room is left for the last validation."""
+        settings = self.settings.train
+        if settings.last_step is not None and self.progress.step >= settings.last_step:
+            return "steps"
+        if settings.minutes is not None and self._seconds() + 1.1 * self.slowest >= 60 * settings.minutes:
+            return "minutes"
+        return None
+
+    def _update(self) -> float:
+        """One step of the optimiser over `accumulate` batches. Returns the gradient's norm."""
+        settings, now = self.settings.train, self.progress
+        total, loss_sum = 0, 0.0
+        for batch in self._portion(settings.accumulate):
+            loss = translation_loss(self.model(batch.source, batch.target_in), engine.Tensor(batch.target_out),
+                                    settings.label_smoothing, reduction="sum")
+            loss.backward()
+            loss_sum += float(loss.item())
+            total += batch.tokens
+            self.tokens += batch.tokens + batch.source_tokens
+        norm = global_norm(self.parameters) / total
+        lr = rate(settings.schedule, now.step + 1, settings.lr, settings.warmup, self.settings.model.d_model)
+        if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+            raise UserError(self._diverged(loss_sum / total, norm, lr))
+        clip = min(1.0, settings.clip_norm / norm) if settings.clip_norm and norm else 1.0
+        self.optimiser.step(lr, scale=clip / total)
+        for parameter in self.parameters:
+            parameter.grad = None
+        now.step += 1
+        now.loss_sum += loss_sum
+        now.loss_tokens += total
+        self.lr = lr
+        return norm
+
+    def _portion(self, count: int) -> Iterator[Batch]:
+        for _ in range(count):
+            self.progress.epoch, self.progress.index, batch = next(self.batches)
+            yield batch
+
+    def _diverged(self, loss: float, norm: float, lr: float) -> str:
+        step = self.progress.step + 1
+        return (f"Training broke down at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, learning rate "
+                f"{lr:.3g}. The checkpoint of step {self.saved[0]} in {self.run.path} is good. Try a smaller rate, "
+                f"--train.lr {self.settings.train.lr / 3:.2g}, a longer --train.warmup, or --train.clip-norm 0.5.")
+
+    def _log(self, norm: float) -> None:
+        now = self.progress
+        self.events.stepped(self.metrics.write(
+            step=now.step, epoch=now.epoch, loss=now.loss_sum / now.loss_tokens, lr=self.lr, grad_norm=norm,
+            tokens_per_s=round(self.tokens / max(self.busy, 1e-9), 1), seconds=round(self._seconds(), 2)))
+        now.loss_sum, now.loss_tokens = 0.0, 0
+        self.busy, self.tokens = 0.0, 0
+
+    def _validate(self, stopping: Stopping) -> bool:
+        """Score the model; keep it if it is the best. False: a signal came in between, and nothing was changed."""
+        began, now = time.monotonic(), self.progress
+        found = validate(self.model, self.material, self.settings, lambda: stopping.received is not None)
+        self.model.train()
+        if found is None:
+            return False
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        line = self.metrics.write(step=now.step, **found.metrics, seconds=round(self._seconds(), 2))
+        best = self._judge(found)
+        now.validated = now.step
+        if best:
+            self._keep_best(found)
+        self.events.validated(line, found.samples, best)
+        self._draw(seldom=True)
+        return True
+
+    def _judge(self, found: Validation) -> bool:
+        """Whether this is the best so far: by BLEU, then loss. Patience counts validations where neither improves."""
+        now, loss = self.progress, found.metrics["valid_loss"]
+        best = not now.best or (found.metrics["bleu"], -loss) > (now.best["bleu"], -now.best["valid_loss"])
+        now.waited = 0 if best or loss < now.lowest else now.waited + 1
+        now.lowest = min(now.lowest, loss)
+        return best
+
+    def _keep_best(self, found: Validation) -> None:
+        now = self.progress
+        now.best = {"step": now.step, **found.metrics}
+        checkpoint.save(self.run.model, self.model.state_dict(), {**self.identity, "kind": "model", **now.best})
+
+    def save(self) -> None:
+        """Put the state on the disk, if it is not there."""
+        current = (self.progress.step, self.progress.validated)
+        if self.saved != current:
+            try:
+                state.save(self.run.state, self.model, self.optimiser, self.progress, self.identity)
+            except UserError as error:
+                then = f" Then go on with: microtfm resume {self.run.path}" if self.saved[0] >= 0 else ""
+                raise UserError(f"{error}{then}") from None
+            self.saved = current
+
+    def _draw(self, seldom: bool = False) -> None:
+        if seldom and time.monotonic() - self.drawn < DRAW_EVERY:
+            return
+        try:
+            curves.draw(self.run.metrics, self.run.curves)
+        except (UserError, OSError) as error:             # a picture is not worth a run
+            self.events.notice(f"The curves could not be drawn: {error}")
+        self.drawn = time.monotonic()
+
+    def _open(self) -> None:
+        train = self.settings.train
+        self.events.opening(Opening(
+            folder=self.run.path, device="cpu", threads=self.settings.threads or available_threads(),
+            pairs=len(self.material.train), valid=len(self.material.valid),
+            vocabulary=(len(self.material.source), len(self.material.target)), parameters=self.model.count(),
+            model=describe(self.settings.model), last_step=train.last_step, minutes=train.minutes,
+            step=self.progress.step, seconds=self._seconds()))
+
+    def _seconds(self) -> float:
+        return self.spent + time.monotonic() - self.started

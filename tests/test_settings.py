@@ -1,0 +1,108 @@
+"""Settings: one name everywhere, checked when made, explained when wrong."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from microtfm.errors import UserError
+from microtfm.flags import flags, given, merged
+from microtfm.settings import ModelSettings, Settings, TokenSettings, TrainSettings, names, read_toml
+
+
+def test_the_defaults_are_valid_and_survive_the_file(tmp_path: Path) -> None:
+    settings = Settings(src=Path("a.zh"), tgt=Path("a.en"), out=Path("runs/x"), seed=3,
+                        train=TrainSettings(minutes=20, steps=7), model=ModelSettings(final_norm=True))
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps(settings.to_dict()), encoding="utf-8")
+    assert read_toml(path) == settings
+
+
+def test_hyphens_and_underscores_are_one() -> None:
+    assert Settings.from_dict({"train": {"batch-tokens": 99}}).train.batch_tokens == 99
+
+
+@pytest.mark.parametrize(("steps", "minutes", "last"),
+                         [(None, None, 10_000), (None, 5.0, None), (7, 5.0, 7), (7, None, 7)])
+def test_training_always_ends(steps: int | None, minutes: float | None, last: int | None) -> None:
+    assert TrainSettings(steps=steps, minutes=minutes).last_step == last
+
+
+@pytest.mark.parametrize(("table", "said"), [
+    ({"model": {"d_modle": 64}}, "unknown setting model.d_modle. Did you mean model.d_model?"),
+    ({"lr": 0.1}, "unknown setting lr. Did you mean train.lr?"),
+    ({"train": {"learning_rat": 0.1}}, "unknown setting train.learning_rat"),
+    ({"sed": 1}, "Did you mean seed?"),
+    ({"train": {"step": 5}}, "Did you mean train.steps?"),
+    ({"model": 3}, "model is a group of settings"),
+    ({"model": {"d_model": 100, "heads": 8}}, "d_model 96 or 104, or heads 4, 5, 10"),
+    ({"model": {"d_model": 7, "heads": 1}}, "odd"),
+    ({"model": {"heads": 0}}, "model.heads = 0 must be 1 or more"),
+    ({"model": {"dropout": 1.0}}, "a share"),
+    ({"model": {"norm": "both"}}, "post | pre"),
+    ({"model": {"layers": 2.5}}, "a whole number"),
+    ({"model": {"layers": True}}, "a whole number"),
+    ({"train": {"lr": "fast"}}, "a number"),
+    ({"train": {"lr": float("nan")}}, "a number"),
+    ({"train": {"lr": 0}}, "more than 0"),
+    ({"train": {"minutes": -1}}, "more than 0"),
+    ({"train": {"log_every": 11}}, "1 to 10"),
+    ({"train": {"schedule": "cosine"}}, "inverse-sqrt | paper | constant"),
+    ({"tokens": {"joint": False}}, "--model.tie output"),
+    ({"tgt": "x"}, "without --src"),
+    ({"valid_tgt": "x"}, "without --valid-src"),
+    ({"threads": 0}, "threads = 0"),
+    ({"src": 5}, "a path"),
+])
+def test_what_cannot_work_is_refused_in_one_paragraph(table: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        Settings.from_dict(table, "run.toml")
+    assert said in str(error.value)
+    assert str(error.value).startswith("run.toml: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "said"),
+                         [(b"lr = = 3", "not valid TOML"), (b"\xff\xfe", "UTF-8"), (None, "Cannot read")])
+def test_a_file_that_is_no_settings_file(tmp_path: Path, text: bytes | None, said: str) -> None:
+    path = tmp_path / "run.toml"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(UserError, match=said):
+        read_toml(path)
+
+
+def test_an_integer_serves_where_a_number_is_wanted() -> None:
+    assert TrainSettings(lr=1).lr == 1.0
+    assert isinstance(TrainSettings(lr=1).lr, float)
+
+
+def test_settings_without_force_are_what_is_kept() -> None:
+    assert "force" not in Settings(force=True).to_dict()
+    assert {"src", "model.d_model", "train.clip_norm", "tokens.kind"} <= set(names())
+
+
+def test_every_setting_is_a_flag_with_a_help_text() -> None:
+    made = flags("src", "seed", "model", "train", "tokens")
+    values = made()
+    assert given(values) == {}
+    values.train.lr = 0.5
+    values.seed = 4
+    assert given(values) == {"seed": 4, "train": {"lr": 0.5}}
+    assert set(TokenSettings.__dataclass_fields__) == set(type(values.tokens).__dataclass_fields__)
+
+
+def test_flags_win_over_the_file() -> None:
+    below = {"seed": 1, "train": {"lr": 1.0, "warmup": 5}}
+    both = {"seed": 1, "train": {"lr": 2.0, "warmup": 5}, "out": "x"}
+    assert merged(below, {"train": {"lr": 2.0}, "out": "x"}) == both
+
+
+def test_settings_import_neither_numpy_nor_the_engine() -> None:
+    code = ("import sys, microtfm.settings, microtfm.cli\n"
+            "print([m for m in ('numpy', 'numba', 'engine') if m in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

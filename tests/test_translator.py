@@ -1,0 +1,175 @@
+"""The translator: one path from text to text, whatever else is in the batch."""
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import corpus, pairs, settings
+
+import engine
+from microtfm import checkpoint, train, translator
+from microtfm.errors import UserError
+from microtfm.evaluate import exact_match
+from microtfm.run_folder import RunFolder
+from microtfm.translator import Translator
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learnt a little."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train.train(settings(path, steps=150, validate_every=150, save_every=150, batch_tokens=120), corpus=corpus())
+    return path
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+LINES = [a for a, _ in pairs()[::17]]
+
+
+def test_each_line_has_its_translation_in_its_place(folder: Path) -> None:
+    model = Translator.load(folder)
+    together = model.translate(LINES)
+    assert together == [model.translate([line])[0] for line in LINES]
+    order = random.Random(0).sample(range(len(LINES)), len(LINES))
+    assert model.translate([LINES[i] for i in order]) == [together[i] for i in order]
+    assert len(set(together)) > 3
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_batches_and_the_cache_change_nothing(folder: Path, beam: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Translator.load(folder)
+    lines = [*LINES, "一", "一二三四五六" * 4]
+    together = model.translate(lines, beam)
+    assert model.translate(lines, beam, cache=False) == together
+    monkeypatch.setattr(translator, "BATCH_TOKENS", 9)
+    assert model.translate(lines, beam) == together
+
+
+def test_lines_without_text_stay_empty(folder: Path) -> None:
+    found = Translator.load(folder).translate(["", "一二三", " \u3000\t", "\ufeff", "二"])
+    assert found[0] == found[2] == ""
+    assert found[1]
+    assert Translator.load(folder).translate([]) == []
+
+
+def test_text_that_was_never_seen_is_translated_somehow(folder: Path) -> None:
+    odd = ["<pad>", "<bos> <eos>", "😀 emoji", "a\u2028b", "\x00", "Привет", "一" * 300]
+    assert len(Translator.load(folder).translate(odd)) == len(odd)
+
+
+def test_long_sentences_are_counted_and_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Translator.load(folder)
+    model.translate(["一" * 101, "二"])
+    assert len(model.notices) == 1
+    assert "1 of 2 sentences are longer than the 100 tokens" in model.notices[0]
+    monkeypatch.setattr(translator, "LONGEST", 120)
+    model.translate(["一" * 121, "二"])
+    assert "cut after 120" in model.notices[1]
+    model.translate(["二"])
+    assert model.notices == []
+
+
+def test_loading_disturbs_no_random_numbers_and_no_mode(folder: Path) -> None:
+    state = engine.random.get_state()
+    model = Translator.load(folder)
+    assert engine.random.get_state() == state
+    assert not model.model.training
+    model.model.train()
+    model.translate(["一"])
+    assert model.model.training
+
+
+def test_the_translator_scores_what_training_reported(folder: Path) -> None:
+    found = checkpoint.load(folder / "model.safetensors").facts
+    model, valid = Translator.load(folder), corpus()[1]
+    said = exact_match(model.translate([a for a, _ in valid]), [b for _, b in valid])
+    assert 0 <= said <= 1
+    assert found["step"] == 150
+    assert found["sentences"] == 12      # the sample that training scores
+
+
+def test_attention_of_a_translation(folder: Path) -> None:
+    weights, source, target = Translator.load(folder).attention("一二三")
+    assert weights.shape == (1, 2, len(target), len(source))
+    assert source[:3] == ["一", "二", "三"]
+    assert source[-1] == target[-1] == "<eos>"
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        Translator.load(tmp_path / "none")
+    with pytest.raises(UserError, match=r"no config\.toml"):
+        Translator.load(tmp_path)
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match="is a file"):
+        Translator.load(tmp_path / "file")
+
+
+def test_a_run_without_a_model(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="microtfm resume"):
+        Translator.load(copy)
+
+
+def test_a_truncated_model(copy: Path) -> None:
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        Translator.load(copy)
+
+
+def test_a_model_of_another_vocabulary(copy: Path, tmp_path: Path) -> None:
+    swapped = [("一", "one"), ("二", "two")] * 20
+    train.train(settings(tmp_path / "other", steps=1), corpus=(swapped, swapped[:2]))
+    for name in ("tokenizer.source.json", "tokenizer.target.json"):
+        shutil.copy(tmp_path / "other" / name, copy / name)
+    with pytest.raises(UserError, match="another vocabulary"):
+        Translator.load(copy)
+
+
+def test_a_model_of_another_shape_or_head_count(copy: Path) -> None:
+    config = copy / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("heads = 2", "heads = 4"), encoding="utf-8")
+    with pytest.raises(UserError, match="heads is 2 there and 4"):
+        Translator.load(copy)
+    config.write_text(text.replace("format_version = 1", "format_version = 7"), encoding="utf-8")
+    with pytest.raises(UserError, match="format_version 7"):
+        Translator.load(copy)
+    config.write_text(text.replace("d_model", "d_modle"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"Did you mean model\.d_model"):
+        Translator.load(copy)
+
+
+def test_a_state_is_no_model(copy: Path) -> None:
+    shutil.copy(copy / "last/state.safetensors", copy / "model.safetensors")
+    with pytest.raises(UserError, match="does not fit"):
+        Translator.load(copy)
+
+
+def test_weights_missing_from_the_checkpoint_are_named(copy: Path) -> None:
+    found = checkpoint.load(copy / "model.safetensors")
+    arrays = dict(found.arrays)
+    name = next(iter(arrays))
+    del arrays[name]
+    checkpoint.save(copy / "model.safetensors", arrays, found.facts)
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        Translator.load(copy)
+
+
+def test_a_missing_or_damaged_tokenizer(copy: Path) -> None:
+    (copy / "tokenizer.target.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="tokenizer"):
+        Translator.load(copy)
+    (copy / "tokenizer.target.json").unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        Translator.load(copy)
+    assert RunFolder.open(copy).path == copy
