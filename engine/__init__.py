@@ -52,7 +52,8 @@ from engine.ops.elementwise import (
                                     where,
 )
 from engine.ops.elementwise import pow_ as pow
-from engine.ops.fused import cross_entropy, dropout, layer_norm, log_softmax, scaled_dot_product_attention, softmax
+from engine.ops.fused import attention as scaled_dot_product_attention
+from engine.ops.fused import cross_entropy, dropout, layer_norm, log_softmax, softmax
 from engine.ops.index import embedding, getitem, one_hot, put, scatter_add, take
 from engine.ops.matmul import matmul
 from engine.ops.reduce import argmax, cumsum, logsumexp, mean, var

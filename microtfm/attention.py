@@ -39,8 +39,7 @@ class MultiHeadAttention(Module):
         """The attention of x (B, T, D) over keys and values that `project` made."""
         q = self._split(self.query(x))                                                             # (B, H, T, K)
         p = self._dropout if self.training else 0.0
-        key = engine.random.next_key() if p else None
-        y = engine.scaled_dot_product_attention(q, k, v, mask, key, causal=causal, p=p)             # (B, H, T, K)
+        y = engine.scaled_dot_product_attention(q, k, v, mask, causal=causal, p=p)                 # (B, H, T, K)
         if self.seen is not None:
             self.seen.append(attention_weights(q, k, mask, causal))
         b, _, t, _ = y.shape

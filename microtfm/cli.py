@@ -24,7 +24,7 @@ ResumeFlags: Any = flags("threads", "train")
 DEMO: dict[str, Any] = {                 # what the demo sets differently
     "model": {"d_model": 64, "layers": 2, "dropout": 0.0, "tie": "output"},
     "tokens": {"kind": "word", "size": 2000, "joint": False},
-    "train": {"steps": 700, "batch_tokens": 1600, "lr": 0.005, "warmup": 120, "validate_every": 140},
+    "train": {"steps": 1200, "batch_tokens": 1600, "lr": 0.004, "warmup": 150, "validate_every": 200},
 }
 DemoFlags: Any = flags("out", "seed", "device", "threads", "force", "model", "train", "tokens",
                        defaults=Settings.from_dict(DEMO),

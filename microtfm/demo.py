@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from microtfm.train import Result
 
 FOLDER = Path("runs/demo")
-VALID = 100                              # of the held-out sentences, those that choose the best model
+VALID = 200                              # of the held-out sentences, those that choose the best model
 RELATIVE = re.compile(r"\bthe \w+ that \w+")
 
 

@@ -315,15 +315,15 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: flo
 
 def _attention_rule(g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, key: Tensor | None, *,
                     lse: Any = None, **params: Any) -> list[Tensor | None]:
-    packed = scaled_dot_product_attention_vjp(g, q, k, v, mask, key, lse=lse, out=y._array
-                                              if lse is not None else None, **params)
+    out = y._array if lse is not None else None
+    packed = scaled_dot_product_attention_vjp(g, q, k, v, mask, key, lse=lse, out=out, **params)
     a, b = q.size, q.size + k.size
     return [reshape(packed[:a], shape=q.shape), reshape(packed[a:b], shape=k.shape),
             reshape(packed[b:], shape=v.shape), None, None]
 
 
 ATTENTION: dict[str, Any] = {"signature": None, "canonical": _attention_params, "result": "float",
-                 "choices": lambda *s: {"causal": [False, True], "scale": [None, 0.3], "p": [0.0, 0.4]}}
+                             "choices": lambda *s: {"causal": [False, True], "scale": [None, 0.3], "p": [0.0, 0.4]}}
 
 
 @fused(**ATTENTION, joint=_attention_rule, saves=(0, 1, 2, 3, 4, OUT), shape=_attention_shape, residuals=("lse",),
@@ -336,14 +336,21 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
                                  causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
     """softmax(q kᵀ · scale) v, the paper's §3.2.1 (scale 1/√K unless given).
 
-    q (…, T, K), k (…, S, K), v (…, S, N) give (…, T, N). mask: True = attend,
-    broadcasts to (…, T, S). causal: query t sees
-    keys up to t + S − T. p: dropout on the weights, decided by `key`. A query that may see no key gives zeros.
+    q (…, T, K), k (…, S, K), v (…, S, N) give (…, T, N). mask: True = attend, broadcasts to (…, T, S). causal: query t
+    sees keys up to t + S − T. p: dropout on the weights, decided by `key`. A query that may see no key gives zeros.
     """
     weights = _weights(q, k, mask, causal, 1.0 if scale is None else scale)
     if p:
         weights = dropout(weights, key, p=p)
     return matmul(weights, v)                                                                        # (…, T, N)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *,
+              causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
+    """The op `scaled_dot_product_attention`; where dropout needs a key and none is given, the next one of the seed."""
+    if p and key is None:
+        key = random.next_key()
+    return scaled_dot_product_attention(q, k, v, mask, key, causal=causal, scale=scale, p=p)
 
 
 def _attention_vjp_shape(g: Shape, q: Shape, k: Shape, v: Shape, mask: Shape | None = None, key: Shape | None = None,
