@@ -6,7 +6,6 @@ the same bytes as one that went through.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from microtfm.run_folder import RunFolder, check_free, free_folder, identity, ne
 from microtfm.settings import ModelSettings, Settings, TrainSettings
 from microtfm.state import Progress
 from microtfm.stopping import Stopping
+from microtfm.threads import default_threads
 from microtfm.transformer import Transformer
 from microtfm.validation import Validation, validate
 
@@ -126,11 +126,6 @@ def describe(model: ModelSettings) -> str:
     """The model in one line."""
     return (f"{model.norm}-norm Transformer, encoder {model.layers} + decoder {model.layers} layers, width "
             f"{model.d_model}, {model.heads} heads, feed-forward {model.ffn}")
-
-
-def available_threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _optimiser(model: Transformer, settings: TrainSettings) -> Optimiser:
@@ -313,7 +308,7 @@ class _Training:
     def _open(self) -> None:
         train = self.settings.train
         self.events.opening(Opening(
-            folder=self.run.path, device="cpu", threads=self.settings.threads or available_threads(),
+            folder=self.run.path, device="cpu", threads=default_threads(),
             pairs=len(self.material.train), valid=len(self.material.valid),
             vocabulary=(len(self.material.source), len(self.material.target)), parameters=self.model.count(),
             model=describe(self.settings.model), last_step=train.last_step, minutes=train.minutes,

@@ -34,7 +34,7 @@ def test_a_shape_error_names_the_op_the_tensors_and_both_shapes():
     lambda x: engine.cross_entropy(x, np.zeros((3,), I64)), lambda x: engine.scaled_dot_product_attention(x, x.T, x),
     lambda x: engine.dropout(x, p=1.5), lambda x: engine.cross_entropy(x, np.zeros(2, I64), reduction="all"),
     lambda x: engine.dropout(x, Tensor(np.arange(3)), p=0.5),
-    lambda x: engine.scaled_dot_product_attention(x, x, x, p=0.5),
+    lambda x: engine.OPS["scaled_dot_product_attention"](x, x, x, p=0.5),
 ], ids=range(25))
 def test_shapes_and_parameters_that_do_not_fit(call):
     with pytest.raises(ShapeError) as e:
@@ -308,3 +308,13 @@ def test_dropout_is_decided_by_its_key_and_the_position_alone():
     np.testing.assert_array_equal(engine.dropout(Tensor(np.ones((5, 10))), key, p=0.5).numpy().ravel(), long)
     x = Tensor(np.ones(50), requires_grad=True)
     np.testing.assert_array_equal(grad(engine.dropout(x, key, p=0.5).sum(), x).numpy(), long)
+
+
+def test_attention_draws_a_key_of_its_own_where_none_is_given():
+    q, k, v = (Tensor(np.random.default_rng(i).standard_normal((2, 5, 4)), requires_grad=True) for i in range(3))
+    engine.seed(3)
+    first = engine.scaled_dot_product_attention(q, k, v, p=0.5).numpy()
+    assert (engine.scaled_dot_product_attention(q, k, v, p=0.5).numpy() != first).any()
+    engine.seed(3)
+    key = engine.random.next_key()
+    np.testing.assert_array_equal(engine.scaled_dot_product_attention(q, k, v, key=key, p=0.5).numpy(), first)

@@ -102,7 +102,7 @@ def _unique(names: Sequence[str] | None) -> list[str]:
 
 
 def _threads(threads: int | None) -> int:
-    from microtfm.bench.sides import default_threads
+    from microtfm.threads import default_threads
 
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} must be 1 or more.")

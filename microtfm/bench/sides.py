@@ -21,14 +21,6 @@ START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from microtfm.
 SETTLING = 0.02                          # seconds between turns: idle threads of the last one stop spinning
 
 
-def default_threads() -> int:
-    """The threads that a command uses unless told otherwise: NUMBA_NUM_THREADS, else the processors it may run on."""
-    given = os.environ.get("NUMBA_NUM_THREADS", "")
-    if given.isdecimal() and int(given):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_peers(names: list[str]) -> None:
     """UserError where a peer cannot run, before anything is started."""
     for name in names:
