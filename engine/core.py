@@ -8,15 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine import device, shapes
+from engine import device, promotion, shapes
 from engine.errors import DtypeError, GraphError, IndexRangeError, ShapeError
 from engine.methods import Methods
-from engine.record import OPS, OUT, Op
+from engine.record import OUT, Op
 from engine.shapes import Shape
 from engine.state import STATE, State, scope
-
-FLOAT32 = np.dtype(np.float32)
-
 
 # ---------------------------------------------------------------------------------------------- a tensor and its record
 
@@ -260,7 +257,7 @@ def _plain_index(index: Any) -> Any:
 def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     """Run one op: every number that the engine makes is made here, and noted if recording."""
     state = STATE.get()
-    tensors = _coerce(op, inputs)
+    tensors = promotion.coerce(op, inputs)
     given = [t.node.shape if t is not None else None for t in tensors]
     try:
         if op.canonical:
@@ -271,7 +268,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     except ValueError as e:
         raise ShapeError(_misfit(op, tensors, e)) from None
     if not state.computing:
-        return _record(op, tensors, params, None, shape, _result_dtype(op, tensors, params), state, ())
+        return _record(op, tensors, params, None, shape, promotion.result_dtype(op, tensors, params), state, ())
     arrays = [t.array() if t is not None else None for t in tensors]
     if op.check:
         op.check(*arrays, **params)
@@ -323,83 +320,6 @@ def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> N
             owner, kept = t.node.storage or t.node, t._array
         owner.used_by = op.name
         node.saved[i] = Saved(kept, owner.version, checksum(kept) if owner.exported else None)
-
-
-def _coerce(op: Op, inputs: Sequence[Any]) -> Sequence[Any]:
-    """Inputs as tensors, the real ones of one dtype."""
-    dtype: Any = None
-    for i, x in enumerate(inputs):
-        if not isinstance(x, Tensor):
-            if x is None and (op.variadic or op.inputs[i] in op.optional):
-                continue
-            break
-        if op.is_real(i):
-            if dtype is None:
-                dtype = x.node.dtype
-            elif x.node.dtype is not dtype and x.node.dtype != dtype:
-                break
-    else:
-        if op.result != "float" or dtype is None or dtype.kind in "fc":
-            return inputs
-    return _promoted(op, inputs)
-
-
-def _promoted(op: Op, inputs: Sequence[Any]) -> list[Tensor | None]:
-    """Numbers and arrays made tensors, and the real inputs cast to the dtype that serves all of them."""
-    want: Any = None
-    for i, x in enumerate(inputs):
-        if isinstance(x, Tensor) and op.is_real(i):
-            want = x.dtype if want is None else _promote(want, x.dtype)
-    tensors: list[Any] = []
-    for i, x in enumerate(inputs):
-        if x is None and not (op.variadic or op.inputs[i] in op.optional):
-            raise DtypeError(f"{op.name}: {op.inputs[i]} is None; it needs a tensor")
-        tensors.append(x if x is None or isinstance(x, Tensor) else _literal(op, i, x, want))
-    for i, t in enumerate(tensors):
-        if t is not None and op.is_real(i):
-            want = t.dtype if want is None else _promote(want, t.dtype)
-    if op.result == "float" and want is not None and want.kind in "iub":
-        want = FLOAT32
-    return [apply(OPS["astype"], (t,), {"dtype": want}) if t is not None and op.is_real(i) and t.dtype != want else t
-            for i, t in enumerate(tensors)]
-
-
-def _literal(op: Op, i: int, x: Any, dtype: np.dtype | None) -> Tensor:
-    """A Python number takes the tensors' dtype, an array keeps its own."""
-    if isinstance(x, (bool, int, float, complex)) and not isinstance(x, np.generic):
-        natural = np.dtype(type(x)) if not isinstance(x, float) else FLOAT32
-        if dtype is not None and op.is_real(i) and (dtype.kind in "fc" or (natural.kind in "ib" and dtype.kind != "b")):
-            natural = dtype
-        try:
-            array = np.array(x, natural)
-        except OverflowError:
-            raise DtypeError(f"{op.name}: the number {x} does not fit into {natural}; use astype() first") from None
-        t = Tensor.wrap(array if STATE.get().computing else None, Node((), array.dtype, STATE.get()))
-        t.node.literal, t.node.name = True, repr(x)
-        return t
-    try:
-        return Tensor(x)
-    except (ValueError, TypeError) as e:
-        raise DtypeError(f"{op.name}: input {i} is a {type(x).__name__}, not a tensor, array or number ({e})") from None
-
-
-def _promote(a: np.dtype, b: np.dtype) -> np.dtype:
-    """The dtype of a result of both: a float beats an integer and keeps its width; otherwise the array API's table."""
-    if a.kind in "fc" and b.kind in "iub":
-        return a
-    if b.kind in "fc" and a.kind in "iub":
-        return b
-    return np.promote_types(a, b)
-
-
-def _result_dtype(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any]) -> np.dtype:
-    """The output's dtype, from the record alone."""
-    if op.result in ("bool", "int64"):
-        return np.dtype(op.result)
-    if op.result == "param":
-        return np.dtype(params["dtype"])
-    dtype = next((t.dtype for i, t in enumerate(tensors) if t is not None and op.is_real(i)), FLOAT32)
-    return np.dtype(np.int64) if op.result == "sum" and dtype.kind in "iub" else dtype
 
 
 def _misfit(op: Op, tensors: Sequence[Tensor | None], why: Exception) -> str:

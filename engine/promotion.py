@@ -1,0 +1,98 @@
+"""What dtype an op computes in: numbers and arrays become tensors, and real inputs take the dtype that serves all.
+
+Arrays keep their dtype, a Python number takes the tensors', an integer beside a float takes the float's; otherwise the
+array API's promotion table holds.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import engine.core as core
+from engine.errors import DtypeError
+from engine.record import OPS, Op
+from engine.state import STATE
+
+if TYPE_CHECKING:
+    from engine.core import Tensor
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def coerce(op: Op, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Inputs as tensors, the real ones of one dtype."""
+    dtype: Any = None
+    for i, x in enumerate(inputs):
+        if not isinstance(x, core.Tensor):
+            if x is None and (op.variadic or op.inputs[i] in op.optional):
+                continue
+            break
+        if op.is_real(i):
+            if dtype is None:
+                dtype = x.node.dtype
+            elif x.node.dtype is not dtype and x.node.dtype != dtype:
+                break
+    else:
+        if op.result != "float" or dtype is None or dtype.kind in "fc":
+            return inputs
+    return _promoted(op, inputs)
+
+
+def _promoted(op: Op, inputs: Sequence[Any]) -> list[Tensor | None]:
+    """Numbers and arrays made tensors, and the real inputs cast to the dtype that serves all of them."""
+    want: Any = None
+    for i, x in enumerate(inputs):
+        if isinstance(x, core.Tensor) and op.is_real(i):
+            want = x.dtype if want is None else _promote(want, x.dtype)
+    tensors: list[Any] = []
+    for i, x in enumerate(inputs):
+        if x is None and not (op.variadic or op.inputs[i] in op.optional):
+            raise DtypeError(f"{op.name}: {op.inputs[i]} is None; it needs a tensor")
+        tensors.append(x if x is None or isinstance(x, core.Tensor) else _literal(op, i, x, want))
+    for i, t in enumerate(tensors):
+        if t is not None and op.is_real(i):
+            want = t.dtype if want is None else _promote(want, t.dtype)
+    if op.result == "float" and want is not None and want.kind in "iub":
+        want = FLOAT32
+    return [t if t is None or not op.is_real(i) or t.dtype == want else core.apply(OPS["astype"], (t,), {"dtype": want})
+            for i, t in enumerate(tensors)]
+
+
+def _literal(op: Op, i: int, x: Any, dtype: np.dtype | None) -> Tensor:
+    """A Python number takes the tensors' dtype, an array keeps its own."""
+    if isinstance(x, (bool, int, float, complex)) and not isinstance(x, np.generic):
+        natural = np.dtype(type(x)) if not isinstance(x, float) else FLOAT32
+        if dtype is not None and op.is_real(i) and (dtype.kind in "fc" or (natural.kind in "ib" and dtype.kind != "b")):
+            natural = dtype
+        try:
+            array = np.array(x, natural)
+        except OverflowError:
+            raise DtypeError(f"{op.name}: the number {x} does not fit into {natural}; use astype() first") from None
+        t = core.Tensor.wrap(array if STATE.get().computing else None, core.Node((), array.dtype, STATE.get()))
+        t.node.literal, t.node.name = True, repr(x)
+        return t
+    try:
+        return core.Tensor(x)
+    except (ValueError, TypeError) as e:
+        raise DtypeError(f"{op.name}: input {i} is a {type(x).__name__}, not a tensor, array or number ({e})") from None
+
+
+def _promote(a: np.dtype, b: np.dtype) -> np.dtype:
+    """The dtype of a result of both: a float beats an integer and keeps its width; otherwise the array API's table."""
+    if a.kind in "fc" and b.kind in "iub":
+        return a
+    if b.kind in "fc" and a.kind in "iub":
+        return b
+    return np.promote_types(a, b)
+
+
+def result_dtype(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any]) -> np.dtype:
+    """The output's dtype, from the record alone."""
+    if op.result in ("bool", "int64"):
+        return np.dtype(op.result)
+    if op.result == "param":
+        return np.dtype(params["dtype"])
+    dtype = next((t.dtype for i, t in enumerate(tensors) if t is not None and op.is_real(i)), FLOAT32)
+    return np.dtype(np.int64) if op.result == "sum" and dtype.kind in "iub" else dtype
