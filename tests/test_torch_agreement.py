@@ -72,11 +72,11 @@ def peer_gradient(t: Any, outer: dict[str, Any], name: str, d: int) -> np.ndarra
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("final_norm", [False, True])
-@pytest.mark.parametrize("tie", ["none", "output"])
+@pytest.mark.parametrize("tie", ["none", "output", "all"])
 def test_logits_and_gradients_are_pytorchs(norm: Any, final_norm: bool, tie: Any) -> None:
     engine.seed(3)
     s = ModelSettings(d_model=32, heads=4, layers=2, ffn=48, dropout=0.0, norm=norm, final_norm=final_norm, tie=tie)
-    model = Transformer(s, SOURCE, TARGET)
+    model = Transformer(s, TARGET if tie == "all" else SOURCE, TARGET)
     rng = np.random.default_rng(0)
     for _, p in model.named_parameters():            # weights of 1 and biases of 0 would hide swapped ones
         p[...] = p.numpy() + rng.normal(0, 0.1, p.shape)
@@ -87,7 +87,7 @@ def test_logits_and_gradients_are_pytorchs(norm: Any, final_norm: bool, tie: Any
     translation_loss(logits, Tensor(target[:, 1:]), label_smoothing=0.1).backward()
 
     t, outer = peer(model, s)
-    weight = outer["target_embedding.weight"]
+    weight = outer["source_embedding.weight" if tie == "all" else "target_embedding.weight"]
     x = outer["source_embedding.weight"][torch.from_numpy(source)] * math.sqrt(s.d_model)
     x = x + torch.from_numpy(sinusoids(7, s.d_model))
     y = weight[torch.from_numpy(target[:, :-1])] * math.sqrt(s.d_model) + torch.from_numpy(sinusoids(8, s.d_model))
