@@ -14,6 +14,8 @@ from engine.core import Tensor, constant
 from engine.creation import ones, zeros
 from engine.errors import DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
 from engine.inplace import sum_of_squares, update
+from engine.ops.attention import attention as scaled_dot_product_attention
+from engine.ops.dropout import dropout
 from engine.ops.elementwise import abs_ as abs
 from engine.ops.elementwise import (
                                     add,
@@ -52,15 +54,16 @@ from engine.ops.elementwise import (
                                     where,
 )
 from engine.ops.elementwise import pow_ as pow
-from engine.ops.fused import attention as scaled_dot_product_attention
-from engine.ops.fused import cross_entropy, dropout, layer_norm, log_softmax, softmax
 from engine.ops.index import embedding, getitem, one_hot, put, scatter_add, take
+from engine.ops.loss import cross_entropy
 from engine.ops.matmul import matmul
+from engine.ops.norm import layer_norm
 from engine.ops.reduce import argmax, cumsum, logsumexp, mean, var
 from engine.ops.reduce import max_ as max
 from engine.ops.reduce import min_ as min
 from engine.ops.reduce import sum_ as sum
 from engine.ops.shape import broadcast_to, concat, expand_dims, pad, reshape, split, squeeze, stack, swapaxes, transpose
+from engine.ops.softmax import log_softmax, softmax
 from engine.random import seed
 from engine.record import OPS, Bool, Index, Key, Op, Real, fused, op
 from engine.state import no_grad, scope, shapes_only, unfused

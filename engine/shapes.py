@@ -22,6 +22,13 @@ def parse(signature: str) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]
     return tuple(cores), tuple(out.split(",")) if out else ()
 
 
+def same(g: Shape, y: Shape) -> Shape:
+    """The one shape that both have. Raises ShapeError where they differ."""
+    if g != y:
+        raise ShapeError(f"both must have one shape, not {g} and {y}")
+    return g
+
+
 def broadcast(shapes: Sequence[Shape]) -> Shape | None:
     """The shape that all the shapes broadcast to, or None where they do not (NumPy's rule)."""
     first = shapes[0]

@@ -1,0 +1,105 @@
+"""Cross-entropy of class ids under logits, and its pullback."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.core import Tensor
+from engine.errors import DtypeError, ShapeError
+from engine.ops.elementwise import where
+from engine.ops.index import check_ids, one_hot
+from engine.ops.reduce import sum_
+from engine.ops.softmax import log_softmax, softmax
+from engine.record import Index, Real, fused
+from engine.shapes import Shape
+
+
+def _class_ids(logits: Any, ids: Any, *, ignore_index: int, **_: Any) -> None:
+    if ids.dtype.kind not in "iu":
+        raise DtypeError(f"cross_entropy: class ids must be integers, got {ids.dtype}")
+    check_ids(np.where(ids == ignore_index, 0, ids) if logits.shape[-1] else ids[ids != ignore_index], logits.shape[-1],
+              "cross_entropy")
+
+
+def _loss_shape(logits: Shape, ids: Shape, *, reduction: str, **_: Any) -> Shape:
+    if not logits or logits[:-1] != ids:
+        raise ShapeError(f"logits {logits} need class ids of shape {logits[:-1]}, got {ids}")
+    return ids if reduction == "none" else ()
+
+
+def _loss_params(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
+    if params["reduction"] not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction is {params['reduction']!r}; it must be 'mean', 'sum' or 'none'")
+    if not 0 <= params["label_smoothing"] <= 1:
+        raise ValueError(f"label_smoothing is {params['label_smoothing']}; it must lie between 0 and 1")
+    return params
+
+
+LOSS: dict[str, Any] = {
+    "signature": None, "canonical": _loss_params, "result": "float",
+    "choices": lambda *s: {"reduction": ["mean", "sum", "none"], "label_smoothing": [0.0, 0.1],
+                           "ignore_index": [-100, 1]}}
+
+
+def _loss_vjp_shape(g: Shape, logits: Shape, ids: Shape, **params: Any) -> Shape:
+    loss = _loss_shape(logits, ids, **params)
+    if g != loss:
+        raise ShapeError(f"the cotangent has shape {g}; with reduction={params['reduction']!r} the loss has {loss}")
+    return logits
+
+
+def _loss_vjp_choices(g: Shape, logits: Shape, ids: Shape) -> dict[str, list[Any]]:
+    fits = [r for r in ("mean", "sum", "none") if g == _loss_shape(logits, ids, reduction=r)]
+    return {**LOSS["choices"](), "reduction": fits}
+
+
+@fused(**{**LOSS, "choices": _loss_vjp_choices}, shape=_loss_vjp_shape, domain=(Real(), Real(), Index(1, -1)),
+       check=lambda g, logits, ids, **params: _class_ids(logits, ids, **params), saves=(0, 1, 2),
+       samples=(((), (3,), ()), ((2,), (2, 3), (2,)), ((), (2, 3), (2,)), ((2, 2), (2, 2, 4), (2, 2)),
+                ((0,), (0, 3), (0,)), ((), (0, 3), (0,))),
+       equation=("X̄ = (softmax X − q) Ȳ / n", ""))
+def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
+                      reduction: str = "mean", lse: Any = None) -> Tensor:
+    """The pullback of cross_entropy. `lse` is the log-sum-exp that the forward kernel found; the meaning finds it
+    again."""
+    ids = _as_int64(ids)
+    real = ids != ignore_index
+    target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
+    target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+    each = g.expand_dims(-1) if reduction == "none" else g
+    if reduction == "mean":
+        each = each / _count(real, logits)
+    return where(real.expand_dims(-1), (softmax(logits, axis=-1) - target) * each, 0.0)
+
+
+@fused(**LOSS, shape=_loss_shape, check=_class_ids, domain=(Real(), Index(0, -1)), saves=(0, 1), residuals=("lse",),
+       vjps=[lambda g, y, logits, ids, **params: cross_entropy_vjp(g, logits, ids, **params), None],
+       samples=(((3,), ()), ((2, 3), (2,)), ((2, 2, 4), (2, 2)), ((0, 3), (0,))),
+       equation=("yᵢ = −Σⱼ qᵢⱼ log softmax(X)ᵢⱼ, q = (1 − s) one-hot + s/V", "X̄ = (softmax X − q) Ȳ / n"))
+def cross_entropy(logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
+                  reduction: str = "mean") -> Tensor:
+    """Cross-entropy of class ids (…) under logits (…, V), from log-softmax, with label smoothing (paper §5.4).
+
+    Ids equal to `ignore_index` count for nothing; "mean" divides by the number of the others (0 where there is none),
+    "sum" and "none" do not.
+    """
+    ids = _as_int64(ids)
+    real = ids != ignore_index
+    target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
+    target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+    log_p = log_softmax(logits, axis=-1)
+    loss = where(real, -sum_(where(target == 0, 0.0, target * log_p), axis=-1), 0.0)
+    if reduction == "none":
+        return loss
+    return sum_(loss) if reduction == "sum" else sum_(loss) / _count(real, logits)
+
+
+def _as_int64(ids: Tensor) -> Tensor:
+    """Ids of any integer dtype in one that also holds a negative `ignore_index`."""
+    return ids if ids.dtype == np.int64 else ids.astype(np.int64)
+
+
+def _count(real: Tensor, like: Tensor) -> Tensor:
+    """How many ids are real, at least 1."""
+    return sum_(where(real, 1.0, 0.0)).astype(like.dtype).maximum(1.0)

@@ -1,0 +1,78 @@
+"""Layer normalisation over the last axis, and its pullback."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.core import Tensor
+from engine.errors import ShapeError
+from engine.ops.elementwise import sqrt
+from engine.ops.reduce import mean, sum_
+from engine.ops.shape import concat, reshape
+from engine.record import Real, fused
+from engine.shapes import Shape, same
+
+
+def _feature_axis(x: Shape, weight: Shape | None = None, bias: Shape | None = None, **_: Any) -> Shape:
+    if not x:
+        raise ShapeError("layer norm needs a feature axis; the input is 0-d")
+    for name, s in (("weight", weight), ("bias", bias)):
+        if s is not None and s != x[-1:]:
+            raise ShapeError(f"{name} has shape {s}; the feature axis has size {x[-1]}")
+    return x
+
+
+def _layer_norm_rule(g: Tensor, y: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float,
+                     mean: Any = None, rstd: Any = None) -> list[Tensor | None]:
+    packed = layer_norm_vjp(g, x, weight, eps=eps, mean=mean, rstd=rstd)
+    n, d = x.size, x.shape[-1]
+    return [reshape(packed[:n], shape=x.shape), packed[n:n + d] if weight is not None else None,
+            packed[n + d:] if bias is not None else None]
+
+
+@fused(joint=_layer_norm_rule, saves=(0, 1), signature=None, shape=_feature_axis, result="float",
+       residuals=("mean", "rstd"), domain=(Real(),),
+       samples=(((2, 3), (3,), (3,)), ((2, 2, 4), (4,), None), ((3,), None, None), ((0, 2), (2,), (2,)),
+                ((2, 1), (1,), (1,))),
+       equation=("Y = (X − mean X) ⊘ √(var X + ε) ⊙ w + b",
+                 "X̂ = (X − mean X)/σ: X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ"))
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
+    """Normalise each vector over the last axis to mean 0 and (population) variance 1, then scale and shift.
+
+    Ba, Kiros & Hinton 2016. The mean and the variance are taken over the features of one position, never over a batch.
+    """
+    c = x - mean(x, axis=-1, keepdims=True)
+    y = c / sqrt(mean(c * c, axis=-1, keepdims=True) + eps)
+    if weight is not None:
+        y = y * weight
+    return y + bias if bias is not None else y
+
+
+def _layer_norm_vjp_shape(g: Shape, x: Shape, weight: Shape | None = None, **_: Any) -> Shape:
+    same(g, _feature_axis(x, weight))
+    return (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],)
+
+
+@fused(signature=None, result="float", shape=_layer_norm_vjp_shape, domain=(Real(),),
+       samples=(((2, 3), (2, 3), (3,)), ((2, 2, 4), (2, 2, 4), None), ((3,), (3,), (3,)), ((0, 2), (0, 2), (2,))),
+       equation=("X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ", ""))
+def layer_norm_vjp(g: Tensor, x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-5, mean: Any = None,
+                   rstd: Any = None) -> Tensor:
+    """The pullback of layer_norm, packed in one vector: x's gradient, then weight's, then bias's.
+
+    `mean` and `rstd` are what the forward kernel found; the meaning finds them again.
+    """
+    d = x.shape[-1]
+    c = x - _mean(x)
+    rstd_ = 1 / sqrt(_mean(c * c) + eps)
+    normed = c * rstd_
+    gw = g * weight if weight is not None else g
+    dx = rstd_ * (gw - _mean(gw) - normed * _mean(gw * normed))
+    rows = tuple(range(x.ndim - 1))
+    dw, db = sum_(g * normed, axis=rows), sum_(g, axis=rows)
+    return concat([reshape(dx, shape=(x.size,)), reshape(dw, shape=(d,)), reshape(db, shape=(d,))])
+
+
+def _mean(x: Tensor) -> Tensor:
+    return mean(x, axis=-1, keepdims=True)
