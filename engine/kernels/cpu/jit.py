@@ -44,6 +44,7 @@ from numba import types
 from numba.core import config
 
 from . import cache, launch
+from .tape import CURRENT, Launch
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -81,6 +82,10 @@ class Kernel:
 
     def __call__(self, blocks: int, *arguments: Any) -> None:
         """Run all blocks, in parallel if there are several."""
+        tape = CURRENT.tape
+        if tape is not None:
+            tape.steps.append(Launch(self, blocks, arguments, False))
+            return
         entry = self._entry(arguments)
         if blocks <= 1 or _team.threads == 1:
             entry(0, 1, blocks, *arguments)
@@ -90,6 +95,10 @@ class Kernel:
 
     def serial(self, blocks: int, *arguments: Any) -> None:
         """Run all blocks in the calling thread."""
+        tape = CURRENT.tape
+        if tape is not None:
+            tape.steps.append(Launch(self, blocks, arguments, True))
+            return
         self._entry(arguments)(0, 1, blocks, *arguments)
 
     def _entry(self, arguments: tuple[Any, ...]) -> Any:
