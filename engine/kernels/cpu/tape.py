@@ -26,7 +26,7 @@ class Launch(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A Python function of arrays that runs between kernels. It may change what is in the arrays, and returns nothing."""
+    """A Python function of arrays that runs between kernels: it changes what is in them and returns nothing."""
 
     function: Callable[..., None]
     arrays: tuple[Any, ...]
