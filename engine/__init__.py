@@ -64,6 +64,7 @@ from engine.ops.reduce import min_ as min
 from engine.ops.reduce import sum_ as sum
 from engine.ops.shape import broadcast_to, concat, expand_dims, pad, reshape, split, squeeze, stack, swapaxes, transpose
 from engine.ops.softmax import log_softmax, softmax
+from engine.plan import Replay, replay
 from engine.random import seed
 from engine.record import OPS, Bool, Index, Key, Op, Real, fused, op
 from engine.state import no_grad, scope, shapes_only, unfused
@@ -79,6 +80,7 @@ __all__ = [
                                     "Key",
                                     "Op",
                                     "Real",
+                                    "Replay",
                                     "ShapeError",
                                     "Tensor",
                                     "abs",
@@ -138,6 +140,7 @@ __all__ = [
                                     "put",
                                     "random",
                                     "relu",
+                                    "replay",
                                     "reshape",
                                     "scaled_dot_product_attention",
                                     "scatter_add",

@@ -10,7 +10,7 @@ from engine.core import Node, Tensor, checksum
 from engine.errors import DtypeError, GraphError, ShapeError
 from engine.record import OPS, OUT, Op
 from engine.shapes import Shape
-from engine.state import STATE, State, no_grad
+from engine.state import STATE, no_grad
 
 
 def order(roots: Iterable[Node], leaves: Iterable[Node] = ()) -> list[Node]:
@@ -58,7 +58,7 @@ def grad(root: Tensor, inputs: Tensor | Sequence[Tensor], grad: Any = None, *, c
 
 def backward(root: Tensor, grad: Any, retain_graph: bool, create_graph: bool) -> None:
     """`Tensor.backward`: add the gradients to the `.grad` of the leaves and of the tensors that retain theirs."""
-    seed = _cotangent(root, grad, "backward")
+    seed, recorder = _cotangent(root, grad, "backward"), STATE.get().recorder
     made = order([root.node])
     leaves = [n for n in made if n.requires_grad and n.tensor is not None]
     found = _walk(made, root.node, seed, leaves, create_graph)
@@ -69,6 +69,8 @@ def backward(root: Tensor, grad: Any, retain_graph: bool, create_graph: bool) ->
             t = node.tensor() if node.tensor else None
             g = found.get(id(node))
             if t is not None and g is not None:
+                if recorder is not None:
+                    recorder.leaf(t)
                 t.grad = g if t.grad is None else t.grad + g
 
 
@@ -120,7 +122,7 @@ def _walk(made: list[Node], root: Node, seed: Tensor, wanted: Sequence[Node], cr
         if key not in cotangents or node.op is None or not any(n is not None and id(n) in leads for n in node.inputs):
             continue
         g = cotangents[key] if key in asked else cotangents.pop(key)
-        token = STATE.set(State(create_graph, outside.fusing, outside.computing, node.scope, "backward", node))
+        token = STATE.set(outside._replace(recording=create_graph, scope=node.scope, phase="backward", of=node))
         try:
             for n, gn in zip(node.inputs, pullback(node, g, leads), strict=False):
                 if n is None or gn is None or id(n) not in leads:

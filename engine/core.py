@@ -69,7 +69,7 @@ class Tensor(Methods):
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, dtype: Any = None, requires_grad: bool = False, name: str | None = None) -> None:
-        array = data._array if isinstance(data, Tensor) else data
+        array = data.read() if isinstance(data, Tensor) else data
         array = np.array(array, dtype=dtype or _default_dtype(array), order="C")
         if array.dtype.kind not in "fiubc":
             raise DtypeError(f"a tensor holds numbers; got {array.dtype} from {type(data).__name__}")
@@ -157,10 +157,18 @@ class Tensor(Methods):
                              "shapes_only(), or a rule reads a value that its op does not save")
         return self._array
 
+    def read(self) -> Any:
+        """The array, for Python's eyes. Raises GraphError while a step is recorded: what Python sees then is not seen
+        again when the step is replayed."""
+        if STATE.get().recorder is not None:
+            raise GraphError(f"{self.node.label()} of shape {self.shape} is read while a step is recorded for replay, "
+                             "and has no numbers yet. Return it from the step and read it there, or compute with ops.")
+        return self.array()
+
     @property
     def data(self) -> Any:
         """The live array. Writing to it after an op has used it is found out by `backward`, which then refuses."""
-        array, owner = self.array(), self.node.owner()
+        array, owner = self.read(), self.node.owner()
         if owner.used_by and owner.digest is None:
             owner.digest = checksum(array)
         owner.exported = True
@@ -172,16 +180,18 @@ class Tensor(Methods):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Change values in place. A backward pass that still needs the old ones raises GraphError."""
-        value = value._array if isinstance(value, Tensor) else value
+        value = value.read() if isinstance(value, Tensor) else value
         try:
-            self.array()[_plain_index(index)] = value
+            self.read()[_plain_index(index)] = value
         except (ValueError, IndexError) as e:
             raise ShapeError(f"{self.node.label()} of shape {self.shape}: {e}") from None
         self.changed()
 
     def changed(self) -> None:
         """Note that the values were changed in place."""
-        owner = self.node.owner()
+        owner, recorder = self.node.owner(), STATE.get().recorder
+        if recorder is not None:
+            recorder.changed(owner)
         owner.version += 1
         owner.digest = None
 
@@ -189,6 +199,8 @@ class Tensor(Methods):
         """The same values without a history (a copy: later changes to one do not reach the other)."""
         if self._array is None:
             return Tensor.placeholder(self.shape, self.dtype, self.name)
+        if STATE.get().recorder is not None:             # nothing changes in place while a step is recorded
+            return constant(self)
         return Tensor(self._array, name=self.name)
 
     def backward(self, grad: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
@@ -246,7 +258,7 @@ def checksum(array: Any) -> int:
 
 def _plain_index(index: Any) -> Any:
     if isinstance(index, Tensor):
-        return index.array()
+        return index.read()
     if isinstance(index, tuple):
         return tuple(_plain_index(i) for i in index)
     return index
@@ -270,8 +282,9 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     if not state.computing:
         return _record(op, tensors, params, None, shape, promotion.result_dtype(op, tensors, params), state, ())
     arrays = [t.array() if t is not None else None for t in tensors]
+    recorder = state.recorder
     if op.check:
-        op.check(*arrays, **params)
+        (recorder.check if recorder else _check)(op, arrays, params)
     residuals: Sequence[Any] = ()
     with np.errstate(all="ignore"):          # NaN and infinity are values here, not accidents
         made = NotImplemented if op.fused and not state.fusing else device.run(op.name, arrays, params)
@@ -279,11 +292,20 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
             if op.fused:
                 with scope(op.name):
                     return op.meaning(*tensors, **params)
-            made = op.meaning(*arrays, **params)
+            if recorder:
+                made = recorder.meaning(op, arrays, params, shape, promotion.result_dtype(op, tensors, params))
+            else:
+                made = op.meaning(*arrays, **params)
         elif type(made) is tuple:
             made, *residuals = made
+    if recorder:
+        recorder.note(op.name, state)
     array = made if isinstance(made, np.ndarray) else np.asarray(made)
     return _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
+
+
+def _check(op: Op, arrays: Sequence[Any], params: dict[str, Any]) -> None:
+    op.check(*arrays, **params)          # type: ignore[misc]
 
 
 def _record(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], array: Any, shape: Shape,

@@ -15,6 +15,11 @@ def of(array: Any) -> str:
     return "cpu"
 
 
+def jit_disabled() -> bool:
+    """Whether kernels are off (NUMBA_DISABLE_JIT), so that meanings run."""
+    return cpu.jit_disabled()
+
+
 def run(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
     """The result of the device's kernel for this op, or NotImplemented where it has none for these arrays.
 

@@ -23,7 +23,7 @@ class Methods:
         def shape(self) -> Shape: ...
         @property
         def ndim(self) -> int: ...
-        def array(self) -> Any: ...
+        def read(self) -> Any: ...
 
     # -- operators
     def __neg__(self) -> Tensor: return OPS["neg"](self)
@@ -60,17 +60,17 @@ class Methods:
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
-        if self.array().size != 1:
+        if self.read().size != 1:
             raise ValueError(f"a tensor of shape {self.shape} is neither true nor false")
-        return bool(self.array())
+        return bool(self.read())
 
     def __float__(self) -> float: return float(self.item())
     def __int__(self) -> int: return int(self.item())
 
     def __index__(self) -> int:
-        if self.array().dtype.kind not in "iu" or self.ndim:
-            raise TypeError(f"only a 0-d integer tensor can be an index; this one is {self.array().dtype} {self.shape}")
-        return int(self.array())
+        if self.read().dtype.kind not in "iu" or self.ndim:
+            raise TypeError(f"only a 0-d integer tensor can be an index; this one is {self.read().dtype} {self.shape}")
+        return int(self.read())
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         array = self.numpy()
@@ -79,17 +79,17 @@ class Methods:
     # -- values
     def numpy(self) -> np.ndarray:
         """The values as a NumPy array of their own."""
-        return self.array().copy()
+        return self.read().copy()
 
     def item(self) -> Any:
         """The value of a tensor of one number, as a Python number."""
-        if self.array().size != 1:
+        if self.read().size != 1:
             raise ShapeError(f"item(): a tensor of shape {self.shape} is not one number")
-        return self.array().item()
+        return self.read().item()
 
     def tolist(self) -> Any:
         """The values as nested Python lists."""
-        return self.array().tolist()
+        return self.read().tolist()
 
     def astype(self, dtype: Any) -> Tensor: return OPS["astype"](self, dtype=dtype)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import Tensor
+from engine.core import Node, Tensor
 from engine.kernels.scalar import philox_numpy
 from engine.shapes import Shape
 from engine.state import STATE
@@ -39,20 +39,26 @@ def set_state(state: dict[str, int]) -> None:
 
 def next_key() -> Tensor:
     """The next key of the seed's sequence."""
-    with _lock:
-        _state["drawn"] += 1
-        mixed = _mix(_state["seed"] ^ _mix(_state["drawn"]))
-    key = Tensor(np.asarray(np.uint64(mixed).astype(np.int64)))
-    key.name = "key"
+    recorder = STATE.get().recorder
+    key = Tensor.wrap(recorder.key() if recorder else draw(1).reshape(()), Node((), np.dtype(np.int64), STATE.get()))
+    key.node.name = "key"
     return key
 
 
-def _mix(z: int) -> int:
+def draw(count: int) -> np.ndarray:
+    """The next keys of the seed's sequence, (count,) int64."""
+    with _lock:
+        first, start = _state["drawn"] + 1, np.uint64(_state["seed"])
+        _state["drawn"] += count
+    return _mix(start ^ _mix(np.arange(first, first + count, dtype=np.uint64))).astype(np.int64)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
     """SplitMix64's output function (Steele, Lea & Flood 2014): a bijection that scatters neighbouring integers."""
-    z = (z + 0x9E3779B97F4A7C15) & (2**64 - 1)
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return z ^ (z >> 31)
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 def uniform_array(key: Any, shape: Shape) -> np.ndarray:
@@ -68,7 +74,7 @@ def uniform(shape: Shape, low: float = 0.0, high: float = 1.0, dtype: Any = np.f
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)
     key = next_key() if key is None else key
-    return Tensor((low + (high - low) * uniform_array(key.array(), tuple(shape)).astype(np.float64)).astype(dtype))
+    return Tensor((low + (high - low) * uniform_array(key.read(), tuple(shape)).astype(np.float64)).astype(dtype))
 
 
 def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
@@ -77,7 +83,7 @@ def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.fl
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)
     key = next_key() if key is None else key
-    u = uniform_array(key.array(), (2, *shape)).astype(np.float64)
+    u = uniform_array(key.read(), (2, *shape)).astype(np.float64)
     radius = np.sqrt(-2 * np.log1p(-u[0]))
     return Tensor((mean + std * radius * np.cos(2 * np.pi * u[1])).astype(dtype))
 

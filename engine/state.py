@@ -14,6 +14,7 @@ class State(NamedTuple):
     scope: tuple[str, ...] = ()
     phase: str = "forward"
     of: Any = None               # in the backward phase: the forward node whose cotangent is being pulled back
+    recorder: Any = None         # while a step is recorded for replay: what notes it (plan.Recorder)
 
 
 STATE: ContextVar[State] = ContextVar("engine_state", default=State())  # noqa: B039 (a tuple: it cannot change)

@@ -198,12 +198,20 @@ def shuffled(n: int, *key: int) -> NDArray[np.int64]:
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 
+def rounded(length: int) -> int:
+    """The length that a batch is padded to: the next even number up to 16, the next multiple of 4 up to 32, of 8 up to
+    64, and so on. So few shapes occur, each of which is recorded once and replayed; padding changes no bit."""
+    step = max(2, 1 << max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step
+
+
 def batches(lengths: NDArray[np.int64], batch_tokens: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """One epoch's batches of pair indices, each index exactly once, as a pure function of the arguments.
 
     `lengths` is (N, 2): source and target tokens of each pair. In every batch rows × longest source and
-    rows × longest target are each at most `batch_tokens`. Pairs of similar length go together; which of them, and the
-    order of the batches, changes with seed and epoch. Raises UserError if one sentence alone is over the budget.
+    rows × longest target, each `rounded`, are at most `batch_tokens`, but for one sentence alone. Pairs of similar
+    length go together; which of them, and the order of the batches, changes with seed and epoch. Raises UserError if
+    one sentence alone is over the budget.
     """
     if len(lengths) == 0:
         return []
@@ -211,16 +219,15 @@ def batches(lengths: NDArray[np.int64], batch_tokens: int, seed: int, epoch: int
         raise UserError(f"A sentence of {int(lengths.max()):,} tokens does not fit into a batch of {batch_tokens:,}: "
                         "raise train.batch-tokens or leave out longer sentences.")
     order = shuffled(len(lengths), seed, epoch)
-    longer, shorter = lengths[order].max(axis=1), lengths[order].min(axis=1)
+    room = np.array([rounded(n) for n in range(int(lengths.max()) + 1)])
+    longer, shorter = room[lengths[order].max(axis=1)], lengths[order].min(axis=1)
     order = order[np.lexsort((shorter // 2, longer))]         # stable: equals stay shuffled
     found: list[NDArray[np.int64]] = []
-    start, longest = 0, np.zeros(2, dtype=np.int64)
+    start = 0
     for stop, index in enumerate(order):
-        grown = np.maximum(longest, lengths[index])
-        if (stop - start + 1) * grown.max() > batch_tokens:
+        if stop > start and (stop - start + 1) * room[lengths[index].max()] > batch_tokens:
             found.append(order[start:stop])
-            start, grown = stop, lengths[index]
-        longest = grown
+            start = stop
     found.append(order[start:])
     return [found[i] for i in shuffled(len(found), seed, epoch, 1)]
 
@@ -236,27 +243,28 @@ class Batch:
     source_tokens: int
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int = PAD, multiple: int = 1) -> NDArray[np.int64]:
-    """The rows one below the other, filled with `pad_id` to one length, a multiple of `multiple`: (B, L) int64."""
-    longest = max(map(len, rows), default=0)
-    out = np.full((len(rows), -(-longest // multiple) * multiple), pad_id, dtype=np.int64)
+def pad(rows: Sequence[Sequence[int]], pad_id: int = PAD, length: int | None = None) -> NDArray[np.int64]:
+    """The rows one below the other, filled with `pad_id` to `length` (default: that of the longest): (B, L) int64."""
+    longest = max(map(len, rows), default=0) if length is None else length
+    out = np.full((len(rows), longest), pad_id, dtype=np.int64)
     for i, row in enumerate(rows):
         out[i, :len(row)] = row
     return out
 
 
-def pad_sources(rows: Sequence[Ids], multiple: int = 1) -> NDArray[np.int64]:
+def pad_sources(rows: Sequence[Ids], length: int | None = None) -> NDArray[np.int64]:
     """Source sentences as the encoder wants them, in training and in translation: ids, <eos>, padding: (B, S)."""
-    return pad([[*row, EOS] for row in rows], PAD, multiple)
+    return pad([[*row, EOS] for row in rows], PAD, length)
 
 
-def batch(encoded: Sequence[tuple[Ids, Ids]], indices: Sequence[int] | NDArray[np.int64], multiple: int = 1) -> Batch:
-    """The pairs at `indices` as one batch."""
+def batch(encoded: Sequence[tuple[Ids, Ids]], indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+    """The pairs at `indices` as one batch, either side padded to a `rounded` length."""
     sources, targets = [encoded[i][0] for i in indices], [encoded[i][1] for i in indices]
+    length = rounded(max(map(len, targets)) + 1)
     return Batch(
-        source=pad_sources(sources, multiple),
-        target_in=pad([[BOS, *row] for row in targets], PAD, multiple),
-        target_out=pad([[*row, EOS] for row in targets], PAD, multiple),
+        source=pad_sources(sources, rounded(max(map(len, sources)) + 1)),
+        target_in=pad([[BOS, *row] for row in targets], PAD, length),
+        target_out=pad([[*row, EOS] for row in targets], PAD, length),
         tokens=sum(map(len, targets)) + len(targets),
         source_tokens=sum(map(len, sources)) + len(sources),
     )

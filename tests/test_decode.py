@@ -47,7 +47,7 @@ def test_cache_batch_and_order_change_nothing(name: str, seed: int) -> None:
     assert search(model, pad_sources(rows), False) == together
     assert [search(model, pad_sources([row]), True)[0] for row in rows] == together
     order = np.random.default_rng(seed).permutation(len(rows))
-    shuffled = search(model, pad_sources([rows[i] for i in order], multiple=8), True)
+    shuffled = search(model, pad_sources([rows[i] for i in order], length=16), True)
     assert [shuffled[list(order).index(i)] for i in range(len(rows))] == together
 
 

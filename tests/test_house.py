@@ -70,6 +70,10 @@ MAY_IMPORT = {
     "slopes": {"core", "errors", "state"},
     "strategies": {"core", "errors", "record", "shapes", "slopes", "state"},
     "check": {"autograd", "core", "errors", "record", "slopes", "state", "strategies"},
+    "arena": set(),
+    "recorder": {"core", "errors", "kernels", "record", "shapes", "state"},
+    "program": {"arena", "core", "kernels", "recorder"},
+    "plan": {"arena", "core", "device", "errors", "program", "random", "recorder", "state"},
     "kernels": {"kernels"},
 }
 

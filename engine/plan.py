@@ -1,0 +1,144 @@
+"""Replay: record a step once for each set of shapes, then run it as a straight line of kernel calls."""
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from engine import arena, device, random
+from engine.core import Node, Tensor
+from engine.errors import EngineError, GraphError
+from engine.state import STATE
+
+PLANS = 32                               # kept at most, the last used
+
+
+def replay(step: Callable[..., Any], *, plans: int = PLANS) -> Replay:
+    """A function that does what `step` does, without building the graph again.
+
+        train = engine.replay(lambda source, target, lr: …)      # forward, backward, update
+        loss = train(source, target, 3e-4)
+
+    Positional arguments (tensors, arrays, Python numbers) vary from call to call; keyword arguments are fixed: each
+    value of theirs, like each set of shapes, has a recording of its own, of which the last `plans` are kept. Tensors
+    that the step returns are copied, so they stay as they are; the gradients that it leaves in `.grad` are fixed
+    buffers, which the next call with the same shapes overwrites. Random keys are new at every call, in the order in
+    which the step would draw them, and every number has the same bits as without replay.
+
+    The Python code of `step` runs at the first two calls with a set of shapes, not at later ones, and sees shapes, not
+    numbers. Raises GraphError where it reads a number (`item`, `numpy`, `if x:`), and at the second call if its two
+    recordings differ: then something that changes from call to call is not an argument. The arguments of `step` are
+    tensors. With NUMBA_DISABLE_JIT=1 the step itself runs, every time.
+    """
+    return Replay(step, plans)
+
+
+class Replay:
+    """A replayed step; see `replay`."""
+
+    def __init__(self, step: Callable[..., Any], plans: int = PLANS) -> None:
+        if plans < 1:
+            raise EngineError(f"replay: plans is {plans}; at least one recording must be kept")
+        functools.update_wrapper(self, step)
+        self._step, self._limit = step, plans
+        self._plans: OrderedDict[Any, Any] = OrderedDict()
+        self._trusted: set[Any] = set()                  # recorded twice, with the same outcome
+        self._memory = arena.allocate(0)
+        self._lock = threading.RLock()
+
+    def __call__(self, *arguments: Any, **fixed: Any) -> Any:
+        state = STATE.get()
+        if state.recorder is not None or not state.computing or device.jit_disabled():
+            return self._step(*map(_tensor, arguments), **fixed)
+        arrays = [_array(i, a) for i, a in enumerate(arguments)]
+        key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording)
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._plans[key] = self._record(arrays, fixed)
+                if len(self._plans) > self._limit:
+                    self._trusted.discard(self._plans.popitem(last=False)[0])
+            elif key not in self._trusted:
+                self._compare(plan, self._record(arrays, fixed, plan))
+                self._trusted.add(key)
+            self._plans.move_to_end(key)
+            return self._run(plan, arrays)
+
+    def _record(self, arrays: list[np.ndarray], fixed: dict[str, Any], like: Any = None) -> Any:
+        """A recording for these arguments' shapes; with the buffers of `like` for what varies."""
+        from engine.program import Program
+        from engine.recorder import Recorder
+        recorder = Recorder(like.recorder.key_buffers if like else [])
+        inputs = like.inputs if like else [np.empty(a.shape, a.dtype) for a in arrays]
+        names = _parameter_names(self._step, len(arrays))
+
+        def step() -> Any:
+            return self._step(*map(_leaf, inputs, names), **fixed)
+        result = recorder.record(step)
+        recorder.note("update", STATE.get())
+        return Program(recorder, inputs, result)
+
+    def _compare(self, plan: Any, again: Any) -> None:
+        difference = plan.difference(again)
+        if difference is not None:
+            raise GraphError(f"{_name(self._step)} cannot be replayed: in two recordings for the same shapes, "
+                             f"{difference}. What changes from call to call must be an argument of the step.")
+
+    def _run(self, plan: Any, arrays: list[np.ndarray]) -> Any:
+        if plan.memory is not self._memory or len(self._memory) < plan.size:
+            if len(self._memory) < plan.size:
+                self._memory = arena.allocate(plan.size)
+            plan.bind(self._memory)
+        for buffer, array in zip(plan.inputs, arrays, strict=True):
+            np.copyto(buffer, array)
+        keys = plan.recorder.keys
+        if keys:
+            drawn = random.draw(len(keys))
+            for i, buffer in enumerate(plan.recorder.key_buffers):
+                part = drawn[i * len(buffer):(i + 1) * len(buffer)]
+                buffer[:len(part)] = part
+        plan.run()
+        return plan.answer()
+
+    def plans(self) -> list[Any]:
+        """The recordings that are kept, the last used at the end."""
+        return list(self._plans.values())
+
+
+def _array(position: int, value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        return value.array()
+    if isinstance(value, (bool, int, float, np.ndarray, np.generic)):
+        return np.asarray(value)
+    raise EngineError(f"replay: argument {position} is a {type(value).__name__}; tensors, arrays and numbers vary from "
+                      "call to call, everything else is passed by keyword")
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else Tensor(np.asarray(value))
+
+
+def _leaf(array: np.ndarray, name: str | None) -> Tensor:
+    t = Tensor.wrap(array, Node(array.shape, array.dtype, STATE.get()))
+    t.name = name
+    return t
+
+
+def _parameter_names(step: Callable[..., Any], count: int) -> list[str | None]:
+    """What the step calls its first `count` arguments, as far as it can be known."""
+    try:
+        known = [p.name for p in inspect.signature(step).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    except (TypeError, ValueError):
+        known = []
+    return [*known[:count], *[None] * (count - len(known))]
+
+
+def _name(step: Callable[..., Any]) -> str:
+    return f"the step {getattr(step, '__qualname__', type(step).__name__)}"
+
+
