@@ -35,7 +35,7 @@ while step < STEPS:
         loss.backward()
         step += 1
         optimiser.step(rate("inverse-sqrt", step, PEAK, WARMUP, settings.d_model),
-                       scale=min(1.0, 1.0 / global_norm(model.parameters())))
+                       norm=global_norm(model.parameters()), clip_norm=1.0)
         model.zero_grad()
         if step % 50 == 0:
             print(f"step {step:4}  loss {loss.item():.3f}")

@@ -1,0 +1,41 @@
+"""`microtfm translate RUN TEXT --show attention|beam`: a translation with a picture of how it came about."""
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Literal
+
+from microtfm import atomic
+from microtfm.errors import UserError
+from microtfm.translator import Translator
+
+Show = Literal["attention", "beam"]
+WIDTH = 4                                # of the beam that is shown where none was asked for
+
+
+def show(run: Path, sentences: list[str], what: Show, beam: int, length_penalty: float, out: Path | None) -> int:
+    """Translate one sentence, print the translation, and draw it. Returns the exit code."""
+    if len(sentences) != 1:
+        raise UserError(f"--show {what} draws one sentence; {len(sentences)} were given.")
+    out = out if out is not None else run / f"{what}.svg"
+    if out.suffix not in (".svg", ".html"):
+        raise UserError(f"--out {out}: the picture's name must end in .svg or .html.")
+    translator = Translator.load(run)
+    line = sentences[0]
+    if what == "attention":
+        from microtfm.attention_map import attention_svg
+        weights, source, target = translator.attention(line)
+        text = translator.translate([line])[0]
+        picture = attention_svg(weights, source, target, title=f"{line} → {text}")
+    else:
+        from microtfm.beam_tree import beam_svg, search
+        width = beam if beam > 1 else WIDTH
+        tree = search(translator, line, width, length_penalty)
+        text = translator.translate([line], width, length_penalty)[0]
+        picture = beam_svg(tree, translator, f"{line} → {text}")
+    if out.suffix == ".html":
+        picture = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(line)}</title></head>'
+                   f'<body style="margin:0">{picture}</body></html>\n')
+    atomic.write(out, [picture.encode()])
+    print(f"{text}\npicture {out}")
+    return 0
