@@ -1,4 +1,4 @@
-"""The wrapper of all kernels: its cache on disk under bad luck, its threads, its calls."""
+"""The wrapper of all kernels: its cache on disk under bad luck, its calls."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def source(tmp_path_factory):
     kernels = top / "engine" / "kernels"
     (kernels / "cpu").mkdir(parents=True)
     (kernels / "__init__.py").touch()
-    for name in ("__init__", "cache", "jit", "launch"):
+    for name in ("__init__", "cache", "jit", "launch", "native", "table", "tape", "team"):
         shutil.copy(ROOT / "engine" / "kernels" / "cpu" / f"{name}.py", kernels / "cpu")
     (kernels / "tiny.py").write_text(textwrap.dedent(KERNEL))
     return top
@@ -91,7 +91,7 @@ def _stamps(folder):
 
 def test_second_run_compiles_nothing(run, warm):
     before = _stamps(warm)
-    assert len(before) == 3  # the kernel, its entry, the parallel loop
+    assert len(before) == 3  # the kernel, its launch, what the workers do
     assert warm.stat().st_mode & 0o777 == 0o700
     assert run("check()") == []
     assert _stamps(warm) == before
@@ -151,6 +151,29 @@ def test_edited_sources_are_never_stale(run, source, warm):
         helper.unlink()
 
 
+def test_an_edit_elsewhere_compiles_nothing_again(run, source, warm):
+    before = _stamps(warm)
+    other = source / "engine" / "kernels" / "other.py"
+    other.write_text("NUMBER = 1\n")
+    try:
+        assert run("check()") == []
+        assert _stamps(warm) == before
+    finally:
+        other.unlink()
+
+
+def test_an_edit_of_what_is_imported_compiles_again(run, source, warm):
+    before = _stamps(warm)
+    imported = source / "engine" / "kernels" / "cpu" / "tape.py"
+    text = imported.read_text()
+    imported.write_text(text + "# another line\n")
+    try:
+        assert run("check()") == []
+        assert len(_stamps(warm)) == len(before) + 1  # the kernel; its launch and the workers know nothing of tapes
+    finally:
+        imported.write_text(text)
+
+
 def test_a_full_disk_costs_one_warning(run, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     pytest.importorskip("resource")
@@ -201,56 +224,6 @@ def test_processes_that_start_cold_together(run):
         assert process.returncode == 0 and "Warning" not in errors, errors
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_a_forked_child_works_alone(run, layer):
-    lines = """
-        import numba
-        numba.config.THREADING_LAYER = {!r}
-        try:
-            check()
-        except ValueError:  # this layer is not built for this machine
-            sys.exit()
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-        if child == 0:
-            try:
-                check()
-                assert get_threads() == 1
-                os._exit(7)
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        assert get_threads() == 2
-        check()
-    """
-    run(lines.format(layer))
-
-
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_eight_python_threads(run, layer):
-    lines = """
-        import numba
-        numba.config.THREADING_LAYER = {!r}
-        try:
-            check()
-        except ValueError:
-            sys.exit()
-        failed = []
-        def work():
-            try:
-                for _ in range(200):
-                    check()
-            except BaseException as error:
-                failed.append(error)
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        [t.start() for t in threads]
-        [t.join() for t in threads]
-        assert not failed, failed
-    """
-    run(lines.format(layer))
-
-
 def test_arguments(run):
     run("""
         out = np.zeros(3)
@@ -261,10 +234,18 @@ def test_arguments(run):
             assert (out == view.sum(1) + 1).all()
         rows(3, x[:3], np.ones(5, bool), out, np.float64(0.5))
         assert (out == x[:3].sum(1) + 5.5).all()
-        for wrong in (x.astype("float32"), x[0], x.astype(int)):
+        for wrong in (x.astype("float32"), x[0], x.astype(int), x.astype(">f8"), 3.0, [1.0]):
             try:
-                rows(3, x, None, wrong, 1) if wrong.ndim == 2 else rows(3, wrong, None, out, 1)
-            except TypeError:
+                rows(3, wrong, None, out, 1)
+            except TypeError as error:
+                assert "rows" in str(error), error
+                continue
+            raise AssertionError(wrong)
+        for wrong in ((3, x, None, out), (3, x, None, out, 1, 1), (3, x, None, out, "one"), (3.0, x, None, out, 1),
+                      (3, x, None, out, None), (2**70, x, None, out, 1), ()):
+            try:
+                rows(*wrong)
+            except (TypeError, OverflowError):
                 continue
             raise AssertionError(wrong)
         set_threads(1); check(); set_threads(2); check()

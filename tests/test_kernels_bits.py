@@ -68,12 +68,16 @@ CALLS: dict[str, Callable[[np.ndarray], object]] = {
     "log_softmax_vjp": lambda x: kernel("log_softmax_vjp")(G.astype(x.dtype), x),
     "layer_norm": lambda x: kernel("layer_norm")(x, *G[:2].astype(x.dtype)),
     "layer_norm_vjp": lambda x: kernel("layer_norm_vjp")(G.astype(x.dtype), x, G[0].astype(x.dtype)),
-    "cross_entropy": lambda x: kernel("cross_entropy")(x, IDS, label_smoothing=0.1),
+    "add_norm": lambda x: kernel("add_norm")(x, G.astype(x.dtype), KEY, *G[:2].astype(x.dtype), p=0.3)[:4],
+    "add_norm_vjp": lambda x: kernel("add_norm_vjp")(G.astype(x.dtype), x, x, KEY, G[0].astype(x.dtype), p=0.3),
+    "cross_entropy": lambda x: kernel("cross_entropy")(x, IDS, label_smoothing=0.1)[:2],
     "cross_entropy_vjp": lambda x: kernel("cross_entropy_vjp")(np.ones((), x.dtype), x, IDS, label_smoothing=0.1),
     "embedding": lambda x: kernel("embedding")(x, np.abs(IDS) % 24),
+    "embed": lambda x: kernel("embed")(x, np.abs(IDS) % 24, G.astype(x.dtype), KEY, scale=3.0, p=0.3),
+    "embed_vjp": lambda x: kernel("embed_vjp")(x, np.abs(IDS) % 5, KEY, size=7, scale=3.0, p=0.3),
     "take": lambda x: kernel("take")(x, np.abs(IDS) % 24, axis=0),
     "scatter_add": lambda x: kernel("scatter_add")(x, np.abs(IDS) % 5, axis=0, size=7),
-    "dropout": lambda x: kernel("dropout")(x, KEY, p=0.3),
+    "dropout": lambda x: kernel("dropout")(x, KEY, p=0.3)[0],
 }
 
 
@@ -112,8 +116,8 @@ kernel("adam")(*[[a] for a in state], lr=0.1, beta1=0.9, beta2=0.99, eps=1e-8, w
 results = [
     state[0], kernel("exp")(x), kernel("add")(x, g), kernel("mul")(x, g[0]), kernel("sum")(x),
     kernel("sum")(x, axis=(0,)), kernel("sum")(x, axis=(1,)), kernel("softmax")(x), kernel("layer_norm")(x)[0],
-    kernel("layer_norm_vjp")(g, x), kernel("cross_entropy")(x, ids)[0], kernel("dropout")(x, np.array(3), p=0.5),
-    kernel("scatter_add")(g, ids, axis=0, size=130), np.array(kernel("sum_of_squares")([x, g])),
+    kernel("layer_norm_vjp")(g, x), kernel("cross_entropy")(x, ids)[0], kernel("dropout")(x, np.array(3), p=0.5)[0],
+    kernel("scatter_add")(g, ids, axis=0, size=130), kernel("global_norm")([x, g]),
 ]
 print([hashlib.sha256(r.tobytes()).hexdigest() for r in results])
 """
@@ -170,12 +174,33 @@ def test_appended_zeros_change_no_sum(n):
 
 
 @pytest.mark.parametrize("n", [1, 15, 33, 4097, 9000])
-def test_rows_and_columns_are_summed_in_one_order(n):
+def test_a_sum_over_rows_is_one_chain(n):
     x = draw(n, 3)
-    along_columns = kernel("sum")(x, axis=(0,))
-    np.testing.assert_array_equal(kernel("sum")(np.ascontiguousarray(x.T), axis=(1,)), along_columns)
-    np.testing.assert_array_equal([kernel("sum")(x[:, i]) for i in range(3)], along_columns)
-    np.testing.assert_array_equal(kernel("layer_norm_vjp")(x, x)[-3:], along_columns)
+    chain = np.zeros(3, np.float32)
+    for row in x:
+        chain += row
+    np.testing.assert_array_equal(kernel("sum")(x, axis=(0,)), chain)
+    np.testing.assert_array_equal(kernel("sum")(x[:, :1], axis=(0,)), chain[:1])
+    np.testing.assert_array_equal(kernel("sum")(x.reshape(1, n, 3), axis=(0, 1)), chain)
+    strewn = np.zeros((2 * n + 5, 3), np.float32)
+    strewn[np.sort(np.random.default_rng(n).permutation(2 * n + 5)[:n])] = x
+    np.testing.assert_array_equal(kernel("sum")(strewn, axis=(0,)), chain)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_ignored_rows_change_no_bit_of_the_loss(reduction):
+    """Wherever they lie, and whatever is in them."""
+    x, ids, place = draw(40, 37), np.arange(40) % 37, np.sort(np.random.default_rng(0).permutation(91)[:40])
+    wide, wide_ids = np.full((91, 37), np.nan, np.float32), np.full(91, -100)
+    wide[place], wide_ids[place] = x, ids
+    options = {"label_smoothing": 0.1, "reduction": reduction}
+    np.testing.assert_array_equal(
+        kernel("cross_entropy")(wide, wide_ids, **options)[0], kernel("cross_entropy")(x, ids, **options)[0]
+    )
+    g = np.full((), 3, np.float32)
+    gradient = kernel("cross_entropy_vjp")(g, wide, wide_ids, **options)
+    np.testing.assert_array_equal(gradient[place], kernel("cross_entropy_vjp")(g, x, ids, **options))
+    assert not np.delete(gradient, place, axis=0).any()
 
 
 def test_a_fully_masked_row_gives_zeros():
@@ -257,10 +282,10 @@ def test_cross_entropy(shape, smoothing, reduction):
         share = {"mean": 1 / counted.sum(), "sum": 1, "none": 1}[reduction]
         expected = losses if reduction == "none" else losses.sum() * share
         options = {"label_smoothing": smoothing, "reduction": reduction}
-        out, kept = kernel("cross_entropy")(x, ids, **options)
+        out, kept, *_ = kernel("cross_entropy")(x, ids, **options)
         close = {"rtol": 40 * np.finfo(dtype).eps, "atol": 40 * np.finfo(dtype).eps}
         np.testing.assert_allclose(out, expected, **close)
-        np.testing.assert_allclose(kept, lse, **close)
+        np.testing.assert_allclose(kept, np.where(counted, lse, 0), **close)
         onehot = np.where(counted, ids, -1)[..., None] == np.arange(shape[-1])
         target = (1 - smoothing) * onehot + smoothing / shape[-1]
         gradient = 2 * share * np.where(counted[..., None], np.exp(x64 - lse[..., None]) - target, 0)
@@ -270,7 +295,7 @@ def test_cross_entropy(shape, smoothing, reduction):
 
 
 def test_cross_entropy_of_nothing_counted_is_zero():
-    out, _ = kernel("cross_entropy")(draw(3, 4), np.full(3, -100))
+    out, *_ = kernel("cross_entropy")(draw(3, 4), np.full(3, -100))
     assert out.shape == () and out == 0
     assert not kernel("cross_entropy_vjp")(np.ones((), np.float32), draw(3, 4), np.full(3, -100)).any()
 
@@ -308,11 +333,11 @@ def test_dropout(p, n):
     x = draw(n)
     keep = kernel("uniform")(KEY, (n,)) >= np.float32(p)
     scale = np.float32(1 / (1 - p)) if p < 1 else np.float32(0)
-    np.testing.assert_array_equal(kernel("dropout")(x, KEY, p=p), np.where(keep, x * scale, np.float32(0)))
+    np.testing.assert_array_equal(kernel("dropout")(x, KEY, p=p)[0], np.where(keep, x * scale, np.float32(0)))
 
 
 def test_dropped_elements_are_zero_whatever_they_were():
-    assert not kernel("dropout")(np.full(10, np.nan, np.float32), KEY, p=1.0).any()
+    assert not kernel("dropout")(np.full(10, np.nan, np.float32), KEY, p=1.0)[0].any()
 
 
 @pytest.mark.parametrize("size", [1, 50, 3000])

@@ -32,7 +32,7 @@ FUNCTIONS = {
     "sigmoid": (sigmoid64, 2.0),
     "erf": (lambda x: np.array([math.erf(v) for v in x]), 1.5),
     "silu": (lambda x: x * sigmoid64(x), 2.5),
-    "gelu": (lambda x: x * (0.5 * erfc64(-x * math.sqrt(0.5))), 4.0),
+    "gelu": (lambda x: x * (0.5 * erfc64(-x * math.sqrt(0.5))), 5.0),
 }
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1.2e-38, 3.4e38, -3.4e38], np.float32)
 

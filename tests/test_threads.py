@@ -28,7 +28,7 @@ for _ in range(3):
     source[::3, 8:] = 0
     loss = translation_loss(model(source, target[:, :-1]), engine.Tensor(target[:, 1:]), 0.1)
     loss.backward()
-    optimiser.step(scale=1 / global_norm(model.parameters()))
+    optimiser.step(norm=global_norm(model.parameters()), clip_norm=1.0)
     model.zero_grad()
     digest.update(loss.numpy().tobytes())
 for array in model.state_dict().values():

@@ -1,4 +1,4 @@
-"""Adam, SGD and the sum of squares: agreement with torch.optim, and the NumPy versions with the kernels."""
+"""Adam, SGD and the norm of all gradients: agreement with torch.optim, and the NumPy versions with the kernels."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_adam_is_that_of_torch(dtype, decoupled):
         for t, g in zip(theirs, grads, strict=True):
             t.grad = torch.from_numpy(g / 2)
         optimiser.step()
-        kernel("adam")(params, grads, m, v, **options, step=step, scale=0.5, decoupled=decoupled)
+        kernel("adam")(params, grads, m, v, **options, step=step, divisor=2, decoupled=decoupled)
     for t, p in zip(theirs, params, strict=True):
         np.testing.assert_allclose(p, t.detach().numpy(), rtol=20 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
 
@@ -57,11 +57,12 @@ def test_sgd_is_that_of_torch(dtype, momentum, nesterov):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sum_of_squares(dtype):
+def test_global_norm(dtype):
     arrays = tensors(dtype, 0)
-    expected = sum(np.sum(a.astype(np.float64) ** 2) for a in arrays)
-    assert kernel("sum_of_squares")(arrays) == pytest.approx(expected, rel=20 * float(np.finfo(dtype).eps))
-    assert kernel("sum_of_squares")([]) == 0
+    expected = np.sqrt(sum(np.sum(a.astype(np.float64) ** 2) for a in arrays))
+    assert kernel("global_norm")(arrays) == pytest.approx(expected, rel=1e-12)
+    assert kernel("global_norm")(arrays, 0.25) == pytest.approx(expected / 4, rel=1e-12)
+    assert kernel("global_norm")([]) == 0
 
 
 WITHOUT_JIT_PROGRAM = """
@@ -70,10 +71,12 @@ import numpy as np
 from engine.kernels.cpu import kernel
 assert kernel("softmax") is None and kernel("exp") is None
 arrays = [np.linspace(-1, 1, 7, dtype=np.float32) + i for i in range(4)]
-options = dict(beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=[0.1], step=2, scale=0.5, lr=0.1)
+options = dict(beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=[0.1], step=2, divisor=2, lr=0.1)
 kernel("adam")(*[[a] for a in arrays], **options)
-kernel("sgd")(arrays[:1], arrays[1:2], arrays[2:3], lr=0.1, momentum=0.9, weight_decay=[0.1], nesterov=True, scale=2.0)
-print(kernel("sum_of_squares")(arrays), *(x for a in arrays for x in a), sep="\\n")
+kernel("sgd")(
+    arrays[:1], arrays[1:2], arrays[2:3], lr=0.1, momentum=0.9, weight_decay=[0.1], nesterov=True, divisor=0.5
+)
+print(kernel("global_norm")(arrays), *(x for a in arrays for x in a), sep="\\n")
 """
 
 

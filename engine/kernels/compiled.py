@@ -50,6 +50,15 @@ def _from_bits(n):
     return lambda n: _bitcast(np.int32(n), types.float32)
 
 
+@intrinsic
+def _rounded_once(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    return x(x, x, x), lambda context, builder, signature, arguments: builder.fma(*arguments)
+
+
+def _fma(x, y, z):
+    return lambda x, y, z: _rounded_once(x, y, z)
+
+
 def _like(value, x):
     dtype = x
     return lambda value, x: dtype(value)
@@ -63,6 +72,7 @@ def _sqrt(x):
 _IN_NUMBA: dict[Callable, Callable] = {
     scalar.bits: _bits,
     scalar.from_bits: _from_bits,
+    scalar.fma: _fma,
     scalar.like: _like,
     scalar.sqrt: _sqrt,
 }

@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-_ROUNDS = 10
-_MULTIPLIER_0 = np.uint64(0xD2511F53)
-_MULTIPLIER_1 = np.uint64(0xCD9E8D57)
-_WEYL_0 = np.uint64(0x9E3779B9)  # golden ratio
-_WEYL_1 = np.uint64(0xBB67AE85)  # sqrt(3) - 1
+ROUNDS = 10
+MULTIPLIER_0 = np.uint64(0xD2511F53)
+MULTIPLIER_1 = np.uint64(0xCD9E8D57)
+WEYL_0 = np.uint64(0x9E3779B9)  # golden ratio
+WEYL_1 = np.uint64(0xBB67AE85)  # sqrt(3) - 1
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _8 = np.uint64(8)
@@ -28,12 +28,12 @@ def philox4x32(x0, x1, x2, x3, k0, k1):
 
     Also works elementwise on NumPy arrays of uint64.
     """
-    for _ in range(_ROUNDS):
-        a = _MULTIPLIER_0 * x0
-        b = _MULTIPLIER_1 * x2
+    for _ in range(ROUNDS):
+        a = MULTIPLIER_0 * x0
+        b = MULTIPLIER_1 * x2
         x0, x1, x2, x3 = (b >> _32) ^ x1 ^ k0, b & _LOW, (a >> _32) ^ x3 ^ k1, a & _LOW
-        k0 = (k0 + _WEYL_0) & _LOW
-        k1 = (k1 + _WEYL_1) & _LOW
+        k0 = (k0 + WEYL_0) & _LOW
+        k1 = (k1 + WEYL_1) & _LOW
     return x0, x1, x2, x3
 
 

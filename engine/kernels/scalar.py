@@ -4,10 +4,10 @@ Each function is plain Python and runs as such on NumPy scalars, with no Numba i
 functions callable inside code compiled by Numba, for the CPU and for CUDA: kernels import them from there.
 
 In float64 the functions are those of `math`. In float32 they are branch-free: range reduction and a polynomial, in
-operations that a compiler turns into vector instructions (it cannot do so with a call to `expf`). No fused
-multiply-add, so the bits are the same on every machine. The error over the whole range, subnormal results included,
-is at most 2 ulp (silu 2.5, gelu 4); sources are named where the constants are. A function that needs one treatment
-per dtype is a pair joined by `by_dtype`; the others serve both dtypes, taking their constants through `like`.
+operations that a compiler turns into vector instructions (it cannot do so with a call to `expf`). Products and sums
+are fused only where `fma` says so, so the bits are the same on every machine. The error over the whole range, subnormal
+results included, is at most 2 ulp (silu 2.5, gelu 5); sources are named where the constants are. A function that needs
+one treatment per dtype is a pair joined by `by_dtype`; the others serve both dtypes, with constants through `like`.
 """
 
 import math
@@ -54,15 +54,19 @@ def from_bits(n: np.int32) -> np.float32:
     return n.view(np.float32)
 
 
+def fma(x, y, z):
+    """x y + z, rounded once (in Python at most one ulp beside it, and almost never)."""
+    return type(x)(np.float64(x) * np.float64(y) + np.float64(z))
+
+
 # --- exp and log ----------------------------------------------------------------------------------
 
 _LOG2E = np.float32(1.44269504088896341)
 _LN2_HIGH = np.float32(0.693359375)  # few bits: n * _LN2_HIGH is exact
 _LN2_LOW = np.float32(-2.12194440e-4)
 _ROUND = np.float32(1.5 * 2**23)  # x + _ROUND - _ROUND rounds to the nearest integer, which sits in its low bits
-_ROUND_BITS = np.int32(0x4B400000)
 _EXP_LOW, _EXP_HIGH = np.float32(-125.0), np.float32(89.0)  # beyond: 0 (even times 125) and inf
-_BIAS = np.int32(127)
+_ONE_BITS = np.int32(0x3F800000)
 _MANTISSA_BITS = np.int32(23)
 _ONE_BIT = np.int32(1)
 _ZERO32 = np.float32(0.0)
@@ -74,31 +78,26 @@ _INF32 = np.float32(np.inf)
 
 
 def _power_of_two(n):
-    return from_bits(int32(int32(n + _BIAS) << _MANTISSA_BITS))
+    return from_bits(int32(int32(n << _MANTISSA_BITS) + _ONE_BITS))
 
 
 def _exp_parts(x, low):
     """exp(x + low) as three factors (m, s, t): m in [0.7, 1.5], s and t powers of two, whose product may not exist.
 
     The result of m * s * t is then rounded once, however large or small. `low` is a small correction to x.
-    Polynomial: Moshier's Cephes `expf`.
     """
     x = _EXP_LOW if x < _EXP_LOW else x  # a NaN stays
     x = _EXP_HIGH if x > _EXP_HIGH else x
-    shifted = x * _LOG2E + _ROUND
+    shifted = fma(x, _LOG2E, _ROUND)
     n = shifted - _ROUND
-    high = x - n * _LN2_HIGH  # exact
-    low = low - n * _LN2_LOW
-    r = high + low
-    lost = (high - r) + low  # what the addition rounded away
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    m = ((p * (r * r) + lost) + r) + _ONE32
-    exponent = int32(bits(shifted) - _ROUND_BITS)
+    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x) + low)
+    p = np.float32(0.0013813161058351398)
+    p = fma(p, r, np.float32(0.008369410410523415))
+    p = fma(p, r, np.float32(0.04166845604777336))
+    p = fma(p, r, np.float32(0.16666515171527863))
+    p = fma(p, r, np.float32(0.4999999403953552))
+    m = fma(fma(p, r, _ONE32), r, _ONE32)
+    exponent = bits(shifted)  # plus a constant without low bits, which the shifts to the left drop
     half = int32(exponent >> _ONE_BIT)
     return m, _power_of_two(half), _power_of_two(int32(exponent - half))
 
@@ -213,40 +212,47 @@ def erf(x):
 
 # --- gelu and silu --------------------------------------------------------------------------------
 
-_HIGH_HALF = np.int32(-4096)  # keeps 12 bits of a float32: their square is exact
 _GELU_END = np.float32(14.5)  # beyond: 0
-_GELU_CENTRE = np.float32(0.63)
 
 
-def _normal_tail(a):
-    """(r, m, s, t): the product r m s t is the probability that a standard normal number exceeds a, 0.6 <= a <= 14.5.
+_HALF_LOG2E = np.float32(0.7213475108146667)
+_HALF_LOG2E_LOW = np.float32(9.629815167500055e-09)
 
-    exp(-a²/2) with a² in two parts, times half the scaled complementary error function: a degree-8 polynomial in
-    (a - 4) / (a + 4), over 1 + 1.5 a (the transformation is M. M. Shepherd's & J. G. Laframboise's, 1981).
+
+def _normal_tail(a, top, slope, shift):
+    """(r, s, t): the product r s t is `top` times the probability that a standard normal number exceeds a <= 14.5.
+
+    exp(-a²/2) = s t, with a² in two parts, times half the scaled complementary error function: over a + 4, it is a
+    polynomial in q = (a - 4) / (a + 4) (the transformation is M. M. Shepherd's & J. G. Laframboise's, 1981). With
+    top = a, q is 2 top / (a + 4) - 1, and with top = 1 it is 1 - 8 top / (a + 4): slope and shift say which.
     """
-    high = from_bits(int32(bits(a) & _HIGH_HALF))
-    m, s, t = _exp_parts(-_HALF32 * (high * high), -_HALF32 * ((a - high) * (a + high)))
-    q = (a - np.float32(4.0)) / (a + np.float32(4.0))
-    p = np.float32(0.001015008776448667)
-    p = p * q + np.float32(-0.0008346302784048021)
-    p = p * q + np.float32(-0.007719195447862148)
-    p = p * q + np.float32(0.031173299998044968)
-    p = p * q + np.float32(-0.06373436748981476)
-    p = p * q + np.float32(0.07875192910432816)
-    p = p * q + np.float32(-0.04118990898132324)
-    p = p * q + np.float32(-0.059856291860342026)
-    p = p * q + np.float32(0.6608744859695435)
-    return p / (_ONE32 + np.float32(1.5) * a), m, s, t
-
-
-def _normal_centre(x):
-    """The probability that a standard normal number is below x, |x| <= 0.63: 1/2 + x P(x²)."""
-    z = x * x
-    p = np.float32(-0.001099509303458035)
-    p = p * z + np.float32(0.009952018037438393)
-    p = p * z + np.float32(-0.06648867577314377)
-    p = p * z + np.float32(0.3989422619342804)
-    return p * x + _HALF32
+    square = a * a
+    shifted = fma(square, -_HALF_LOG2E, _ROUND)
+    f = fma(square, -_HALF_LOG2E, _ROUND - shifted)
+    f = fma(square, -_HALF_LOG2E_LOW, fma(fma(a, a, -square), -_HALF_LOG2E, f))
+    m = np.float32(0.00015353341586887836)
+    m = fma(m, f, np.float32(0.0013398900628089905))
+    m = fma(m, f, np.float32(0.009618437848985195))
+    m = fma(m, f, np.float32(0.055503323674201965))
+    m = fma(m, f, np.float32(0.24022647738456726))
+    m = fma(m, f, np.float32(0.6931471824645996))
+    m = fma(m, f, _ONE32)
+    exponent = bits(shifted)
+    half = int32(exponent >> _ONE_BIT)
+    s = from_bits(int32(bits(m) + int32(half << _MANTISSA_BITS)))
+    u = top / (a + np.float32(4.0))
+    q = fma(u, slope, shift)
+    p = np.float32(-0.0001256349205505103)
+    p = fma(p, q, np.float32(0.00020043885160703212))
+    p = fma(p, q, np.float32(0.0015825314912945032))
+    p = fma(p, q, np.float32(-0.0035259684082120657))
+    p = fma(p, q, np.float32(-0.007535817567259073))
+    p = fma(p, q, np.float32(0.060407061129808426))
+    p = fma(p, q, np.float32(-0.1865212321281433))
+    p = fma(p, q, np.float32(0.3871365189552307))
+    p = fma(p, q, np.float32(-0.6078966856002808))
+    p = fma(p, q, np.float32(0.7552851438522339))
+    return u * p, s, _power_of_two(int32(exponent - half))
 
 
 def _gelu64(x):
@@ -258,12 +264,9 @@ def gelu(x):
     """x Φ(x), Φ the normal distribution function (Hendrycks & Gimpel 2016): the exact form. NaN at -inf, as 0 · inf."""
     a = abs(x)
     a = _GELU_END if a > _GELU_END else a
-    r, m, s, t = _normal_tail(a)
-    right = x * (_ONE32 - r * (m * s * t))
-    left = -a * r * m * s * t
-    left = left if x > -_INF32 else _NAN32
-    outer = left if x < _ZERO32 else right
-    return x * _normal_centre(x) if a < _GELU_CENTRE else outer
+    r, s, t = _normal_tail(a, a, _TWO32, -_ONE32)
+    y = fma(-r * s, t, x if x > _ZERO32 else _ZERO32)
+    return y if x != -_INF32 else _NAN32
 
 
 def _gelu_slope64(x):
@@ -275,12 +278,11 @@ def gelu_slope(x):
     """Φ(x) + x φ(x), the derivative of gelu."""
     a = abs(x)
     a = _GELU_END if a > _GELU_END else a
-    r, m, s, t = _normal_tail(a)
-    density = m * s * t
+    r, s, t = _normal_tail(a, _ONE32, np.float32(-8.0), _ONE32)
+    density = s * t
     tail = r * density
-    outer = _ONE32 - tail if x > _ZERO32 else tail
-    below = _normal_centre(x) if a < _GELU_CENTRE else outer
-    slope = below + (-a if x < _ZERO32 else a) * (np.float32(0.39894228) * density)
+    below = _ONE32 - tail if x > _ZERO32 else tail
+    slope = fma(-a if x < _ZERO32 else a, np.float32(0.39894228) * density, below)
     return slope if abs(x) < _INF32 else x * _ZERO32 + slope
 
 

@@ -11,22 +11,31 @@ from typing import Any
 _KERNELS = {
     "lift": [
         "exp", "log", "sin", "cos", "tanh", "sigmoid", "erf", "gelu", "silu", "relu", "sqrt", "abs", "neg",
-        "add", "sub", "mul", "div", "pow", "maximum", "minimum", "where",
+        "add", "sub", "mul", "div", "pow", "maximum", "minimum", "where", "clip", "astype",
+        "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
+        "logical_and", "logical_or", "logical_not", "isnan", "isinf", "isfinite",
         "relu_vjp", "gelu_vjp", "tanh_vjp", "sigmoid_vjp", "silu_vjp",
     ],
     "reduce": ["sum"],
+    "extremes": ["max", "min", "argmax"],
     "matmul": ["matmul"],
+    "linear": ["linear", "linear_vjp", "linears", "linears_input_vjp", "relu_dropout_vjp"],
     "softmax": ["softmax", "softmax_vjp", "log_softmax", "log_softmax_vjp"],
-    "norm": ["layer_norm", "layer_norm_vjp"],
+    "norm": ["layer_norm", "layer_norm_vjp", "add_norm", "add_norm_vjp"],
     "loss": ["cross_entropy", "cross_entropy_vjp"],
-    "attention": ["scaled_dot_product_attention", "scaled_dot_product_attention_vjp"],
+    "attention": [
+        "scaled_dot_product_attention", "scaled_dot_product_attention_vjp", "self_attention", "self_attention_vjp",
+        "cross_attention", "cross_attention_vjp",
+    ],
     "index": ["take", "embedding", "scatter_add"],
-    "dropout": ["dropout", "uniform"],
-    "optim": ["sum_of_squares", "adam", "sgd"],
+    "embed": ["embed", "embed_vjp"],
+    "dropout": ["dropout", "dropout_vjp", "uniform"],
+    "optim": ["global_norm", "adam", "sgd", "count"],
+    "inplace": ["copy", "accumulate", "write"],
 }  # fmt: skip
 
 # Kernels that also have a NumPy version, because no op's meaning could stand in for them: they change arrays in place.
-_ALSO_WITHOUT_JIT = {"sum_of_squares", "adam", "sgd"}
+_ALSO_WITHOUT_JIT = {"global_norm", "adam", "sgd", "count", "copy", "accumulate", "write"}
 
 MODULES = {name: module for module, names in _KERNELS.items() for name in names}
 

@@ -1,78 +1,232 @@
 """Dropout and uniform numbers from counter-based bits: see `philox.py` for the bits.
 
 Element i (its flat index in C order) is kept if its uniform number is at least float32(p), so any part of an array can
-be done by anyone at any time, and the backward pass makes the same bits again instead of keeping a mask.
+be done by anyone at any time. A vector of 16 counters goes through the rounds side by side and decides 64 elements.
+That takes several times as long as reading them, so the forward pass keeps its decisions for the backward pass, as
+bits.
 """
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from ..compiled import keep_from, philox, unit
-from .jit import kernel
+from .. import philox
+from ..compiled import keep_from
+from . import tape
+from .jit import jit, kernel, separate
 from .lift import FLOATS
+from .simd import I32, I64, LANES, Vector, load_tail, select, splat, spread, store, store_tail
 
 Array = np.ndarray
 
-GROUPS = 2048  # counters of one block of work, four elements each
+I16 = ir.IntType(16)
+GROUP = 4 * LANES  # elements decided at once
+BLOCK = 16384  # elements of one block of work, a multiple of GROUP
+_ULP = np.float32(2.0**-24)
+
+# The order of the counters in a vector of 64-bit lanes: interleaving the lanes of two such vectors, first those with
+# an even number, then the odd ones, puts the counters into ascending order, within registers of any width.
+_COUNTERS = [8 * half + c for half in (0, 1) for c in (0, 4, 1, 5, 2, 6, 3, 7)]
+_PLACES = [_COUNTERS.index(c) for c in range(LANES)]
 
 
-@kernel("T[::1], uint64, T[::1], int, uint32, T")
-def _dropout(lo, hi, x, key, out, n, threshold, scale):
-    zero = x.dtype.type(0)
-    whole = n // 4
-    for block in range(lo, hi):
-        first = block * GROUPS
-        count = min(GROUPS, whole - first)
-        a, o = x[4 * first : 4 * (first + count)], out[4 * first : 4 * (first + count)]
-        for i in range(count):
-            w0, w1, w2, w3 = philox(key, np.uint64(first + i))
-            o[4 * i] = a[4 * i] * scale if np.uint32(w0) >> 8 >= threshold else zero
-            o[4 * i + 1] = a[4 * i + 1] * scale if np.uint32(w1) >> 8 >= threshold else zero
-            o[4 * i + 2] = a[4 * i + 2] * scale if np.uint32(w2) >> 8 >= threshold else zero
-            o[4 * i + 3] = a[4 * i + 3] * scale if np.uint32(w3) >> 8 >= threshold else zero
-        if first + GROUPS > whole:
-            w0, w1, w2, _ = philox(key, np.uint64(whole))
-            for i in range(4 * whole, n):
-                word = w0 if i % 4 == 0 else w1 if i % 4 == 1 else w2
-                out[i] = x[i] * scale if np.uint32(word) >> 8 >= threshold else zero
+@intrinsic
+def random_numbers(typingctx, key, counter):
+    """The 64 elements from 4 counter: four vectors of int32, the upper 24 bits of the words of 16 counters of a key."""
+    wide, words = ir.VectorType(I64, LANES), ir.VectorType(I32, 2 * LANES)
+    result = types.UniTuple(Vector(types.int32), 4)
+
+    def codegen(context, builder, sig, values):
+        key, counter = values
+
+        def every(number):
+            return spread(builder, number)
+
+        def low(x):  # what the multiplication reads: an instruction for 32 x 32 bits needs no masking
+            return builder.and_(x, every(I64(0xFFFFFFFF)))
+
+        def high(x):
+            return builder.lshr(x, every(I64(32)))
+
+        counters = builder.add(every(counter), ir.Constant(wide, _COUNTERS))
+        nothing = ir.Constant(wide, [0] * LANES)
+        x0, x1, x2, x3 = counters, high(counters), nothing, nothing
+        k0, k1 = key, builder.lshr(key, I64(32))
+        for _ in range(philox.ROUNDS):  # the upper halves of the lanes hold anything
+            a = builder.mul(low(x0), every(I64(int(philox.MULTIPLIER_0))))
+            b = builder.mul(low(x2), every(I64(int(philox.MULTIPLIER_1))))
+            x0 = builder.xor(builder.xor(high(b), x1), every(k0))
+            x2 = builder.xor(builder.xor(high(a), x3), every(k1))
+            x1, x3 = b, a
+            k0 = builder.add(k0, I64(int(philox.WEYL_0)))
+            k1 = builder.add(k1, I64(int(philox.WEYL_1)))
+        pairs = [builder.or_(low(x), builder.shl(y, every(I64(32)))) for x, y in ((x0, x1), (x2, x3))]
+        vectors = []
+        for first in range(0, LANES, LANES // 2):
+            lanes = [p + LANES * pair for p in _PLACES[first : first + LANES // 2] for pair in (0, 1)]
+            both = builder.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, LANES), lanes))
+            both = builder.lshr(builder.bitcast(both, words), ir.Constant(words, [8] * 2 * LANES))
+            for at in (0, LANES):
+                quarter = ir.Constant(ir.VectorType(I32, LANES), list(range(at, at + LANES)))
+                vectors.append(builder.shuffle_vector(both, ir.Constant(words, ir.Undefined), quarter))
+        return cgutils.pack_array(builder, vectors)
+
+    return result(types.uint64, types.uint64), codegen
 
 
-@kernel("float32[::1], uint64, int")
+@intrinsic
+def bits_of(typingctx, mask):
+    """The lanes of a mask as the 16 lower bits of an int32."""
+
+    def codegen(context, builder, sig, values):
+        return builder.zext(builder.bitcast(values[0], I16), I32)
+
+    return types.int32(mask), codegen
+
+
+@intrinsic
+def mask_of(typingctx, number):
+    """The mask whose `bits_of` is this int32."""
+    mask = Vector(types.boolean)
+
+    def codegen(context, builder, sig, values):
+        return builder.bitcast(builder.trunc(values[0], I16), mask.native)
+
+    return mask(types.int32), codegen
+
+
+@jit
+def key_of(key):
+    """The 64 bits of a key, which comes as an array of one int64 (none: 0)."""
+    return np.uint64(key[0]) if key.size else np.uint64(0)
+
+
+@jit
+def _number(key, i):
+    """The 24 bits of flat element i."""
+    w0, w1, w2, w3 = philox.philox(key, np.uint64(i // 4))
+    low, high = (w0, w2) if i % 2 == 0 else (w1, w3)
+    return np.int64((low if i % 4 < 2 else high) >> np.uint64(8))
+
+
+@separate
+def keep_factors(out, at, key, first, n, threshold, scale):
+    """out[at : at + n] = scale where flat elements first .. first + n - 1 of a key are kept, else 0."""
+    yes, no = splat(scale, out), splat(0.0, out)
+    start = min(n, -first % 4)  # up to the first element of a counter
+    for i in range(start):
+        out[at + i] = scale if _number(key, first + i) >= threshold else out.dtype.type(0)
+    end = start + (n - start) // GROUP * GROUP
+    for i in range(start, end, GROUP):
+        a, b, c, d = random_numbers(key, np.uint64((first + i) // 4))
+        store(out, at + i, select(a >= threshold, yes, no))
+        store(out, at + i + LANES, select(b >= threshold, yes, no))
+        store(out, at + i + 2 * LANES, select(c >= threshold, yes, no))
+        store(out, at + i + 3 * LANES, select(d >= threshold, yes, no))
+    if end < n:
+        a, b, c, d = random_numbers(key, np.uint64((first + end) // 4))
+        store_tail(out, at + end, select(a >= threshold, yes, no), n - end)
+        store_tail(out, at + end + LANES, select(b >= threshold, yes, no), n - end - LANES)
+        store_tail(out, at + end + 2 * LANES, select(c >= threshold, yes, no), n - end - 2 * LANES)
+        store_tail(out, at + end + 3 * LANES, select(d >= threshold, yes, no), n - end - 3 * LANES)
+
+
+@jit
+def dropped(x, factors):
+    """x times its factors, and 0 where the factor is 0, whatever x is: vectors."""
+    return select(factors != 0.0, x * factors, splat(0.0, x))
+
+
+@jit
+def _drop(x, i, count, out, kept, numbers, threshold, scale):
+    if count > 0:
+        mask = numbers >= threshold
+        kept[i // LANES] = bits_of(mask)
+        store_tail(out, i, select(mask, load_tail(x, i, count) * scale, splat(0.0, x)), count)
+
+
+@kernel("T[::1], int64[::1], T[::1], int32[::1], int, uint32, T")
+def _dropout(lo, hi, x, key, out, kept, n, threshold, scale):
+    bits = key_of(key)
+    start, end = lo * BLOCK, min(hi * BLOCK, n)
+    whole = start + (end - start) // GROUP * GROUP
+    for i in range(start, whole, GROUP):
+        a, b, c, d = random_numbers(bits, np.uint64(i // 4))
+        _drop(x, i, LANES, out, kept, a, threshold, scale)
+        _drop(x, i + LANES, LANES, out, kept, b, threshold, scale)
+        _drop(x, i + 2 * LANES, LANES, out, kept, c, threshold, scale)
+        _drop(x, i + 3 * LANES, LANES, out, kept, d, threshold, scale)
+    if whole < end:
+        a, b, c, d = random_numbers(bits, np.uint64(whole // 4))
+        _drop(x, whole, end - whole, out, kept, a, threshold, scale)
+        _drop(x, whole + LANES, end - whole - LANES, out, kept, b, threshold, scale)
+        _drop(x, whole + 2 * LANES, end - whole - 2 * LANES, out, kept, c, threshold, scale)
+        _drop(x, whole + 3 * LANES, end - whole - 3 * LANES, out, kept, d, threshold, scale)
+
+
+@jit
+def _keep(g, i, count, kept, out, scale):
+    store_tail(out, i, select(mask_of(kept[i // LANES]), load_tail(g, i, count) * scale, splat(0.0, g)), count)
+
+
+@kernel("T[::1], int32[::1], T[::1], int, T")
+def _dropout_vjp(lo, hi, g, kept, out, n, scale):
+    start, end = lo * BLOCK, min(hi * BLOCK, n)
+    whole = end - (end - start) % LANES
+    for i in range(start, whole, LANES):
+        _keep(g, i, LANES, kept, out, scale)
+    if whole < end:
+        _keep(g, whole, end - whole, kept, out, scale)
+
+
+@kernel("float32[::1], int64[::1], int")
 def _uniform(lo, hi, out, key, n):
-    whole = n // 4
-    for block in range(lo, hi):
-        first = block * GROUPS
-        count = min(GROUPS, whole - first)
-        o = out[4 * first : 4 * (first + count)]
-        for i in range(count):
-            w0, w1, w2, w3 = philox(key, np.uint64(first + i))
-            o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3] = unit(w0), unit(w1), unit(w2), unit(w3)
-        if first + GROUPS > whole:
-            w0, w1, w2, _ = philox(key, np.uint64(whole))
-            for i in range(4 * whole, n):
-                out[i] = unit(w0 if i % 4 == 0 else w1 if i % 4 == 1 else w2)
+    bits, numbers = key_of(key), np.empty(GROUP, np.int32)
+    for i in range(lo * BLOCK, min(hi * BLOCK, n), GROUP):
+        a, b, c, d = random_numbers(bits, np.uint64(i // 4))
+        store(numbers, 0, a)
+        store(numbers, LANES, b)
+        store(numbers, 2 * LANES, c)
+        store(numbers, 3 * LANES, d)
+        for j in range(min(GROUP, n - i)):
+            out[i + j] = np.float32(numbers[j]) * _ULP
 
 
-def dropout(x: Array, key: Array, *, p: float) -> Array:
-    """x / (1 - p) where uniform(key, i) >= p, else 0; `key` is a 0-d int64 array, taken as uint64; 0 <= p <= 1."""
+def dropout(x: Array, key: Array, *, p: float) -> tuple[Array, Array]:
+    """x / (1 - p) where uniform(key, i) >= p, else 0; `key` is a 0-d int64 array, taken as uint64; 0 <= p <= 1.
+
+    Returns (out, kept): what is kept, an int32 for every 16 elements, one bit each.
+    """
     if x.dtype not in FLOATS or key.dtype != np.int64 or key.size != 1:
         return NotImplemented
-    x = np.asarray(x, order="C")
-    out = np.empty(x.shape, x.dtype)
-    scale = 1 / (1 - p) if p < 1 else 0.0
-    _dropout(_blocks(x.size), x, _unsigned(key), out, x.size, keep_from(p), scale)
+    x = tape.contiguous(x)
+    out, kept = tape.empty(x.shape, x.dtype), tape.empty(-(-x.size // LANES), np.int32)
+    _dropout(-(-x.size // BLOCK), x, key, out, kept, x.size, *rule(p))
+    return out, kept
+
+
+def dropout_vjp(g: Array, key: Array, *, p: float, kept: Array | None = None) -> Array:
+    """The pullback of dropout: g / (1 - p) where an element is kept, else 0."""
+    if g.dtype not in FLOATS:
+        return NotImplemented
+    if kept is None:
+        made = dropout(g, key, p=p)
+        return made if made is NotImplemented else made[0]
+    g = tape.contiguous(g)
+    out = tape.empty(g.shape, g.dtype)
+    _dropout_vjp(-(-g.size // BLOCK), g, kept, out, g.size, rule(p)[1])
     return out
 
 
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
     """Uniform float32 numbers in [0, 1) of a 0-d int64 key, element i by its flat index."""
-    out = np.empty(shape, np.float32)
-    _uniform(_blocks(out.size), out, _unsigned(key), out.size)
+    out = tape.empty(shape, np.float32)
+    _uniform(-(-out.size // BLOCK), out, key, out.size)
     return out
 
 
-def _unsigned(key: Array) -> int:
-    return int(key) & 0xFFFFFFFFFFFFFFFF
-
-
-def _blocks(n: int) -> int:
-    return max(1, -(-n // (4 * GROUPS)))
+def rule(p: float) -> tuple[int, float]:
+    """(threshold, scale): 24-bit numbers that reach the threshold are kept, and their elements multiplied by scale."""
+    return keep_from(p), 1 / (1 - p) if p < 1 else 0.0

@@ -1,30 +1,34 @@
 """Matrix product: every c[i, j] is one chain acc = fma(a[i, k], b[k, j], acc) over ascending k, on every path.
 
-The structure is that of Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008). b is cut in
-panels as wide as a register tile, which are packed one behind the other unless they can be read where they are; blocks
-of c are computed in parallel, `DEPTH` steps of k at a time so that a panel stays in the first-level cache. The tiles of
+The structure is that of Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008). c is cut in
+blocks, which are computed in parallel, `DEPTH` steps of k at a time. A block goes through b in panels as wide as a
+register tile, which it packs for itself, a few at a time, unless they can as well be read where they are. The tiles of
 c go on from what is already there, so cutting k does not change the order of a sum. a is only broadcast, never read as
-vectors: any strides will do, and copying it first was never faster.
+vectors: any strides will do, and it is copied only where its rows would push one another out of the cache.
 """
 
+import functools
 import math
-import threading
 from typing import Any
 
 import numpy as np
 
-from .jit import jit, kernel, separate
-from .simd import LANES, flat, fma, load_tail, store, store_tail, transpose
-from .tile import add_outer, load_tile, store_tile, tile_shape, zeros_tile
+from . import tape
+from .jit import MOST_THREADS, get_threads, jit, kernel, separate
+from .simd import LANES, flat, fma, load, load_tail, splat, store, store_tail, transpose
+from .tile import add_outer, element, load_tile, store_tile, tile_shape, zeros_tile
 
 DEPTH = 256
-BLOCK_ROWS, BLOCK_COLUMNS = 112, 512  # of c in one block of work; rows: a multiple of the tile heights 14 and 4
-SERIAL_WORK = 1 << 20  # multiply-adds up to which one thread is faster than several
+BLOCK_ROWS, BLOCK_COLUMNS = 532, 512  # of c in one block of work, at most
+SERIAL_WORK = 1 << 18  # multiply-adds up to which one thread is faster than several
 ITEM_WORK = 1 << 17  # multiply-adds in one block of a batch of small products
-PACKING_ROWS = 512  # rows of a from which packing pays for a matrix b that could be read in place
+PACKING_ROWS, PACKING_BYTES = 256, 1 << 20  # rows of a and bytes of b from which packing b pays where it need not be
 ROW_DEPTH, ROW_COLUMNS = 8, 512  # of b in one round and one block of a product with a single row
+ACROSS_COLUMNS = 128  # of b in one block of such a product with contiguous columns
+PACKED_COLUMNS = 128  # of b that are packed at a time
+CACHE_LINE, PAGE = 64, 4096  # bytes; addresses that differ by a multiple of the second share a place in a cache
+PADDING = 16  # elements between rows of a copy, so that theirs do not
 TILES = {np.dtype(np.float32): tile_shape(32), np.dtype(np.float64): tile_shape(64)}
-EMPTY = {dtype: np.empty(0, dtype) for dtype in TILES}
 
 
 def _band(kind: int) -> Any:
@@ -46,7 +50,8 @@ def _band(kind: int) -> Any:
     return band
 
 
-_tall_tiles, _low_tiles, _single_rows = _band(0), _band(1), _band(2)
+_rows_14, _rows_4, _rows_1, _rows_10, _rows_2 = map(_band, range(5))  # the first: as many as a tile may have
+_narrow_14, _narrow_4, _narrow_1, _narrow_10, _narrow_2 = map(_band, range(5, 10))
 
 
 @separate
@@ -55,91 +60,194 @@ def multiply(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, heig
 
     Arrays are flat; _at: where the matrix begins; _i and _k: the elements from one i or k to the next.
     """
-    i = _tall_tiles(0, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+    i, tall = 0, rows
+    if height == 14 and rows % 14 == 6 and rows > 6:
+        tall = rows - 20  # two tiles of 10 are better than one of 14, one of 4 and one of 2
+    if n <= LANES:
+        i = _narrow_14(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
+        if height > 10:
+            i = _narrow_10(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        if height > 4:
+            i = _narrow_4(i, 4, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        if height > 2:
+            i = _narrow_2(i, 2, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        _narrow_1(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        return
+    i = _rows_14(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
+    if height > 10:
+        i = _rows_10(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
     if height > 4:
-        i = _low_tiles(i, 4, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-    _single_rows(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        i = _rows_4(i, 4, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+    if height > 2:
+        i = _rows_2(i, 2, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+    _rows_1(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
 
 
 @separate
-def pack(b, first, n, width, packed, to):
-    """Copy columns first .. first + n - 1 of a matrix to a panel `width` wide, with zeros behind them."""
-    source, b_k, b_j, depth = flat(b), b.strides[0] // b.itemsize, b.strides[1] // b.itemsize, b.shape[0]
+def pack_panel(b, at, b_k, b_j, depth, n, width, packed, to):
+    """Copy a panel of n columns of b to one `width` wide whose rows follow one another, with zeros behind the n."""
     if b_j == 1:
         for k in range(depth):
             for j in range(0, width, LANES):
-                store(packed, to + k * width + j, load_tail(source, k * b_k + first + j, n - j))
+                store(packed, to + k * width + j, load_tail(b, at + k * b_k + j, n - j))
         return
     for j in range(0, width, LANES):
         if b_k == 1 and j < n:
             for k in range(0, depth, LANES):
-                transpose(source, k + (first + j) * b_j, b_j, n - j, depth - k, packed, to + k * width + j, width)
+                transpose(b, at + k + j * b_j, b_j, n - j, depth - k, packed, to + k * width + j, width)
         else:
             for k in range(depth):
                 for lane in range(j, j + LANES):
-                    packed[to + k * width + lane] = b[k, first + lane] if lane < n else 0
+                    packed[to + k * width + lane] = element(b, at + k * b_k + lane * b_j) if lane < n else 0
 
 
-@kernel("T[:, :], T[::1], int, int")
-def pack_panels(lo, hi, b, packed, width, group):
-    """Pack a matrix (K, N) as panels of `width` columns; a block is `group` panels."""
-    depth, columns = b.shape
-    for panel in range(lo * group, min(hi * group, -(-columns // width))):
-        pack(b, panel * width, min(width, columns - panel * width), width, packed, panel * width * depth)
+@separate
+def pack(b, first, n, width, packed, to):
+    """Pack columns first .. first + n - 1 of a matrix, in all its rows, as `pack_panel` does."""
+    b_k, b_j = b.strides[0] // b.itemsize, b.strides[1] // b.itemsize
+    pack_panel(flat(b), first * b_j, b_k, b_j, b.shape[0], n, width, packed, to)
 
 
-@kernel("T[:, :], T[:, :], T[::1], T[::1], int, int")
-def multiply_blocks(lo, hi, a, b, packed, c, height, width):
-    """c (M, N) = a (M, K) b (K, N), in blocks of c; an empty `packed` means that b is read where it is."""
-    (rows, depth), columns = a.shape, b.shape[1]
-    a_i, a_k = a.strides[0] // a.itemsize, a.strides[1] // a.itemsize
-    left, right, b_k, b_panel = flat(a), flat(b), b.strides[0] // b.itemsize, width
-    if packed.size:
-        right, b_k, b_panel = packed, width, width * depth
-    grid = -(-columns // BLOCK_COLUMNS)
+@separate
+def pack_rows(b, at, b_k, depth, columns, width, packed, to):
+    """Pack several panels at once, for b with contiguous rows: long runs are what memory likes."""
+    for k in range(depth):
+        for j in range(0, columns, width):
+            for v in range(j, j + width, LANES):
+                store(packed, to + j * depth + k * width + v - j, load_tail(b, at + k * b_k + v, columns - v))
+
+
+@separate
+def copy_rows(a, at, a_i, a_k, rows, depth, copy, to, row):
+    """Copy a matrix to rows `row` elements apart."""
+    for i in range(rows):
+        if a_k == 1:
+            for k in range(0, depth, LANES):
+                store_tail(copy, to + i * row + k, load_tail(a, at + i * a_i + k, depth - k), depth - k)
+        else:
+            for k in range(depth):
+                copy[to + i * row + k] = element(a, at + i * a_i + k * a_k)
+
+
+@separate
+def product(a, a_at, a_i, a_k, b, b_at, b_k, b_j, c, c_at, c_i, rows, depth, columns, plan, fresh, sums, memory):
+    """c = a b (fresh) or c += a b for one block of c, as `plan` says (see `planned`); memory: for copies.
+
+    sums: a last row of c is the sums of b's columns, as if a had a last row of ones.
+    """
+    height, width, step, group, copying = plan[2], plan[3], plan[4], plan[5], plan[6]
+    packing, together = plan[7] or b_j != 1, plan[7] and b_j == 1
+    row = (rows if a_i == 1 else step) + PADDING
+    copied = (step if a_i == 1 else rows) * row if copying else 0
+    to = -memory.ctypes.data % CACHE_LINE // a.itemsize
+    panels, one = to + -(-copied // LANES) * LANES, memory.size - 1
+    memory[one] = 1
+    if depth == 0 and fresh:
+        for i in range(rows + sums):
+            for j in range(0, columns, LANES):
+                store_tail(c, c_at + i * c_i + j, splat(0.0, c), columns - j)
+    for k in range(0, depth, step):
+        steps = min(step, depth - k)
+        left, left_at, left_i, left_k = a, a_at + k * a_k, a_i, a_k
+        if copying:
+            left, left_at = memory, to
+            if a_i == 1:
+                copy_rows(a, a_at + k * a_k, a_k, a_i, steps, rows, memory, to, row)
+                left_k = row
+            else:
+                copy_rows(a, a_at + k * a_k, a_i, a_k, rows, steps, memory, to, row)
+                left_i, left_k = row, 1
+        for first in range(0, columns, group):
+            end = min(first + group, columns)
+            if together:
+                pack_rows(b, b_at + k * b_k + first, b_k, steps, end - first, width, memory, panels)
+            for j in range(first, end, width):
+                n = min(width, columns - j)
+                right, right_at, right_k = memory, panels + (j - first) * steps, width
+                if not packing and n == width:
+                    right, right_at, right_k = b, b_at + k * b_k + j, b_k
+                elif not together:
+                    right_at = panels
+                    pack_panel(b, b_at + k * b_k + j * b_j, b_k, b_j, steps, n, width, memory, panels)
+                multiply(left, left_at, left_i, left_k, right, right_at, right_k,
+                         c, c_at + j, c_i, rows, steps, n, height, fresh and k == 0)  # fmt: skip
+                if sums:
+                    multiply(memory, one, 0, 0, right, right_at, right_k,
+                             c, c_at + rows * c_i + j, 0, 1, steps, n, height, fresh and k == 0)  # fmt: skip
+
+
+@kernel("T[:, :], T[:, :], T[::1], T[:, :], int64[::1]")
+def _matmul(worker, lo, hi, a, b, c, scratch, plan):
+    """c (M, N) = a (M, K) b (K, N), in blocks of c."""
+    (rows, depth), columns, size = a.shape, b.shape[1], a.itemsize
+    a_i, a_k, b_k, b_j = a.strides[0] // size, a.strides[1] // size, b.strides[0] // size, b.strides[1] // size
+    left, right, block_rows, block_columns = flat(a), flat(b), plan[0], plan[1]
+    grid = -(-rows // block_rows)
     for block in range(lo, hi):
-        i, j = block // grid * BLOCK_ROWS, block % grid * BLOCK_COLUMNS
-        m, end = min(BLOCK_ROWS, rows - i), min(columns, j + BLOCK_COLUMNS)
-        for k in range(0, depth, DEPTH):
-            for p in range(j, end, width):
-                multiply(left, i * a_i + k * a_k, a_i, a_k, right, p // width * b_panel + k * b_k, b_k,
-                         c, i * columns + p, columns, m, min(DEPTH, depth - k), min(width, end - p),
-                         height, k == 0)  # fmt: skip
+        i, j = block % grid * block_rows, block // grid * block_columns
+        product(left, i * a_i, a_i, a_k, right, j * b_j, b_k, b_j, c, i * columns + j, columns,
+                min(block_rows, rows - i), depth, min(block_columns, columns - j), plan, True,
+                False, scratch[worker])  # fmt: skip
 
 
 @kernel("T[:, :], T[:, :], T[::1]")
-def multiply_row(lo, hi, a, b, c):
+def _multiply_row(lo, hi, a, b, c):
     """c (1, N) = a (1, K) b (K, N) for b with contiguous rows, which are read through, `ROW_DEPTH` at a time."""
     depth, columns = b.shape
     source, b_k = flat(b), b.strides[0] // b.itemsize
-    for j in range(lo * ROW_COLUMNS, min(hi * ROW_COLUMNS, columns)):
+    first, end = lo * ROW_COLUMNS, min(hi * ROW_COLUMNS, columns)
+    tail = (end - first) % LANES
+    for j in range(first, end):
         c[j] = 0
     for k in range(0, depth, ROW_DEPTH):
-        for j in range(lo * ROW_COLUMNS, min(hi * ROW_COLUMNS, columns), LANES):
-            total = load_tail(c, j, columns - j)
-            for step in range(k, min(k + ROW_DEPTH, depth)):
-                total = fma(a[0, step], load_tail(source, step * b_k + j, columns - j), total)
-            store_tail(c, j, total, columns - j)
+        until = min(k + ROW_DEPTH, depth)
+        for j in range(first, end - LANES + 1, LANES):
+            total = load(c, j)
+            for step in range(k, until):
+                total = fma(a[0, step], load(source, step * b_k + j), total)
+            store(c, j, total)
+        if tail:
+            total = load_tail(c, end - tail, tail)
+            for step in range(k, until):
+                total = fma(a[0, step], load_tail(source, step * b_k + end - tail, tail), total)
+            store_tail(c, end - tail, total, tail)
+
+
+@kernel("T[:, :], T[:, :], T[::1]")
+def _multiply_row_across(lo, hi, a, b, c):
+    """c (1, N) = a (1, K) b (K, N) for b with contiguous columns, which are turned into rows 16 × 16 at a time."""
+    depth, columns = b.shape
+    source, b_j = flat(b), b.strides[1] // b.itemsize
+    turned = np.empty(LANES * LANES, a.dtype)
+    for j in range(lo * ACROSS_COLUMNS, min(hi * ACROSS_COLUMNS, columns), LANES):
+        total = splat(0.0, a)
+        for k in range(0, depth, LANES):
+            transpose(source, k + j * b_j, b_j, columns - j, depth - k, turned, 0, LANES)
+            for step in range(min(LANES, depth - k)):
+                total = fma(a[0, k + step], load(turned, step * LANES), total)
+        store_tail(c, j, total, columns - j)
 
 
 @kernel("T[:, :, :, :], T[:, :, :, :], T[::1], int, int, int, int, int")
-def multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
+def _multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
     """c (outer, inner, M, N) = a b for two batch axes (1 broadcasts); a block is `group` products."""
     (rows, depth), columns = a.shape[2:], b.shape[3]
     a_i, a_k, b_k = a.strides[2] // a.itemsize, a.strides[3] // a.itemsize, b.strides[2] // b.itemsize
     in_place = b.strides[3] == b.itemsize and columns % width == 0
     packed = np.empty(0 if in_place else depth * width, a.dtype)
+    b_j = b.strides[3] // b.itemsize
     for item in range(lo * group, min(hi * group, outer * inner)):
         p, q = item // inner, item % inner
         one_a = a[p if a.shape[0] > 1 else 0, q if a.shape[1] > 1 else 0]
         one_b = b[p if b.shape[0] > 1 else 0, q if b.shape[1] > 1 else 0]
-        left, right, b_at, b_step = flat(one_a), flat(one_b), 0, b_k
+        left, right_b, b_at, b_step = flat(one_a), flat(one_b), 0, b_k
+        right = right_b
         for j in range(0, columns, width):
             n = min(width, columns - j)
             if in_place:
                 b_at = j
             else:
-                pack(one_b, j, n, width, packed, 0)
+                pack_panel(right_b, j * b_j, b_k, b_j, depth, n, width, packed, 0)
                 right, b_step = packed, width
             multiply(left, 0, a_i, a_k, right, b_at, b_step, c, item * rows * columns + j, columns,
                      rows, depth, n, height, True)  # fmt: skip
@@ -158,17 +266,17 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if b.ndim == 1:
         return matmul(a, b[:, None])[..., 0]
     if a.ndim == 2 and b.ndim == 2:
-        c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+        c = tape.empty((a.shape[0], b.shape[1]), a.dtype)
         _product(a, b, c)
         return c
-    if b.ndim == 2 and (rows := _as_rows(a)) is not None:
-        c = np.empty((*a.shape[:-1], b.shape[1]), a.dtype)
+    if b.ndim == 2 and (rows := as_rows(a)) is not None:
+        c = tape.empty((*a.shape[:-1], b.shape[1]), a.dtype)
         _product(rows, b, c)
         return c
     return _batch(a, b)
 
 
-def _as_rows(a: np.ndarray) -> np.ndarray | None:
+def as_rows(a: np.ndarray) -> np.ndarray | None:
     """(..., M, K) as (all rows, K) without a copy, or None if the leading axes do not follow one another in memory."""
     if a.flags.c_contiguous:
         return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
@@ -185,36 +293,80 @@ def _as_rows(a: np.ndarray) -> np.ndarray | None:
 def _product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     """c = a b for matrices a and b."""
     (rows, depth), columns = a.shape, b.shape[1]
-    if depth == 0:
-        c.fill(0)
-    work = rows * depth * columns
-    if work == 0:
+    if rows == 0 or columns == 0:
         return
-    height, width = TILES[a.dtype]
-    packed = EMPTY[a.dtype]
+    if columns == 1:
+        a, b, rows, columns = b.T, a.T, 1, rows
+    work = rows * depth * columns
     if rows == 1 and b.strides[1] == b.itemsize:
-        run = multiply_row.serial if work <= SERIAL_WORK else multiply_row
+        run = _multiply_row.serial if work <= SERIAL_WORK else _multiply_row
         run(-(-columns // ROW_COLUMNS), a, b, c)
         return
-    if columns % width or b.strides[1] != b.itemsize or rows >= PACKING_ROWS:
-        panels = -(-columns // width)
-        group = panels if work <= SERIAL_WORK else max(1, (1 << 14) // (depth * width))
-        packed = _buffer(panels * width * depth, a.dtype)
-        pack_panels(-(-panels // group), b, packed, width, group)
-    run = multiply_blocks.serial if work <= SERIAL_WORK else multiply_blocks
-    run(-(-rows // BLOCK_ROWS) * -(-columns // BLOCK_COLUMNS), a, b, packed, c, height, width)
+    if rows == 1 and b.strides[0] == b.itemsize:
+        run = _multiply_row_across.serial if work <= SERIAL_WORK else _multiply_row_across
+        run(-(-columns // ACROSS_COLUMNS), a, b, c)
+        return
+    plan, blocks, room = planned(rows, depth, (columns,), a.strides, a.dtype, get_threads())
+    run = _matmul.serial if work <= SERIAL_WORK else _matmul
+    run(blocks, a, b, c, tape.empty((MOST_THREADS, room), a.dtype), plan)
+
+
+@functools.lru_cache(maxsize=4096)
+def planned(
+    rows: int, depth: int, pieces: tuple[int, ...], a_strides: tuple[int, ...], dtype: Any, threads: int
+) -> tuple[np.ndarray, int, int]:
+    """How to compute a product in blocks, as an array for `product`, the number of blocks, and the elements of memory
+    that a thread needs for copies.
+
+    pieces: the columns of c, of which no block has some of two pieces. The array: rows and columns of a block, height
+    and width of a tile, steps of k at a time, columns of b packed at a time, whether to copy a (where its rows or
+    columns would fall on the same places of a cache), whether to pack b also where it can be read in place.
+    """
+    height, width = TILES[dtype]
+    step = max(1, -(-depth // max(1, -(-depth // DEPTH))))
+    lead = a_strides[1] if a_strides[0] == dtype.itemsize else a_strides[0]
+    copying = lead > 0 and lead % PAGE == 0 and depth >= LANES and rows >= LANES
+    b_bytes = depth * sum(pieces) * dtype.itemsize
+    packing = b_bytes > PACKING_BYTES and (rows >= PACKING_ROWS or b_bytes > 16 * PACKING_BYTES)
+    packing_cycles = 30 if b_bytes > 4 * PACKING_BYTES else 6 if packing else 1
+    block_rows, block_columns, blocks = _blocking(rows, depth, pieces, height, width, packing_cycles, threads)
+    numbers = [block_rows, block_columns, height, width, step, PACKED_COLUMNS, copying, packing]
+    turned = a_strides[0] == dtype.itemsize
+    copied = (step * (block_rows + PADDING) if turned else block_rows * (step + PADDING)) if copying else 0
+    room = copied + step * max(width, PACKED_COLUMNS if packing else width) + 2 * CACHE_LINE
+    return np.array(numbers, np.int64), blocks, room
+
+
+def _blocking(
+    rows: int, depth: int, pieces: tuple[int, ...], height: int, width: int, packing: int, threads: int
+) -> tuple[int, int, int]:
+    """(rows, columns) of a block of c and the number of blocks: such that all threads end at about one time.
+
+    packing: the cycles that packing one row of a panel of b takes.
+    """
+    best = (math.inf, height, width, 0)
+    widest = max(pieces)
+    least_m, least_n = max(1, -(-rows // BLOCK_ROWS)), max(1, -(-widest // BLOCK_COLUMNS))
+    for m in range(least_m, least_m + 4 * threads):
+        block_rows = max(1, -(-rows // (m * height))) * height
+        for n in range(least_n, least_n + 2 * threads):
+            block_columns = max(1, -(-widest // (n * width))) * width
+            blocks = max(1, -(-rows // block_rows)) * sum(-(-piece // block_columns) for piece in pieces)
+            cycles = depth * (2 * block_rows + packing) + 60 * block_rows // height  # of a panel
+            rounds = -(-blocks // threads)
+            best = min(best, (rounds * (block_columns // width * cycles + 500), block_rows, block_columns, blocks))
+    return best[1:]
 
 
 def _batch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The product where there are batch axes to broadcast."""
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    c = np.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
-    if a.shape[-1] == 0:
-        c.fill(0)
-    if c.size == 0 or a.shape[-1] == 0:
+    c = tape.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+    if c.size == 0:
         return c
     if len(batch) > 2:
-        a, b = (np.broadcast_to(x, batch + x.shape[-2:]).reshape(1, -1, *x.shape[-2:]) for x in (a, b))
+        a, b = (tape.contiguous(np.broadcast_to(x, batch + x.shape[-2:])) for x in (a, b))
+        a, b = (x.reshape(1, -1, *x.shape[-2:]) for x in (a, b))
     else:
         a, b = (x[(None,) * (4 - x.ndim)] for x in (a, b))
     outer, inner = max(a.shape[0], b.shape[0]), max(a.shape[1], b.shape[1])
@@ -224,21 +376,8 @@ def _batch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         for p, q in np.ndindex(outer, inner):
             _product(a[p % a.shape[0], q % a.shape[1]], b[p % b.shape[0], q % b.shape[1]], products[p, q])
         return c
-    group = max(1, ITEM_WORK // item_work)
+    group = max(1, ITEM_WORK // max(1, item_work))
     blocks = -(-outer * inner // group)
-    run = multiply_items.serial if item_work * outer * inner <= SERIAL_WORK else multiply_items
+    run = _multiply_items.serial if item_work * outer * inner <= SERIAL_WORK else _multiply_items
     run(blocks, a, b, c, outer, inner, *TILES[a.dtype], group)
     return c
-
-
-_buffers = threading.local()
-
-
-def _buffer(size: int, dtype: Any) -> np.ndarray:
-    """Memory that each Python thread keeps from call to call, aligned to a cache line."""
-    kept = _buffers.__dict__
-    if dtype not in kept or kept[dtype].size < size:
-        memory = np.empty(size + 64 // dtype.itemsize, dtype)
-        skip = -memory.ctypes.data % 64 // dtype.itemsize
-        kept[dtype] = memory[skip : skip + size]
-    return kept[dtype]

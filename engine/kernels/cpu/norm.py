@@ -1,103 +1,93 @@
-"""Layer normalisation over the last axis (Ba, Kiros & Hinton 2016), and its gradients in one pass.
+"""Layer normalisation over the last axis (Ba, Kiros & Hinton 2016), alone and with the residual connection before it.
 
-Variance is the population's. Sums keep the order of `reduce`, those over rows (the gradients of weight and bias) too:
-every sixteenth row belongs to one lane, a lane of a chunk of rows is one block of work, so the pass that makes the
-gradient of x adds up the other two on its way.
+Variance is the population's. Sums along a row keep the order of `reduce`. Those over rows (the gradients of weight and
+bias) are chains in ascending row order, made by blocks of their own that own some columns: rows whose gradient is 0
+change no bit.
 """
 
 import math
 
 import numpy as np
 
-from .jit import jit, kernel
+from . import tape
+from .dropout import keep_factors, key_of, rule
+from .jit import kernel
 from .lift import FLOATS
-from .reduce import CHUNK, column_chunks, combine_lanes, sum_row
-from .simd import LANES, load, load_tail, splat, store, store_tail, sum_lanes
+from .norm_rows import SLAB, add_means, chains, four, means_of, rstds_of, scale_rows, slope_rows, variances_of
+from .simd import LANES
 
 Array = np.ndarray
 
-BLOCK = 8192  # elements of one block of work
-SMALL = 16384  # up to here one thread does all
+BLOCK = 8192  # elements of one block of rows
+SMALL = 8192  # up to here one thread does all
 
 
-@jit
-def _centre(x, start, n, mean, out):
-    """out[start : start + n] = x - mean there; returns the sum of its squares."""
-    total = x.dtype.type(0)
-    for first in range(start, start + n, CHUNK):
-        end = min(first + CHUNK, start + n)
-        acc = splat(0.0, x)
-        for i in range(first, end - LANES + 1, LANES):
-            c = load(x, i) - mean
-            store(out, i, c)
-            acc = acc + c * c
-        tail = (end - first) % LANES
-        if tail:
-            i = end - tail
-            store_tail(out, i, load_tail(x, i, tail) - mean, tail)
-            c = load_tail(out, i, tail)
-            acc = acc + c * c
-        total = total + sum_lanes(acc)
-    return total
+@kernel("T[::1], T[::1], int64[::1], T[::1], T[::1], T[::1], int32[::1], T[::1], T[::1], T[::1], T[::1], "
+        "int, int, int, uint32, T, float")  # fmt: skip
+def _add_norm(
+    lo, hi, x, h, key, weight, bias, sums, kept, factors, out, means, rstds, rows, n, per_block, threshold, scale, eps
+):  # fmt: skip
+    """sums = x + dropout(h) and their layer norm; without h (of size 0) that of x. Each block has factors (4, n)."""
+    s, words, end, bits = sums if h.size else x, -(-n // LANES), min(hi * per_block, rows), key_of(key)
+    scratch = 4 * lo * n
+    for first in range(lo * per_block, end, 4):
+        last = end - 1
+        at = four(first, last, n)
+        if h.size:
+            f = scratch - at[0]
+            places, places_kept = (f + at[0], f + at[1], f + at[2], f + at[3]), four(first, last, words)
+            if kept.size:
+                keep_factors(factors, scratch, bits, first * n, min(4, end - first) * n, threshold, scale)
+                m = add_means(x, h, at, n, factors, places, kept, places_kept, sums)
+            else:
+                m = add_means(x, h, at, n, factors, places, None, places_kept, sums)
+        else:
+            m = means_of(x, at, n)
+        r = rstds_of(variances_of(s, at, n, m), eps, x)
+        for k in range(4):
+            row = min(first + k, last)
+            means[row], rstds[row] = m[k], r[k]
+        scale_rows(s, at, n, m, r, weight, bias, out)
 
 
-@kernel("T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], int, int, int, float")
-def _layer_norm(lo, hi, x, weight, bias, out, means, rstds, rows, n, per_block, eps):
-    for row in range(lo * per_block, min(hi * per_block, rows)):
-        mean = x.dtype.type(sum_row(x, row * n, n) / n)
-        rstd = x.dtype.type(1 / math.sqrt(_centre(x, row * n, n, mean, out) / n + eps))
-        means[row], rstds[row] = mean, rstd
-        o = out[row * n : (row + 1) * n]
-        for i in range(n):
-            o[i] = o[i] * rstd * weight[i] + bias[i]
+@kernel("T[::1], T[::1], T[::1], T[::1], T[::1], int32[::1], T[::1], T[::1], T[::1], T[::1], int, int, int, int, T")
+def _add_norm_vjp(
+    lo, hi, g, s, weight, means, rstds, kept, dx, dh, dweight, dbias, rows, n, slabs, per_block, scale
+):  # fmt: skip
+    """The first `slabs` blocks make the gradients of weight and bias, the others those of x and h from that of s."""
+    for column in range(lo * SLAB, min(hi * SLAB, n), SLAB):
+        if column + SLAB <= n:
+            chains(g, s, means, rstds, rows, n, column, SLAB, dweight, dbias)
+        else:
+            chains(g, s, means, rstds, rows, n, column, n - column, dweight, dbias)
+    last = min((hi - slabs) * per_block, rows) - 1
+    for first in range(max(lo - slabs, 0) * per_block, last + 1, 4):
+        slope_rows(g, s, weight, first, last, n, means, rstds, dx, kept, scale, dh)
 
 
-@jit
-def _gather(g, x, start, n, weight, mean, rstd, dweight, dbias):
-    """Add a row's share to dweight and dbias; returns the sums of w g x̂ and of w g, x̂ the normalised row."""
-    along, level = x.dtype.type(0), x.dtype.type(0)
-    for first in range(0, n, CHUNK):
-        end = min(first + CHUNK, n)
-        along_acc, level_acc = splat(0.0, x), splat(0.0, x)
-        for i in range(first, end - LANES + 1, LANES):
-            b = load(g, start + i)
-            normal = (load(x, start + i) - mean) * rstd
-            store(dweight, i, load(dweight, i) + b * normal)
-            store(dbias, i, load(dbias, i) + b)
-            b = b * load(weight, i)
-            along_acc = along_acc + b * normal
-            level_acc = level_acc + b
-        tail = (end - first) % LANES
-        if tail:  # lanes past the end: b is 0 there
-            i = end - tail
-            b = load_tail(g, start + i, tail)
-            normal = (load_tail(x, start + i, tail) - mean) * rstd
-            store_tail(dweight, i, load_tail(dweight, i, tail) + b * normal, tail)
-            store_tail(dbias, i, load_tail(dbias, i, tail) + b, tail)
-            b = b * load_tail(weight, i, tail)
-            along_acc = along_acc + b * normal
-            level_acc = level_acc + b
-        along = along + sum_lanes(along_acc)
-        level = level + sum_lanes(level_acc)
-    return along, level
+# --- the ops ---------------------------------------------------------------------------------------------------------
 
 
-@kernel("T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], T[::1], int, int, int")
-def _layer_norm_vjp(lo, hi, g, x, weight, means, rstds, dx, parts, rows, n, chunks):
-    """parts (chunks, LANES, 2, n): sums of g times normalised x, and of g, over the rows of a lane."""
-    for block in range(lo, hi):
-        chunk, lane = block // LANES, block % LANES
-        dweight = parts[2 * block * n : (2 * block + 1) * n]
-        dbias = parts[(2 * block + 1) * n : (2 * block + 2) * n]
-        dweight[:] = 0
-        dbias[:] = 0
-        for row in range(chunk * CHUNK + lane, min(rows, (chunk + 1) * CHUNK), LANES):
-            mean, rstd = means[row], rstds[row]
-            along, level = _gather(g, x, row * n, n, weight, mean, rstd, dweight, dbias)
-            along, level = x.dtype.type(along / n), x.dtype.type(level / n)
-            a, b, o = x[row * n : (row + 1) * n], g[row * n : (row + 1) * n], dx[row * n : (row + 1) * n]
-            for i in range(n):
-                o[i] = ((b[i] * weight[i] - level) - (a[i] - mean) * rstd * along) * rstd
+def add_norm(
+    x: Array,
+    h: Array,
+    key: Array | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    p: float = 0.0,
+    eps: float = 1e-5,
+) -> tuple[Array, Array, Array, Array, Array | None]:
+    """layer_norm(x + dropout(h)) for x and h (..., D); `key` is an int64 array of one element, needed where p is not 0.
+
+    Returns (y, mean, rstd, s, kept): mean and rstd as in `layer_norm`, s = x + dropout(h), and where p is not 0 a bit
+    for each element of h: an int32 for every 16 of a row.
+    """
+    if _unfit(x, weight, bias) or h.dtype != x.dtype or h.shape != x.shape:
+        return NotImplemented
+    sums = tape.empty(x.shape, x.dtype)
+    kept = tape.empty((*x.shape[:-1], -(-x.shape[-1] // LANES)), np.int32) if p else None
+    return *_normalise(x, h, key, weight, bias, sums, kept, p, eps), sums, kept
 
 
 def layer_norm(
@@ -107,22 +97,32 @@ def layer_norm(
 
     Returns (y, mean, rstd), the residuals in the shape of x without its last axis, rstd = 1 / sqrt(variance + eps).
     """
-    if x.dtype not in FLOATS or x.ndim == 0:
+    if _unfit(x, weight, bias):
         return NotImplemented
-    if any(a is not None and (a.dtype != x.dtype or a.shape != x.shape[-1:]) for a in (weight, bias)):
+    return _normalise(x, None, None, weight, bias, None, None, 0.0, eps)
+
+
+def add_norm_vjp(
+    g: Array,
+    x: Array,
+    h: Array,
+    key: Array | None = None,
+    weight: Array | None = None,
+    *,
+    p: float = 0.0,
+    eps: float = 1e-5,
+    mean: Array | None = None,
+    rstd: Array | None = None,
+    s: Array | None = None,
+    kept: Array | None = None,
+) -> Array:
+    """The pullback of add_norm as one 1-D array: the gradients of x (flat), of h (flat) if p is not 0 (else it is that
+    of x), of weight (D,) and of bias (D,)."""
+    if _unfit(x, weight) or any(a.dtype != x.dtype or a.shape != x.shape for a in (g, h)):
         return NotImplemented
-    x = np.asarray(x, order="C")
-    weight = _row(weight, 1, x)
-    bias = _row(bias, 0, x)
-    out = np.empty(x.shape, x.dtype)
-    mean, rstd = np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
-    rows, n = mean.size, x.shape[-1]
-    if n == 0:
-        mean[...], rstd[...] = math.nan, math.nan
-    elif rows:
-        per_block = max(1, BLOCK // n)
-        _layer_norm(-(-rows // per_block), x, weight, bias, out, mean, rstd, rows, n, per_block, eps)
-    return out, mean, rstd
+    if mean is None or rstd is None or s is None:
+        _, mean, rstd, s, kept = add_norm(x, h, key, p=p, eps=eps)
+    return _pull_back(g, s, weight, mean, rstd, kept, p)
 
 
 def layer_norm_vjp(
@@ -135,25 +135,70 @@ def layer_norm_vjp(
     rstd: Array | None = None,
 ) -> Array:
     """The pullback of layer_norm as one 1-D array: the gradients of x (flat), of weight (D,) and of bias (D,)."""
-    if x.dtype not in FLOATS or g.dtype != x.dtype or g.shape != x.shape or x.ndim == 0:
-        return NotImplemented
-    if weight is not None and (weight.dtype != x.dtype or weight.shape != x.shape[-1:]):
+    if _unfit(x, weight) or g.dtype != x.dtype or g.shape != x.shape:
         return NotImplemented
     if mean is None or rstd is None:
         _, mean, rstd = layer_norm(x, eps=eps)
-    g, x, mean, rstd = (np.asarray(a, order="C") for a in (g, x, mean, rstd))
-    weight = _row(weight, 1, x)
+    return _pull_back(g, x, weight, mean, rstd, None, 0.0)
+
+
+def _unfit(x: Array, *rows: Array | None) -> bool:
+    wrong = any(a is not None and (a.dtype != x.dtype or a.shape != x.shape[-1:]) for a in rows)
+    return x.dtype not in FLOATS or x.ndim == 0 or wrong
+
+
+def _normalise(
+    x: Array,
+    h: Array | None,
+    key: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    sums: Array | None,
+    kept: Array | None,
+    p: float,
+    eps: float,
+) -> tuple[Array, Array, Array]:
+    """(y, mean, rstd) of x + dropout(h), which goes to `sums`, or of x where there is no h."""
+    x = tape.contiguous(x)
+    h = h if h is None else tape.contiguous(h)
+    out, mean, rstd = (tape.empty(shape, x.dtype) for shape in (x.shape, x.shape[:-1], x.shape[:-1]))
     rows, n = mean.size, x.shape[-1]
-    chunks = column_chunks(rows)
-    packed = np.empty(x.size + 2 * n, x.dtype)
+    if n == 0:
+        tape.fill(mean, math.nan)
+        tape.fill(rstd, math.nan)
+    elif rows:
+        per_block = rows if x.size <= SMALL else _rows_of_a_block(n)
+        blocks = -(-rows // per_block)
+        factors = None if kept is None else tape.empty(4 * n * blocks, x.dtype)
+        _add_norm(blocks, x, h, key, _row(weight, 1, x), _row(bias, 0, x), sums, kept, factors, out, mean, rstd,
+                  rows, n, per_block, *rule(p), eps)  # fmt: skip
+    return out, mean, rstd
+
+
+def _pull_back(
+    g: Array, s: Array, weight: Array | None, mean: Array, rstd: Array, kept: Array | None, p: float
+) -> Array:
+    """The packed gradients: of s, of h if p is not 0, of weight and bias."""
+    g, s, mean, rstd = (tape.contiguous(a) for a in (g, s, mean, rstd))
+    size, rows, n = s.size, mean.size, s.shape[-1]
+    packed = tape.empty(size * (2 if p else 1) + 2 * n, s.dtype)
+    dx, dh, dweight, dbias = packed[:size], packed[size : -2 * n], packed[-2 * n : -n], packed[-n:]
     if n:
-        parts = np.empty(chunks * LANES * 2 * n, x.dtype)
-        run = _layer_norm_vjp if x.size > SMALL else _layer_norm_vjp.serial
-        run(chunks * LANES, g, x, weight, mean, rstd, packed[: x.size], parts, rows, n, chunks)
-        combine_lanes(1, parts, packed[x.size :], chunks, 2 * n)
+        slabs, per_block, (_, scale) = -(-n // SLAB), _rows_of_a_block(n), rule(p)
+        run = _add_norm_vjp if size > SMALL else _add_norm_vjp.serial
+        run(slabs + -(-rows // per_block), g, s, _row(weight, 1, s), mean, rstd, kept, dx, dh, dweight, dbias,
+            rows, n, slabs, per_block, scale)  # fmt: skip
     return packed
 
 
-def _row(given: Array | None, default: float, x: Array) -> Array:
-    """A weight or bias as a contiguous row; `default` everywhere where none is given."""
-    return np.full(x.shape[-1:], default, x.dtype) if given is None else np.asarray(given, order="C")
+def _rows_of_a_block(n: int) -> int:
+    return 4 * max(1, BLOCK // (4 * n))
+
+
+def _row(given: Array | None, value: float, x: Array) -> Array:
+    """A weight or bias, contiguous; `value` everywhere where none is given."""
+    if given is not None:
+        return tape.contiguous(given)
+    row = tape.empty(x.shape[-1:], x.dtype)
+    tape.fill(row, value)
+    return row

@@ -370,21 +370,30 @@ def transpose(typingctx, array, start, row, rows, columns, out, out_start, out_r
     def codegen(context, builder, sig, values):
         array_value, start, row, rows, columns, out_value, out_start, out_row = values
         width = clipped(builder, columns)
-        block = []
-        for i in range(LANES):
-            count = builder.select(builder.icmp_signed("<", I64(i), rows), width, I64(0))
-            at = builder.add(start, builder.mul(row, I64(i)))
-            at = builder.select(builder.icmp_signed("<", I64(i), rows), at, start)
-            pointer = address(context, builder, array, array_value, at, count)
+
+        def read(i, whole):
+            at, inside = builder.add(start, builder.mul(row, I64(i))), builder.icmp_signed("<", I64(i), rows)
+            if whole:
+                return builder.load(address(context, builder, array, array_value, at, I64(LANES)), align=align)
+            count = builder.select(inside, width, I64(0))
+            pointer = address(context, builder, array, array_value, builder.select(inside, at, start), count)
             operands = [pointer, I32(align), first_lanes(builder, count), zeros]
-            block.append(call(builder, masked_name("load", vector), vector.native, operands))
-        for _ in range(4):
-            both = zip(block[: LANES // 2], block[LANES // 2 :], strict=True)
-            block = [builder.shuffle_vector(x, y, which) for x, y in both for which in (low, high)]
-        for j in range(LANES):
-            with builder.if_then(builder.icmp_signed("<", I64(j), width), likely=True):
-                at = builder.add(out_start, builder.mul(out_row, I64(j)))
-                builder.store(block[j], address(context, builder, out, out_value, at, I64(LANES)), align=align)
+            return call(builder, masked_name("load", vector), vector.native, operands)
+
+        def turn(whole):
+            block = [read(i, whole) for i in range(LANES)]
+            for _ in range(4):
+                both = zip(block[: LANES // 2], block[LANES // 2 :], strict=True)
+                block = [builder.shuffle_vector(x, y, which) for x, y in both for which in (low, high)]
+            for j in range(LANES):
+                with builder.if_then(cgutils.true_bit if whole else builder.icmp_signed("<", I64(j), width)):
+                    at = builder.add(out_start, builder.mul(out_row, I64(j)))
+                    builder.store(block[j], address(context, builder, out, out_value, at, I64(LANES)), align=align)
+        enough = [builder.icmp_signed(">=", n, I64(LANES)) for n in (rows, columns)]
+        with builder.if_else(builder.and_(*enough)) as branches:
+            for branch, whole in zip(branches, (True, False), strict=True):
+                with branch:
+                    turn(whole)
         return context.get_dummy_value()
 
     integers = (types.int64, types.int64)

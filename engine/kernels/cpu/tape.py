@@ -8,6 +8,7 @@ would, `copy_to` and `fill` write.
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +101,11 @@ def copy_to(out: Array, x: Array) -> None:
 
 def fill(out: Array, value: float) -> None:
     """Write one number everywhere."""
-    call(lambda out: out.fill(value), out)
+    call(partial(_fill, value), out)
+
+
+def _fill(value: float, out: Array) -> None:
+    out.fill(value)
 
 
 def contiguous(x: Array) -> Array:

@@ -7,8 +7,9 @@
 
 Every element is one chain acc = fma(a[i, k], b[k, j], acc) in the order of the calls, whatever the tile's shape. `_at`
 are element offsets from an array's first element and `_i` the distance between rows. Kind 0 is the tallest tile that
-fits the registers, kinds 1 and 2 have 4 rows and 1; all are as wide as `tile_shape` says for the processor. Rows of b
-are read in that width, c is read and written only in its first n columns.
+fits the registers, kinds 1 to 4 have 4 rows, 1, 10 and 2, or as many as fit; all are as wide as `tile_shape` says for
+the processor. Kinds 5 to 9 are the same with a single vector. Rows of b are read in that width, c is read and written
+only in its first n columns.
 """
 
 from typing import Any
@@ -66,8 +67,19 @@ SHAPES = {types.float32: tile_shape(32), types.float64: tile_shape(64)}
 def zeros_tile(typingctx, like, kind):
     """A tile of zeros in the dtype of the array `like`; `kind` is a constant."""
     tallest, columns = SHAPES[like.dtype]
-    tile = Tile(like.dtype, min(tallest, (tallest, 4, 1)[kind.literal_value]), columns // LANES)
+    narrow, size = divmod(kind.literal_value, 5)
+    tile = Tile(like.dtype, min(tallest, (tallest, 4, 1, 10, 2)[size]), 1 if narrow else columns // LANES)
     return tile(like, kind), lambda context, builder, sig, values: cgutils.get_null_value(tile.native)
+
+
+@intrinsic
+def element(typingctx, array, at):
+    """One element of an array; the offset may be negative in a flat view of a reversed one."""
+
+    def codegen(context, builder, sig, values):
+        return builder.load(element_address(context, builder, array, *values))
+
+    return array.dtype(array, types.int64), codegen
 
 
 @intrinsic

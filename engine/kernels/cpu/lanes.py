@@ -1,0 +1,243 @@
+"""Mathematics on 16 numbers side by side: what a kernel that works in vectors of `simd` calls.
+
+Each function takes and returns a vector and keeps its dtype. Fused multiply-adds, so the bits are those of every
+machine that rounds as IEEE 754 says.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from .jit import jit, separate
+from .reduce import CHUNK
+from .simd import LANES, Vector, call, clipped, fma, load, select, splat
+from .simd import first_lanes as mask_of
+
+LOW = 0xFFFFFFFF
+_ONE = np.uint64(1)
+INLINE = {"error_model": "numpy", "forceinline": True}
+
+
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: compile the function into its callers, however long it is: for rows so short that a call costs."""
+    overload(function, INLINE, strict=False)(lambda *_: function)
+    return function
+
+
+@intrinsic
+def count(typingctx, like):
+    """The lanes' numbers 0 .. 15, in the integers of `like`."""
+    vector = Vector(like.dtype)
+    return vector(like), lambda context, builder, sig, values: ir.Constant(vector.native, list(range(LANES)))
+
+
+@intrinsic
+def lanes_below(typingctx, n):
+    """The mask of lanes 0 .. n - 1."""
+    mask = Vector(types.boolean)
+    return mask(types.int64), lambda context, builder, sig, values: mask_of(builder, clipped(builder, values[0]))
+
+
+@intrinsic
+def sqrt(typingctx, x):
+    """The square root of each lane; NaN below 0."""
+
+    def codegen(context, builder, sig, values):
+        return call(builder, f"llvm.sqrt.{x.suffix}", x.native, values)
+
+    return x(x), codegen
+
+
+@intrinsic
+def widened(typingctx, x):
+    """The lanes in float64."""
+    wide = Vector(types.float64)
+
+    def codegen(context, builder, sig, values):
+        return values[0] if x == wide else builder.fpext(values[0], wide.native)
+
+    return wide(x), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _scaled(typingctx, m, shifted, mantissa_bits):
+    """m times two to the integer in the low bits of `shifted`: one addition to the exponent."""
+
+    def codegen(context, builder, sig, values):
+        width = m.dtype.bitwidth
+        integers = ir.VectorType(ir.IntType(width), LANES)
+        shift = ir.Constant(integers, [mantissa_bits.literal_value] * LANES)
+        power = builder.shl(builder.bitcast(values[1], integers), shift)
+        return builder.bitcast(builder.add(builder.bitcast(values[0], integers), power), m.native)
+
+    return m(m, shifted, mantissa_bits), codegen
+
+
+@intrinsic
+def first_lanes(typingctx, n, like):
+    """A mask for vectors like `like`: true in the first n lanes."""
+
+    def codegen(context, builder, sig, values):
+        return mask_of(builder, clipped(builder, values[0]))
+
+    return Vector(types.boolean)(types.int64, like), codegen
+
+
+def exp(x: Any) -> Any:
+    """e to the power of each lane, within 1 ulp; 0 where that is below the smallest normal number."""
+    raise NotImplementedError("only compiled code has vectors")
+
+
+# x = n log(2) + r with |r| <= log(2) / 2: adding ROUND rounds to an integer, which then sits in the low bits.
+ROUND_32, ROUND_64 = 1.5 * 2.0**23, 1.5 * 2.0**52
+LOWEST_32, HIGHEST_32 = -87.33654022216797, 88.72283172607422
+LOWEST_64, HIGHEST_64 = -708.3964185322641, 709.782712893384
+
+
+@jit
+def _limited(x, y, lowest, highest):
+    """y = exp(x) where x lies between the two, else 0, inf or NaN."""
+    y = select(x < lowest, splat(0.0, x), y)
+    y = select(x > highest, splat(math.inf, x), y)
+    return select(x != x, x, y)
+
+
+@jit
+def _exp_32(x):
+    """Polynomial: Moshier's Cephes `expf`."""
+    shifted = fma(x, splat(1.44269504088896341, x), splat(ROUND_32, x))
+    n = shifted - ROUND_32
+    r = fma(n, splat(-0.693359375, x), x)
+    r = fma(n, splat(2.12194440e-4, x), r)
+    p = splat(1.9875691500e-4, x)
+    p = fma(p, r, splat(1.3981999507e-3, x))
+    p = fma(p, r, splat(8.3334519073e-3, x))
+    p = fma(p, r, splat(4.1665795894e-2, x))
+    p = fma(p, r, splat(1.6666665459e-1, x))
+    p = fma(p, r, splat(5.0000001201e-1, x))
+    m = fma(p, r * r, r) + 1.0
+    return _limited(x, _scaled(m, shifted, 23), LOWEST_32, HIGHEST_32)
+
+
+@jit
+def _exp_64(x):
+    """The first 14 terms of the series."""
+    shifted = fma(x, splat(1.4426950408889634, x), splat(ROUND_64, x))
+    n = shifted - ROUND_64
+    r = fma(n, splat(-6.93145751953125e-1, x), x)
+    r = fma(n, splat(-1.42860682030941723212e-6, x), r)
+    p = splat(1.6059043836821613e-10, x)
+    p = fma(p, r, splat(2.08767569878681e-09, x))
+    p = fma(p, r, splat(2.505210838544172e-08, x))
+    p = fma(p, r, splat(2.755731922398589e-07, x))
+    p = fma(p, r, splat(2.7557319223985893e-06, x))
+    p = fma(p, r, splat(2.48015873015873e-05, x))
+    p = fma(p, r, splat(1.984126984126984e-04, x))
+    p = fma(p, r, splat(1.388888888888889e-03, x))
+    p = fma(p, r, splat(8.333333333333333e-03, x))
+    p = fma(p, r, splat(4.1666666666666664e-02, x))
+    p = fma(p, r, splat(1.6666666666666666e-01, x))
+    p = fma(p, r, splat(0.5, x))
+    m = fma(p, r * r, r) + 1.0
+    return _limited(x, _scaled(m, shifted, 52), LOWEST_64, HIGHEST_64)
+
+
+@overload(exp, INLINE, strict=False)
+def _choose_exp(x):
+    single = x == Vector(types.float32)
+    return (lambda x: _exp_32(x)) if single else (lambda x: _exp_64(x))
+
+
+# --- random bits -----------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _mask_word(typingctx, mask):
+    """A mask as the low 16 bits of a word."""
+
+    def codegen(context, builder, sig, values):
+        return builder.zext(builder.bitcast(values[0], ir.IntType(LANES)), ir.IntType(64))
+
+    return types.uint64(mask), codegen
+
+
+@inline
+def _philox(key, counter):
+    """Philox-4x32-10 of 16 counters (int64 lanes): four vectors whose low 32 bits are the words; see `philox.py`."""
+    x0, x1, x2, x3 = counter & LOW, (counter >> 32) & LOW, counter & 0, counter & 0
+    k0, k1 = key & LOW, (key >> 32) & LOW
+    for _ in range(10):
+        a = (x0 & LOW) * 0xD2511F53
+        b = (x2 & LOW) * 0xCD9E8D57
+        x0, x1, x2, x3 = (b >> 32) ^ x1 ^ k0, b, (a >> 32) ^ x3 ^ k1, a
+        k0, k1 = (k0 + 0x9E3779B9) & LOW, (k1 + 0xBB67AE85) & LOW
+    return x0, x1, x2, x3
+
+
+@inline
+def _spread(word):
+    """Bit i of 16 moved to bit 4 i."""
+    word = (word | word << np.uint64(24)) & np.uint64(0x000000FF000000FF)
+    word = (word | word << np.uint64(12)) & np.uint64(0x000F000F000F000F)
+    word = (word | word << np.uint64(6)) & np.uint64(0x0303030303030303)
+    return (word | word << np.uint64(3)) & np.uint64(0x1111111111111111)
+
+
+@separate
+def draw(key, first, n, threshold, lanes, words):
+    """Bit i of `words`, for i < first % 4 + n: whether element 4 (first // 4) + i of an array keeps its number."""
+    limit = np.int64(threshold) << 8
+    counter = count(lanes) + first // 4
+    for i in range((first % 4 + n + 63) // 64):
+        w0, w1, w2, w3 = _philox(key, counter)
+        even = _spread(_mask_word((w0 & LOW) >= limit)) | _spread(_mask_word((w2 & LOW) >= limit)) << np.uint64(2)
+        odd = _spread(_mask_word((w1 & LOW) >= limit)) | _spread(_mask_word((w3 & LOW) >= limit)) << np.uint64(2)
+        words[i] = even | odd << _ONE
+        counter = counter + LANES
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _lane_sum(x, at, step, n, lane):
+    """Element `lane` and every sixteenth after it, of n vectors."""
+    total = splat(0.0, x)
+    for i in range(lane, n, LANES):
+        total = total + load(x, at + i * step)
+    return total
+
+
+@jit
+def _four_lanes(x, at, step, n, lane):
+    return (_lane_sum(x, at, step, n, lane) + _lane_sum(x, at, step, n, lane + 8)) + (
+        _lane_sum(x, at, step, n, lane + 4) + _lane_sum(x, at, step, n, lane + 12)
+    )
+
+
+@separate
+def sum_down(x, at, step, n):
+    """The sums of n vectors `step` elements apart, in the order of `reduce.sum_row` in every lane."""
+    total = splat(0.0, x)
+    for start in range(0, n, CHUNK):
+        first, count = at + start * step, min(CHUNK, n - start)
+        part = (_four_lanes(x, first, step, count, 0) + _four_lanes(x, first, step, count, 2)) + (
+            _four_lanes(x, first, step, count, 1) + _four_lanes(x, first, step, count, 3)
+        )
+        total = part if start == 0 else total + part
+    return total
+
+
+@intrinsic
+def magnitude(typingctx, x):
+    """The numbers without their signs, NaN's too."""
+
+    def codegen(context, builder, sig, values):
+        return call(builder, f"llvm.fabs.{x.suffix}", x.native, list(values))
+
+    return x(x), codegen

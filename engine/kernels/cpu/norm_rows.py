@@ -1,0 +1,310 @@
+"""Four rows of a layer norm at a time: their means and variances, their gradients; and columns of the sums over rows.
+
+One row waits for its own sums; four of them side by side keep the processor busy. Where there are fewer, the last one
+is done again, with the same result. Sums along a row keep the order of `reduce`.
+"""
+
+import math
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .dropout import bits_of, dropped, mask_of
+from .native import NO_WRAPPERS, OPTIONS
+from .reduce import CHUNK
+from .simd import I32, LANES, clipped, first_lanes, fma, load_tail, select, splat, store_tail
+
+jit = numba.njit(**OPTIONS, **NO_WRAPPERS, forceinline=True)  # a call would spill every vector
+SLAB = 4 * LANES  # columns whose sums are made together
+
+
+@intrinsic
+def _first(typingctx, x, n):
+    """The first n lanes of a vector, then zeros."""
+
+    def codegen(context, builder, sig, values):
+        mask = first_lanes(builder, clipped(builder, values[1]))
+        return builder.select(mask, values[0], cgutils.get_null_value(values[0].type))
+
+    return x(x, types.int64), codegen
+
+
+@jit
+def four(first, last, n):
+    """Where rows first .. first + 3, or the last one instead, begin."""
+    return first * n, min(first + 1, last) * n, min(first + 2, last) * n, min(first + 3, last) * n
+
+
+@jit
+def _zeros(like):
+    zero = splat(0.0, like)
+    return zero, zero, zero, zero
+
+
+@intrinsic
+def _sum_lanes(typingctx, rows):
+    """The sums of the lanes of four vectors, by the tree of `sum_lanes`."""
+    vector = rows.dtype
+
+    def codegen(context, builder, sig, values):
+        def mix(x, y, lanes):
+            return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, LANES), lanes))
+
+        def halves(x, y, width):  # of every 2 width lanes, the lower and the upper half, x's before y's
+            low = [i for i in range(2 * LANES) if i % (2 * width) < width]
+            return builder.fadd(mix(x, y, low), mix(x, y, [i + width for i in low]))
+
+        a, b, c, d = cgutils.unpack_tuple(builder, values[0])
+        four = halves(halves(a, b, 8), halves(c, d, 8), 4)
+        for width in (2, 1):
+            four = builder.fadd(four, mix(four, four, [min(i + width, LANES - 1) for i in range(LANES)]))
+        return cgutils.pack_array(builder, [builder.extract_element(four, I32(4 * row)) for row in range(4)])
+
+    return types.UniTuple(vector.dtype, 4)(rows), codegen
+
+
+@jit
+def _plus_lanes(totals, acc):
+    new = _sum_lanes(acc)
+    return totals[0] + new[0], totals[1] + new[1], totals[2] + new[2], totals[3] + new[3]
+
+
+@jit
+def _nothing(like):
+    zero = like.dtype.type(0)
+    return zero, zero, zero, zero
+
+
+@jit
+def _over(totals, n, like):
+    length = like.dtype.type(n)
+    return totals[0] / length, totals[1] / length, totals[2] / length, totals[3] / length
+
+
+# --- forward ---------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _sum(x, i, count, acc):
+    return acc + load_tail(x, i, count)
+
+
+@jit
+def _sum_four(x, at, j, count, acc):
+    return (_sum(x, at[0] + j, count, acc[0]), _sum(x, at[1] + j, count, acc[1]),
+            _sum(x, at[2] + j, count, acc[2]), _sum(x, at[3] + j, count, acc[3]))  # fmt: skip
+
+
+@jit
+def means_of(x, at, n):
+    totals = _nothing(x)
+    for first in range(0, n, CHUNK):
+        end = min(first + CHUNK, n)
+        whole, acc = end - (end - first) % LANES, _zeros(x)
+        for j in range(first, whole, LANES):
+            acc = _sum_four(x, at, j, LANES, acc)
+        if whole < end:
+            acc = _sum_four(x, at, whole, end - whole, acc)
+        totals = _plus_lanes(totals, acc)
+    return _over(totals, n, x)
+
+
+@jit
+def _square(x, i, count, mean, acc):
+    c = _first(load_tail(x, i, count) - mean, count)
+    return fma(c, c, acc)
+
+
+@jit
+def _square_four(x, at, j, count, means, acc):
+    return (_square(x, at[0] + j, count, means[0], acc[0]), _square(x, at[1] + j, count, means[1], acc[1]),
+            _square(x, at[2] + j, count, means[2], acc[2]), _square(x, at[3] + j, count, means[3], acc[3]))  # fmt: skip
+
+
+@jit
+def variances_of(x, at, n, means):
+    totals = _nothing(x)
+    for first in range(0, n, CHUNK):
+        end = min(first + CHUNK, n)
+        whole, acc = end - (end - first) % LANES, _zeros(x)
+        for j in range(first, whole, LANES):
+            acc = _square_four(x, at, j, LANES, means, acc)
+        if whole < end:
+            acc = _square_four(x, at, whole, end - whole, means, acc)
+        totals = _plus_lanes(totals, acc)
+    return _over(totals, n, x)
+
+
+@jit
+def _scale(x, i, count, mean, rstd, weight, bias, out):
+    store_tail(out, i, (load_tail(x, i, count) - mean) * rstd * weight + bias, count)
+
+
+@jit
+def _scale_four(x, at, j, count, means, rstds, weight, bias, out):
+    w, b = load_tail(weight, j, count), load_tail(bias, j, count)
+    _scale(x, at[0] + j, count, means[0], rstds[0], w, b, out)
+    _scale(x, at[1] + j, count, means[1], rstds[1], w, b, out)
+    _scale(x, at[2] + j, count, means[2], rstds[2], w, b, out)
+    _scale(x, at[3] + j, count, means[3], rstds[3], w, b, out)
+
+
+@jit
+def _add(x, h, i, count, factors, at, kept, word, out, acc):
+    a, b = load_tail(x, i, count), load_tail(h, i, count)
+    if kept is not None:
+        f = load_tail(factors, at, count)
+        kept[word] = bits_of(f != 0.0)
+        b = dropped(b, f)
+    s = a + b
+    store_tail(out, i, s, count)
+    return acc + s
+
+
+@jit
+def _add_four(x, h, at, j, count, factors, places, kept, words, out, acc):
+    k = j // LANES
+    return (_add(x, h, at[0] + j, count, factors, places[0] + j, kept, words[0] + k, out, acc[0]),
+            _add(x, h, at[1] + j, count, factors, places[1] + j, kept, words[1] + k, out, acc[1]),
+            _add(x, h, at[2] + j, count, factors, places[2] + j, kept, words[2] + k, out, acc[2]),
+            _add(x, h, at[3] + j, count, factors, places[3] + j, kept, words[3] + k, out, acc[3]))  # fmt: skip
+
+
+@jit
+def add_means(x, h, at, n, factors, places, kept, words, out):
+    """out = x + h times factors in four rows, which begin at `at`, the factors at `places`: the means of out.
+
+    `kept` takes what is kept, from `words`; where it is None there are no factors.
+    """
+    totals = _nothing(x)
+    for first in range(0, n, CHUNK):
+        end = min(first + CHUNK, n)
+        whole, acc = end - (end - first) % LANES, _zeros(x)
+        for j in range(first, whole, LANES):
+            acc = _add_four(x, h, at, j, LANES, factors, places, kept, words, out, acc)
+        if whole < end:
+            acc = _add_four(x, h, at, whole, end - whole, factors, places, kept, words, out, acc)
+        totals = _plus_lanes(totals, acc)
+    return _over(totals, n, x)
+
+
+@jit
+def rstds_of(variances, eps, like):
+    one, e = like.dtype.type(1), like.dtype.type(eps)
+    return (one / math.sqrt(variances[0] + e), one / math.sqrt(variances[1] + e),
+            one / math.sqrt(variances[2] + e), one / math.sqrt(variances[3] + e))  # fmt: skip
+
+
+@jit
+def scale_rows(x, at, n, means, rstds, weight, bias, out):
+    """out = (x - mean) rstd weight + bias in four rows."""
+    whole = n - n % LANES
+    for j in range(0, whole, LANES):
+        _scale_four(x, at, j, LANES, means, rstds, weight, bias, out)
+    if whole < n:
+        _scale_four(x, at, whole, n - whole, means, rstds, weight, bias, out)
+
+
+# --- backward --------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _share(g, s, i, count, weight, mean, along, level):
+    b = load_tail(g, i, count) * weight  # 0 in lanes past the end
+    return fma(b, load_tail(s, i, count) - mean, along), level + b
+
+
+@jit
+def _share_four(g, s, at, j, count, weight, means, a, b):
+    w = load_tail(weight, j, count)
+    a0, b0 = _share(g, s, at[0] + j, count, w, means[0], a[0], b[0])
+    a1, b1 = _share(g, s, at[1] + j, count, w, means[1], a[1], b[1])
+    a2, b2 = _share(g, s, at[2] + j, count, w, means[2], a[2], b[2])
+    a3, b3 = _share(g, s, at[3] + j, count, w, means[3], a[3], b[3])
+    return (a0, a1, a2, a3), (b0, b1, b2, b3)
+
+
+@jit
+def _shares(g, s, weight, at, n, means):
+    """The means of w g (s - mean) and of w g along each row."""
+    along, level = _nothing(s), _nothing(s)
+    for first in range(0, n, CHUNK):
+        end = min(first + CHUNK, n)
+        whole, a, b = end - (end - first) % LANES, _zeros(s), _zeros(s)
+        for j in range(first, whole, LANES):
+            a, b = _share_four(g, s, at, j, LANES, weight, means, a, b)
+        if whole < end:
+            a, b = _share_four(g, s, at, whole, end - whole, weight, means, a, b)
+        along, level = _plus_lanes(along, a), _plus_lanes(level, b)
+    return _over(along, n, s), _over(level, n, s)
+
+
+@jit
+def _slope(g, s, i, count, weight, mean, rstd, turn, level, dx, kept, word, scale, dh):
+    b = load_tail(g, i, count) * weight
+    d = fma(load_tail(s, i, count) - mean, turn, (b - level) * rstd)
+    store_tail(dx, i, d, count)
+    if kept is not None:
+        store_tail(dh, i, select(mask_of(kept[word]), d * scale, splat(0.0, dh)), count)
+
+
+@jit
+def _slope_four(g, s, at, j, count, weight, means, rstds, turns, levels, dx, kept, words, scale, dh):
+    w, k = load_tail(weight, j, count), j // LANES
+    _slope(g, s, at[0] + j, count, w, means[0], rstds[0], turns[0], levels[0], dx, kept, words[0] + k, scale, dh)
+    _slope(g, s, at[1] + j, count, w, means[1], rstds[1], turns[1], levels[1], dx, kept, words[1] + k, scale, dh)
+    _slope(g, s, at[2] + j, count, w, means[2], rstds[2], turns[2], levels[2], dx, kept, words[2] + k, scale, dh)
+    _slope(g, s, at[3] + j, count, w, means[3], rstds[3], turns[3], levels[3], dx, kept, words[3] + k, scale, dh)
+
+
+@jit
+def _slopes(g, s, at, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh):
+    whole = n - n % LANES
+    for j in range(0, whole, LANES):
+        _slope_four(g, s, at, j, LANES, weight, means, rstds, turns, levels, dx, kept, words, scale, dh)
+    if whole < n:
+        _slope_four(g, s, at, whole, n - whole, weight, means, rstds, turns, levels, dx, kept, words, scale, dh)
+
+
+@jit
+def slope_rows(g, s, weight, first, last, n, means, rstds, dx, kept, scale, dh):
+    """Rows first .. first + 3 of dx and, where there is dropout, of dh.
+
+    dx = rstd (w g - mean(w g) - x̂ mean(w g x̂)), where x̂ = (s - mean) rstd.
+    """
+    at, words, one = four(first, last, n), four(first, last, -(-n // LANES)), four(first, last, 1)
+    m = means[one[0]], means[one[1]], means[one[2]], means[one[3]]
+    r = rstds[one[0]], rstds[one[1]], rstds[one[2]], rstds[one[3]]
+    along, levels = _shares(g, s, weight, at, n, m)
+    turns = (-along[0] * r[0] * r[0] * r[0], -along[1] * r[1] * r[1] * r[1],
+             -along[2] * r[2] * r[2] * r[2], -along[3] * r[3] * r[3] * r[3])  # fmt: skip
+    if kept.size:
+        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, kept, words, scale, dh)
+    else:
+        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, None, words, scale, dh)
+
+
+@jit
+def _link(g, s, i, count, mean, rstd, weight, bias):
+    a = load_tail(g, i, count)
+    return fma(a, (load_tail(s, i, count) - mean) * rstd, weight), bias + a
+
+
+@jit
+def chains(g, s, means, rstds, rows, n, column, count, dweight, dbias):
+    """The sums over rows of g x̂ and of g, for `count` columns from `column`."""
+    (w0, w1, w2, w3), (b0, b1, b2, b3) = _zeros(g), _zeros(g)
+    for row in range(rows):
+        mean, rstd, i = means[row], rstds[row], row * n + column
+        w0, b0 = _link(g, s, i, count, mean, rstd, w0, b0)
+        w1, b1 = _link(g, s, i + LANES, count - LANES, mean, rstd, w1, b1)
+        w2, b2 = _link(g, s, i + 2 * LANES, count - 2 * LANES, mean, rstd, w2, b2)
+        w3, b3 = _link(g, s, i + 3 * LANES, count - 3 * LANES, mean, rstd, w3, b3)
+    for out, a, b, c, d in ((dweight, w0, w1, w2, w3), (dbias, b0, b1, b2, b3)):
+        store_tail(out, column, a, count)
+        store_tail(out, column + LANES, b, count - LANES)
+        store_tail(out, column + 2 * LANES, c, count - 2 * LANES)
+        store_tail(out, column + 3 * LANES, d, count - 3 * LANES)

@@ -1,0 +1,54 @@
+"""Vectors of 16 numbers: exp and the square root against NumPy."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.kernels.cpu import jit_disabled
+
+pytestmark = pytest.mark.skipif(jit_disabled(), reason="NUMBA_DISABLE_JIT=1: there are no vectors")
+
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 88.72, 88.73, -87.33, -87.34, 709.78, 709.79,
+           -708.3, -800]
+
+
+def applied(name: str, x: np.ndarray) -> np.ndarray:
+    from engine.kernels.cpu import lanes, simd
+    from engine.kernels.cpu.jit import kernel
+
+    function = getattr(lanes, name)
+
+    def vectors(lo, hi, x, out):
+        for i in range(0, len(x), simd.LANES):
+            n = len(x) - i
+            simd.store_tail(out, i, function(simd.load_tail(x, i, n)), n)
+
+    vectors.__name__ = f"vectors_of_{name}"
+    out = np.empty_like(x)
+    kernel("T[::1], T[::1]")(vectors)(1, x, out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    edge = 87.3 if dtype == np.float32 else 708.3
+    x = np.concatenate([SPECIAL, rng.uniform(-edge, edge, 50_001), rng.normal(size=50_000)]).astype(dtype)
+    nan = np.frombuffer(np.uint32(0x7FC00001).tobytes(), np.float32)[0]         # one with a message in its low bits
+    x[100] = nan
+    with np.errstate(all="ignore"):
+        exact = np.exp(x.astype(np.longdouble))
+        near = exact.astype(dtype)
+    near[np.abs(near) < np.finfo(dtype).tiny] = 0
+    got = applied("exp", x)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(near))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(near))
+    finite = np.isfinite(near)
+    error = np.abs(got[finite] - np.where(near[finite] == 0, 0, exact[finite]))
+    assert (error <= np.spacing(np.maximum(near[finite], np.finfo(dtype).tiny))).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_square_root(dtype: type) -> None:
+    x = np.abs(np.concatenate([SPECIAL, np.random.default_rng(0).normal(size=1000)])).astype(dtype)
+    np.testing.assert_array_equal(applied("sqrt", x), np.sqrt(x))
