@@ -12,8 +12,11 @@ from engine import ops, random
 from engine.autograd import grad, hvp, jacobian
 from engine.core import Tensor, constant
 from engine.creation import ones, zeros
+from engine.diagram import graph, observe
 from engine.errors import DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
-from engine.inplace import sum_of_squares, update
+from engine.inplace import global_norm, update
+from engine.ops.attention import attend_across as cross_attention
+from engine.ops.attention import attend_within as self_attention
 from engine.ops.attention import attention as scaled_dot_product_attention
 from engine.ops.dropout import dropout
 from engine.ops.elementwise import abs_ as abs
@@ -54,10 +57,12 @@ from engine.ops.elementwise import (
                                     where,
 )
 from engine.ops.elementwise import pow_ as pow
+from engine.ops.embed import embed
 from engine.ops.index import embedding, getitem, one_hot, put, scatter_add, take
+from engine.ops.linear import linear, linears
 from engine.ops.loss import cross_entropy
 from engine.ops.matmul import matmul
-from engine.ops.norm import layer_norm
+from engine.ops.norm import add_norm, layer_norm
 from engine.ops.reduce import argmax, cumsum, logsumexp, mean, var
 from engine.ops.reduce import max_ as max
 from engine.ops.reduce import min_ as min
@@ -85,6 +90,7 @@ __all__ = [
                                     "Tensor",
                                     "abs",
                                     "add",
+                                    "add_norm",
                                     "argmax",
                                     "astype",
                                     "broadcast_to",
@@ -92,10 +98,12 @@ __all__ = [
                                     "concat",
                                     "constant",
                                     "cos",
+                                    "cross_attention",
                                     "cross_entropy",
                                     "cumsum",
                                     "div",
                                     "dropout",
+                                    "embed",
                                     "embedding",
                                     "equal",
                                     "erf",
@@ -104,7 +112,9 @@ __all__ = [
                                     "fused",
                                     "gelu",
                                     "getitem",
+                                    "global_norm",
                                     "grad",
+                                    "graph",
                                     "greater",
                                     "greater_equal",
                                     "hvp",
@@ -115,6 +125,8 @@ __all__ = [
                                     "layer_norm",
                                     "less",
                                     "less_equal",
+                                    "linear",
+                                    "linears",
                                     "log",
                                     "log_softmax",
                                     "logical_and",
@@ -131,6 +143,7 @@ __all__ = [
                                     "neg",
                                     "no_grad",
                                     "not_equal",
+                                    "observe",
                                     "one_hot",
                                     "ones",
                                     "op",
@@ -146,6 +159,7 @@ __all__ = [
                                     "scatter_add",
                                     "scope",
                                     "seed",
+                                    "self_attention",
                                     "shapes_only",
                                     "sigmoid",
                                     "sign",
@@ -158,7 +172,6 @@ __all__ = [
                                     "stack",
                                     "sub",
                                     "sum",
-                                    "sum_of_squares",
                                     "swapaxes",
                                     "take",
                                     "tanh",

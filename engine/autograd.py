@@ -122,7 +122,9 @@ def _walk(made: list[Node], root: Node, seed: Tensor, wanted: Sequence[Node], cr
         if key not in cotangents or node.op is None or not any(n is not None and id(n) in leads for n in node.inputs):
             continue
         g = cotangents[key] if key in asked else cotangents.pop(key)
-        token = STATE.set(outside._replace(recording=create_graph, scope=node.scope, phase="backward", of=node))
+        of = outside.of if outside.phase == "backward" else node      # a walk inside a rule is part of that rule
+        state = outside._replace(recording=create_graph, scope=node.scope, phase="backward", of=of)
+        token = STATE.set(state)
         try:
             for n, gn in zip(node.inputs, pullback(node, g, leads), strict=False):
                 if n is None or gn is None or id(n) not in leads:
@@ -130,16 +132,32 @@ def _walk(made: list[Node], root: Node, seed: Tensor, wanted: Sequence[Node], cr
                 gn = sum_to(gn, n.shape)         # ops broadcast; this is the one place that undoes it
                 if gn.dtype != n.dtype:
                     gn = OPS["astype"](gn, dtype=n.dtype)
-                cotangents[id(n)] = OPS["add"](cotangents[id(n)], gn) if id(n) in cotangents else gn
+                if id(n) in cotangents:          # n was used more than once: here its cotangents meet
+                    meet = n if outside.phase != "backward" else of
+                    STATE.set(state._replace(phase="accumulate", of=meet))
+                    gn = OPS["add"](cotangents[id(n)], gn)
+                    STATE.set(state)
+                cotangents[id(n)] = gn
         finally:
             STATE.reset(token)
     return {key: g for key, g in cotangents.items() if key in asked}
 
 
+def cotangents(root: Tensor) -> dict[int, Tensor]:
+    """The cotangent of every node behind a root, by the node's id: recorded on shapes alone, for drawings."""
+    made = order([root.node])
+    token = STATE.set(STATE.get()._replace(recording=True, computing=False, watch=None))
+    try:
+        seed = Tensor.placeholder(root.shape, root.dtype, "1")
+        return _walk(made, root.node, seed, [n for n in made if n.requires_grad], True)
+    finally:
+        STATE.reset(token)
+
+
 def pullback(node: Node, g: Tensor, leads: set[int]) -> Sequence[Tensor | None]:
     """The cotangent of each input that leads somewhere. A fused op without rules is differentiated through its
     meaning."""
-    if node.freed:
+    if node.freed and STATE.get().computing:
         raise GraphError(f"backward() already ran through {node.label()} and what it had saved was freed. Pass "
                          "retain_graph=True to the first call to go through the same graph twice.")
     op: Any = node.op

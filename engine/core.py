@@ -4,6 +4,8 @@ from __future__ import annotations
 import weakref
 import zlib
 from collections.abc import Sequence
+from itertools import count
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,18 +26,24 @@ class Saved(NamedTuple):
     digest: int | None
 
 
+SERIAL = count()                         # the order in which tensors are made, over all threads
+
+
 class Node:
     """How a tensor was made. Arrays die with their tensors; a node keeps only those that its op's rules read."""
-    __slots__ = ("__weakref__", "digest", "dtype", "exported", "freed", "inputs", "literal", "name", "of", "op",
-                 "params",
-                 "phase", "requires_grad", "residuals", "saved", "scope", "shape", "storage", "tensor", "used_by",
-                 "version")
+    __slots__ = ("__weakref__", "axes", "digest", "dtype", "exported", "freed", "frozen", "inputs", "literal", "name",
+                 "of", "op", "params", "phase", "requires_grad", "residuals", "saved", "scope", "seen", "serial",
+                 "shape", "storage", "tensor", "used_by", "version")
 
     def __init__(self, shape: Shape, dtype: np.dtype, state: State, op: Op | None = None,
                  inputs: tuple[Node | None, ...] = (), params: dict[str, Any] | None = None) -> None:
         self.shape, self.dtype, self.op, self.inputs, self.params = shape, dtype, op, inputs, params or {}
         self.scope, self.phase, self.of = state.scope, state.phase, state.of
+        self.serial = next(SERIAL)
         self.name: str | None = None
+        self.axes: tuple[Any, ...] | None = None             # what its axes are called: see Tensor.axes
+        self.seen: Any = None                                # what a real run has measured, for drawings
+        self.frozen = False                                  # asked not to learn
         self.literal = False             # a Python number: drawn inside the op's box, not as a box of its own
         self.requires_grad = False
         self.freed = False
@@ -124,6 +132,18 @@ class Tensor(Methods):
         self.node.name = value
 
     @property
+    def axes(self) -> tuple[Any, ...] | None:
+        """What its axes are called in drawings, `("B", "T")`; an axis that is a product is a dict in order,
+        `("D", {"H": 8, "K": 64})`. Ops carry the names on. None: not said."""
+        return self.node.axes
+
+    @axes.setter
+    def axes(self, names: Sequence[Any] | None) -> None:
+        if names is not None and len(names) != len(self.shape):
+            raise ShapeError(f"{self.node.label()}: {len(names)} names for the {len(self.shape)} axes of {self.shape}")
+        self.node.axes = None if names is None else tuple(names)
+
+    @property
     def op(self) -> Op | None:
         """The op that made this tensor; None for a leaf."""
         return self.node.op
@@ -140,7 +160,7 @@ class Tensor(Methods):
         if value and self.dtype.kind not in "fc":
             raise DtypeError(f"{self.node.label()}: requires_grad needs a floating tensor, got {self.dtype}. "
                              "Use astype('float32').")
-        self.node.requires_grad = bool(value)
+        self.node.requires_grad, self.node.frozen = bool(value), not value
         self.node.tensor = weakref.ref(self) if value else None
 
     def retain_grad(self) -> Tensor:
@@ -275,17 +295,22 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
         if op.canonical:
             params = op.canonical(params, *given)
         shape = op.shape(*given, **params) if op.shape else shapes.result_shape(op.signature or "()->()", *given)
-    except IndexError as e:
-        raise IndexRangeError(_misfit(op, tensors, e)) from None
-    except ValueError as e:
-        raise ShapeError(_misfit(op, tensors, e)) from None
+    except (IndexError, ValueError) as e:
+        kind: type[ShapeError | IndexRangeError] = IndexRangeError if isinstance(e, IndexError) else ShapeError
+        refusal = kind(_misfit(op, tensors, e))
+        refusal.failed = _failed(op, tensors, params, state)
+        raise refusal from None
     if not state.computing:
+        if op.fused and not state.fusing:
+            with scope(op.name):
+                return op.meaning(*tensors, **params)
         return _record(op, tensors, params, None, shape, promotion.result_dtype(op, tensors, params), state, ())
     arrays = [t.array() if t is not None else None for t in tensors]
     recorder = state.recorder
     if op.check:
         (recorder.check if recorder else _check)(op, arrays, params)
     residuals: Sequence[Any] = ()
+    began = perf_counter_ns() if state.watch else 0
     with np.errstate(all="ignore"):          # NaN and infinity are values here, not accidents
         made = NotImplemented if op.fused and not state.fusing else device.run(op.name, arrays, params)
         if made is NotImplemented:
@@ -301,7 +326,10 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     if recorder:
         recorder.note(op.name, state)
     array = made if isinstance(made, np.ndarray) else np.asarray(made)
-    return _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
+    out = _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
+    if state.watch:
+        state.watch(out, op, tensors, began)
+    return out
 
 
 def _check(op: Op, arrays: Sequence[Any], params: dict[str, Any]) -> None:
@@ -342,6 +370,12 @@ def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> N
             owner, kept = t.node.storage or t.node, t._array
         owner.used_by = op.name
         node.saved[i] = Saved(kept, owner.version, checksum(kept) if owner.exported else None)
+
+
+def _failed(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], state: State) -> Node:
+    """The record of a call that was refused, so that it can be drawn."""
+    return Node((), np.dtype(np.float32), state, op, tuple([t.node if t is not None else None for t in tensors]),
+                params)
 
 
 def _misfit(op: Op, tensors: Sequence[Tensor | None], why: Exception) -> str:

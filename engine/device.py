@@ -3,11 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from engine.kernels import cpu
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def of(array: Any) -> str:
@@ -25,8 +21,5 @@ def run(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
 
     A kernel may return a tuple: the output, then residuals for the rules.
     """
-    first = arrays[0].dtype if arrays[0] is not None else None
-    if first not in FLOATS:
-        return NotImplemented
     kernel = cpu.kernel(name)
     return kernel(*arrays, **params) if kernel is not None else NotImplemented

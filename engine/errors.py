@@ -1,8 +1,10 @@
 """What can go wrong, by kind, so that a program can tell the cases apart."""
+from typing import Any
 
 
 class EngineError(Exception):
     """Anything the engine refuses; the message says what happened, to which tensor, and what to do."""
+    failed: Any = None               # of a refused call: its record, with which `graph(error)` draws how far it came
 
 
 class ShapeError(EngineError, ValueError):

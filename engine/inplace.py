@@ -4,30 +4,60 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from engine.core import Tensor
 from engine.errors import EngineError
 from engine.kernels import cpu
+from engine.state import STATE
 
-RULES = ("adam", "sgd")
+RULES = ("adam", "sgd", "count", "copy", "accumulate", "write")
 
 
 def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     """Run an in-place rule over lists of tensors of equal length and shapes; the first list is what learns.
 
-    `update("adam", parameters, gradients, m, v, lr=…, beta1=…, beta2=…, eps=…, weight_decay=[…], step=…, scale=…)`
-    `update("sgd", parameters, gradients, velocities, lr=…, momentum=…, weight_decay=[…], scale=…)`
+    `update("adam", parameters, gradients, m, v, lr=…, beta1=…, beta2=…, eps=…, weight_decay=[…], step=…,
+    decoupled=True, norm=None, clip_norm=0, divisor=1)`
+    `update("sgd", parameters, gradients, velocities, lr=…, momentum=0, weight_decay=[…], nesterov=False, norm=None,
+    clip_norm=0, divisor=1)`, without velocities where there is no momentum
+    `update("count", counters, norm=None)` adds one to int64 tensors
+    `update("copy", tensors, others)` and `update("accumulate", tensors, others)` write or add the others
+    `update("write", tensors, others, at=…)` writes others (B, 1, D) at position `at` of tensors (B, C, D)
+
+    lr, step (from 1), norm and divisor are numbers or 0-d tensors. Gradients are divided by `divisor`, say the number
+    of tokens that the loss was summed over, then scaled by min(1, clip_norm / (norm / divisor)) where clip_norm > 0 and
+    `norm`, the `global_norm` of the gradients as they are given, is too. Where that norm is not finite, nothing at all
+    is changed: the caller sees the norm and tells the person.
 
     Not an op: no record is kept, and a backward pass that still needs the old values raises GraphError.
     """
     if rule not in RULES:
         raise EngineError(f"update: there is no rule {rule!r}; there are {', '.join(RULES)}")
     kernel: Any = cpu.kernel(rule)
-    kernel(*[[t.array() for t in many] for many in tensors], **settings)
+    kernel(*[[t.array() for t in many] for many in tensors], **{name: _plain(x) for name, x in settings.items()})
     for t in tensors[0]:
         t.changed()
+    _note(rule)
 
 
-def sum_of_squares(tensors: Sequence[Tensor]) -> float:
-    """The sum of the squares of all elements of all tensors: the square of their global norm."""
-    kernel: Any = cpu.kernel("sum_of_squares")
-    return float(kernel([t.array() for t in tensors]))
+def global_norm(tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> Tensor:
+    """The Euclidean norm of all elements of all tensors together, times `scale`: a 0-d float64 tensor.
+
+    Squares and their sum are float64. Not an op: no gradient flows through it.
+    """
+    kernel: Any = cpu.kernel("global_norm")
+    array = kernel([t.array() for t in tensors], _plain(scale))
+    _note("global_norm")
+    return Tensor.wrap(array, Tensor.placeholder((), np.float64).node)
+
+
+def _note(name: str) -> None:
+    """Where a step is recorded: what was written down since the last op belongs to this."""
+    state = STATE.get()
+    if state.recorder is not None:
+        state.recorder.note(name, state._replace(phase="update"))
+
+
+def _plain(value: Any) -> Any:
+    return value.array() if isinstance(value, Tensor) else value

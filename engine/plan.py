@@ -50,6 +50,8 @@ class Replay:
         self._trusted: set[Any] = set()                  # recorded twice, with the same outcome
         self._memory = arena.allocate(0)
         self._lock = threading.RLock()
+        self._timing = False
+        self.timings: list[tuple[Any, float]] | None = None      # of the last call that was timed
 
     def __call__(self, *arguments: Any, **fixed: Any) -> Any:
         state = STATE.get()
@@ -67,7 +69,9 @@ class Replay:
                 self._compare(plan, self._record(arrays, fixed, plan))
                 self._trusted.add(key)
             self._plans.move_to_end(key)
-            return self._run(plan, arrays)
+            self._load(plan, arrays)
+            self.timings = plan.run_timed() if self._timing else plan.run()
+            return plan.answer()
 
     def _record(self, arrays: list[np.ndarray], fixed: dict[str, Any], like: Any = None) -> Any:
         """A recording for these arguments' shapes; with the buffers of `like` for what varies."""
@@ -89,7 +93,8 @@ class Replay:
             raise GraphError(f"{_name(self._step)} cannot be replayed: in two recordings for the same shapes, "
                              f"{difference}. What changes from call to call must be an argument of the step.")
 
-    def _run(self, plan: Any, arrays: list[np.ndarray]) -> Any:
+    def _load(self, plan: Any, arrays: list[np.ndarray]) -> None:
+        """Memory, arguments and random keys for the next run."""
         if plan.memory is not self._memory or len(self._memory) < plan.size:
             if len(self._memory) < plan.size:
                 self._memory = arena.allocate(plan.size)
@@ -102,8 +107,17 @@ class Replay:
             for i, buffer in enumerate(plan.recorder.key_buffers):
                 part = drawn[i * len(buffer):(i + 1) * len(buffer)]
                 buffer[:len(part)] = part
-        plan.run()
-        return plan.answer()
+
+    def timed(self, *arguments: Any, **fixed: Any) -> tuple[Any, list[tuple[Any, float]]]:
+        """A call, and the seconds of each of its launches with a label (op, phase, scope); the list is empty where the
+        step is not recorded (NUMBA_DISABLE_JIT=1)."""
+        with self._lock:
+            self._timing, self.timings = True, None
+            try:
+                result = self(*arguments, **fixed)
+            finally:
+                self._timing = False
+            return result, self.timings or []
 
     def plans(self) -> list[Any]:
         """The recordings that are kept, the last used at the end."""

@@ -1,6 +1,7 @@
 """A recorded step as a program: fixed buffers, and a straight line of kernel launches over them."""
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,24 @@ class Program:
                     segment.function(*segment.arrays)
                 else:
                     segment.run()
+        self._finish()
+
+    def run_timed(self) -> list[tuple[Label, float]]:
+        """Like `run`: the seconds that each step took, with the op that it serves."""
+        taken: list[float] = []
+        with np.errstate(all="ignore"):
+            for segment in self.segments:
+                if isinstance(segment, Call):
+                    start = time.perf_counter()
+                    segment.function(*segment.arrays)
+                    taken.append(time.perf_counter() - start)
+                else:
+                    taken += (segment.run_timed() / 1e9).tolist()
+        self._finish()
+        return list(zip(self.labels, taken, strict=True))
+
+    def _finish(self) -> None:
+        """Say what was changed in place, and hand out the gradients."""
         for owner in self.recorder.owners.values():
             owner.version += 1
             owner.digest = None

@@ -60,8 +60,10 @@ class Recorder:
             self.labels += [Label(name, state.phase, state.scope)] * missing
 
     def check(self, op: Op, arrays: Sequence[Any], params: dict[str, Any]) -> None:
-        """Refuse values that a kernel could not survive, at every run."""
-        tape.call(partial(_check, op, params), *arrays)
+        """Refuse values that a kernel could not survive, at every run. A rule's were refused by its op already."""
+        of = STATE.get().of
+        if of is None or of.op is None or of.op.check is None:
+            tape.call(partial(_check, op, params), *arrays)
 
     def meaning(self, op: Op, arrays: Sequence[Any], params: dict[str, Any], shape: Shape, dtype: np.dtype) -> Any:
         """The output of an op without a kernel: a view of its input now, or an array that its meaning fills later."""

@@ -122,7 +122,7 @@ CHANGES = {
     "reshaped tensor": lambda x, held: x.reshape(3, 1).data.__setitem__((0, 0), 9.0),
     "a constant of it": lambda x, held: engine.constant(x).__setitem__(0, 9.0),
     "optimiser": lambda x, held: engine.update("sgd", [x], [Tensor(np.ones(3))], [Tensor(np.zeros(3))], lr=0.1,
-                                               momentum=0.0, weight_decay=[0.0], scale=1.0),
+                                               momentum=0.0, weight_decay=[0.0]),
 }
 
 

@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "autograd": {"core", "errors", "record", "shapes", "state"},
     "creation": {"core", "errors", "shapes", "state"},
     "random": {"core", "errors", "kernels", "shapes", "state"},
-    "inplace": {"core", "errors", "kernels"},
+    "inplace": {"core", "errors", "kernels", "state"},
     "ops": {"core", "errors", "ops", "random", "record", "shapes", "state"},
     "slopes": {"core", "errors", "state"},
     "strategies": {"core", "errors", "record", "shapes", "slopes", "state"},
@@ -75,6 +75,9 @@ MAY_IMPORT = {
     "program": {"arena", "core", "kernels", "recorder"},
     "plan": {"arena", "core", "device", "errors", "program", "random", "recorder", "state"},
     "kernels": {"kernels"},
+    "diagram": {"autograd", "core", "device", "errors", "record", "shapes", "state",
+                "draw"},                 # in save(), svg() and html() alone
+    "draw": {"diagram", "errors"},
 }
 
 

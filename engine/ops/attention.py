@@ -11,9 +11,9 @@ from engine.core import Tensor
 from engine.errors import ShapeError
 from engine.ops.dropout import dropout, probability
 from engine.ops.matmul import matmul
-from engine.ops.shape import concat, reshape, swapaxes
+from engine.ops.shape import concat, reshape, split, swapaxes
 from engine.ops.softmax import softmax, softmax_vjp
-from engine.record import OUT, Bool, Key, Real, fused
+from engine.record import Bool, Key, Real, fused
 from engine.shapes import Shape
 
 
@@ -54,10 +54,9 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: flo
     return softmax(scores, mask, axis=-1)
 
 
-def _attention_rule(g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, key: Tensor | None, *,
-                    lse: Any = None, **params: Any) -> list[Tensor | None]:
-    out = y._array if lse is not None else None
-    packed = scaled_dot_product_attention_vjp(g, q, k, v, mask, key, lse=lse, out=out, **params)
+def _attention_rule(g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, key: Tensor | None,
+                    **params: Any) -> list[Tensor | None]:
+    packed = scaled_dot_product_attention_vjp(g, q, k, v, mask, key, **params)
     a, b = q.size, q.size + k.size
     return [reshape(packed[:a], shape=q.shape), reshape(packed[a:b], shape=k.shape),
             reshape(packed[b:], shape=v.shape), None, None]
@@ -67,7 +66,7 @@ ATTENTION: dict[str, Any] = {"signature": None, "canonical": _attention_params, 
                              "choices": lambda *s: {"causal": [False, True], "scale": [None, 0.3], "p": [0.0, 0.4]}}
 
 
-@fused(**ATTENTION, joint=_attention_rule, saves=(0, 1, 2, 3, 4, OUT), shape=_attention_shape, residuals=("lse",),
+@fused(**ATTENTION, joint=_attention_rule, saves=(0, 1, 2, 3, 4), shape=_attention_shape, residuals=("weights",),
        domain=(Real(), Real(), Real(), Bool(), Key()),
        samples=(((2, 3), (4, 3), (4, 2), (1, 4), ()), ((2, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 4), (2, 1, 1, 3), ()),
                 ((2, 1, 2), (2, 3, 2), (2, 3, 2), None, ()), ((1, 3, 2), (1, 3, 2), (1, 3, 2), (3, 3), ())),
@@ -108,16 +107,183 @@ def _attention_vjp_shape(g: Shape, q: Shape, k: Shape, v: Shape, mask: Shape | N
        equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""))
 def scaled_dot_product_attention_vjp(g: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
                                      key: Tensor | None = None, *, causal: bool = False, scale: float | None = None,
-                                     p: float = 0.0, lse: Any = None, out: Any = None) -> Tensor:
+                                     p: float = 0.0, weights: Any = None) -> Tensor:
     """The pullback of attention, packed in one vector: q's gradient, then k's, then v's.
 
-    `lse` and `out` are what the forward kernel found; the meaning finds them again.
+    `weights` are what the forward kernel has kept of them; the meaning finds them again.
     """
     s = 1.0 if scale is None else scale
-    weights = _weights(q, k, mask, causal, s)
-    kept = dropout(weights, key, p=p) if p else weights
+    w = _weights(q, k, mask, causal, s)
+    kept = dropout(w, key, p=p) if p else w
     dv = matmul(kept.mT, g)
     dw = matmul(g, v.mT)
-    ds = softmax_vjp(dropout(dw, key, p=p) if p else dw, weights, axis=-1)
+    ds = softmax_vjp(dropout(dw, key, p=p) if p else dw, w, axis=-1)
     dq, dk = matmul(ds, k) * s, matmul(ds.mT, q) * s
     return concat([reshape(t, shape=(t.size,)) for t in (dq, dk, dv)])
+
+
+# --- all heads of packed projections --------------------------------------------------------------
+def _head_shapes(q: Shape, packed: Shape, parts: int, heads: int) -> tuple[Shape, Shape]:
+    """(B, H, T, K) and (B, H, S, K) of queries (B, T, D) and keys in `packed` (B, S, parts · D)."""
+    if len(q) != 3 or len(packed) != 3:
+        raise ShapeError("packed projections have three axes: batch, length and features")
+    if packed[2] != parts * q[2]:
+        raise ShapeError(f"{packed[2]} features are not {parts} times {q[2]}")
+    if heads < 1 or q[2] % heads:
+        raise ShapeError(f"{q[2]} features cannot be cut into {heads} equal heads")
+    return (q[0], heads, q[1], q[2] // heads), (packed[0], heads, packed[1], q[2] // heads)
+
+
+def _self_shape(qkv: Shape, mask: Shape | None = None, key: Shape | None = None, *, heads: int, **_: Any) -> Shape:
+    if len(qkv) != 3 or qkv[2] % 3:
+        raise ShapeError("qkv has three axes, and queries, keys and values of one size side by side in the last")
+    out = (*qkv[:2], qkv[2] // 3)
+    q, k = _head_shapes(out, qkv, 3, heads)
+    _attention_shape(q, k, k, mask, key)
+    return out
+
+
+def _cross_shape(q: Shape, kv: Shape, mask: Shape | None = None, key: Shape | None = None, *, heads: int,
+                 **_: Any) -> Shape:
+    one, k = _head_shapes(q, kv, 2, heads)
+    _attention_shape(one, k, k, mask, key)
+    return q
+
+
+def _packed_params(features: Any) -> Any:
+    """The params in normal form; `features` gives D from the shapes that are given."""
+    def canonical(params: dict[str, Any], *given: Shape) -> dict[str, Any]:
+        params = {**params, "heads": int(params["heads"])}
+        d = features(given) // max(1, params["heads"])
+        return _attention_params(params, (d,), (), (), (), given[-1])
+    return canonical
+
+
+def _split_heads(x: Tensor, parts: int, heads: int) -> list[Tensor]:
+    """The parts of x (B, T, parts · D), each as (B, H, T, K)."""
+    b, t, _ = x.shape
+    return [swapaxes(reshape(part, shape=(b, t, heads, part.shape[2] // heads)), axis1=1, axis2=2)
+            for part in (split(x, parts, axis=2) if parts > 1 else [x])]
+
+
+def _join_heads(parts: list[Tensor]) -> Tensor:
+    """The reverse: tensors (B, H, T, K) as one of shape (B, T, parts · D)."""
+    b, h, t, k = parts[0].shape
+    flat = [reshape(swapaxes(x, axis1=1, axis2=2), shape=(b, t, h * k)) for x in parts]
+    return concat(flat, axis=2) if len(flat) > 1 else flat[0]
+
+
+def _gradients(g: Tensor, parts: list[Tensor], heads: int, *rest: Any, **params: Any) -> list[Tensor]:
+    """The gradients of the parts q, k and v, all (B, H, …, K), for g (B, T, D)."""
+    q, k, v = parts
+    packed = scaled_dot_product_attention_vjp(*_split_heads(g, 1, heads), q, k, v, *rest, **params)
+    a, b = q.size, q.size + k.size
+    return [reshape(packed[:a], shape=q.shape), reshape(packed[a:b], shape=k.shape),
+            reshape(packed[b:], shape=v.shape)]
+
+
+def _choices(size: Any) -> Any:
+    """Parameters that tests may draw: `size` gives the features of all heads from the shapes."""
+    return lambda *s: {"heads": [h for h in range(1, size(s) + 1) if size(s) % h == 0], "causal": [False, True],
+                       "scale": [None, 0.3], "p": [0.0, 0.4]}
+
+
+ONE: dict[str, Any] = {"signature": None, "result": "float", "canonical": _packed_params(
+    lambda given: given[-3][-1] // 3 if given[-3] else 0)}
+TWO: dict[str, Any] = {"signature": None, "result": "float", "canonical": _packed_params(
+    lambda given: given[-4][-1] if given[-4] else 0)}
+
+
+def _self_rule(g: Tensor, y: Tensor, qkv: Tensor, mask: Tensor | None, key: Tensor | None, **params: Any) -> Tensor:
+    return self_attention_vjp(g, qkv, mask, key, **params)
+
+
+@fused(**ONE, vjps=[_self_rule, None, None],
+       saves=(0, 1, 2), shape=_self_shape, residuals=("weights",), domain=(Real(), Bool(), Key()),
+       choices=_choices(lambda s: s[0][2] // 3),
+       samples=(((2, 3, 12), (2, 1, 1, 3), ()), ((1, 2, 9), None, ()), ((2, 1, 6), (1, 1), ())),
+       equation=("Y = [softmax(Qₕ Kₕᵀ / √K) Vₕ]ₕ, X = [Q K V]",
+                 "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"))
+def self_attention(qkv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
+                   causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
+    """Attention of H heads side by side (the paper's §3.2.2) on packed projections of one sequence.
+
+    qkv (B, T, 3D): queries, keys and values side by side, head h in features h K … (h + 1) K − 1 of each, K = D/H.
+    Gives (B, T, D). The rest is as in `scaled_dot_product_attention`; the mask broadcasts to (B, H, T, T).
+    """
+    q, k, v = _split_heads(qkv, 3, heads)
+    return _join_heads([scaled_dot_product_attention(q, k, v, mask, key, causal=causal, scale=scale, p=p)])
+
+
+def _self_vjp_shape(g: Shape, qkv: Shape, mask: Shape | None = None, key: Shape | None = None, **params: Any) -> Shape:
+    shapes.same(g, _self_shape(qkv, mask, key, **params))
+    return qkv
+
+
+@fused(**ONE, shape=_self_vjp_shape, saves=(0, 1, 2, 3), domain=(Real(), Real(), Bool(), Key()),
+       choices=_choices(lambda s: s[0][2]),
+       samples=(((2, 3, 4), (2, 3, 12), (2, 1, 1, 3), ()), ((1, 2, 2), (1, 2, 6), None, ())),
+       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""))
+def self_attention_vjp(g: Tensor, qkv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
+                       causal: bool = False, scale: float | None = None, p: float = 0.0,
+                       weights: Any = None) -> Tensor:
+    """The pullback of `self_attention`, (B, T, 3D) like its input. `weights` are what the forward kernel has kept."""
+    parts = _split_heads(qkv, 3, heads)
+    return _join_heads(_gradients(g, parts, heads, mask, key, causal=causal, scale=scale, p=p))
+
+
+def _cross_rule(g: Tensor, y: Tensor, q: Tensor, kv: Tensor, mask: Tensor | None, key: Tensor | None,
+                **params: Any) -> list[Tensor | None]:
+    packed = cross_attention_vjp(g, q, kv, mask, key, **params)
+    return [reshape(packed[:q.size], shape=q.shape), reshape(packed[q.size:], shape=kv.shape), None, None]
+
+
+@fused(**TWO, joint=_cross_rule, saves=(0, 1, 2, 3), shape=_cross_shape, residuals=("weights",),
+       domain=(Real(), Real(), Bool(), Key()), choices=_choices(lambda s: s[0][2]),
+       samples=(((2, 3, 4), (2, 2, 8), (2, 1, 1, 2), ()), ((1, 2, 3), (1, 4, 6), None, ()),
+                ((2, 1, 2), (2, 3, 4), (1, 3), ())),
+       equation=("Y = [softmax(Qₕ Kₕᵀ / √K) Vₕ]ₕ, X = [K V]",
+                 "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"))
+def cross_attention(q: Tensor, kv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
+                    causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
+    """Attention of H heads side by side (the paper's §3.2.2) from one sequence to another.
+
+    q (B, T, D), kv (B, S, 2D): keys and values side by side, heads as in `self_attention`. Gives (B, T, D).
+    """
+    one, k, v = *_split_heads(q, 1, heads), *_split_heads(kv, 2, heads)
+    return _join_heads([scaled_dot_product_attention(one, k, v, mask, key, causal=causal, scale=scale, p=p)])
+
+
+def _cross_vjp_shape(g: Shape, q: Shape, kv: Shape, mask: Shape | None = None, key: Shape | None = None,
+                     **params: Any) -> Shape:
+    shapes.same(g, _cross_shape(q, kv, mask, key, **params))
+    return (math.prod(q) + math.prod(kv),)
+
+
+@fused(**TWO, shape=_cross_vjp_shape, saves=(0, 1, 2, 3, 4), domain=(Real(), Real(), Real(), Bool(), Key()),
+       choices=_choices(lambda s: s[0][2]),
+       samples=(((2, 3, 4), (2, 3, 4), (2, 2, 8), (2, 1, 1, 2), ()), ((1, 2, 3), (1, 2, 3), (1, 4, 6), None, ())),
+       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""))
+def cross_attention_vjp(g: Tensor, q: Tensor, kv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *,
+                        heads: int, causal: bool = False, scale: float | None = None, p: float = 0.0,
+                        weights: Any = None) -> Tensor:
+    """The pullback of `cross_attention`, packed in one vector: q's gradient, then kv's."""
+    parts = [*_split_heads(q, 1, heads), *_split_heads(kv, 2, heads)]
+    dq, dk, dv = _gradients(g, parts, heads, mask, key, causal=causal, scale=scale, p=p)
+    return concat([reshape(x, shape=(x.size,)) for x in (_join_heads([dq]), _join_heads([dk, dv]))])
+
+
+def attend_within(qkv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
+                  causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
+    """The op `self_attention`; where dropout needs a key and none is given, the next one of the seed."""
+    if p and key is None:
+        key = random.next_key()
+    return self_attention(qkv, mask, key, heads=heads, causal=causal, scale=scale, p=p)
+
+
+def attend_across(q: Tensor, kv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
+                  causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
+    """The op `cross_attention`; where dropout needs a key and none is given, the next one of the seed."""
+    if p and key is None:
+        key = random.next_key()
+    return cross_attention(q, kv, mask, key, heads=heads, causal=causal, scale=scale, p=p)

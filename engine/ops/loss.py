@@ -60,9 +60,9 @@ def _loss_vjp_choices(g: Shape, logits: Shape, ids: Shape) -> dict[str, list[Any
                 ((0,), (0, 3), (0,)), ((), (0, 3), (0,))),
        equation=("X̄ = (softmax X − q) Ȳ / n", ""))
 def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
-                      reduction: str = "mean", lse: Any = None) -> Tensor:
-    """The pullback of cross_entropy. `lse` is the log-sum-exp that the forward kernel found; the meaning finds it
-    again."""
+                      reduction: str = "mean", lse: Any = None, counted: Any = None) -> Tensor:
+    """The pullback of cross_entropy. `lse` and `counted` are the log-sum-exp and the number of real ids that
+    the forward kernel found; the meaning finds them again."""
     ids = _as_int64(ids)
     real = ids != ignore_index
     target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
@@ -73,7 +73,8 @@ def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: i
     return where(real.expand_dims(-1), (softmax(logits, axis=-1) - target) * each, 0.0)
 
 
-@fused(**LOSS, shape=_loss_shape, check=_class_ids, domain=(Real(), Index(0, -1)), saves=(0, 1), residuals=("lse",),
+@fused(**LOSS, shape=_loss_shape, check=_class_ids, domain=(Real(), Index(0, -1)), saves=(0, 1),
+       residuals=("lse", "counted"),
        vjps=[lambda g, y, logits, ids, **params: cross_entropy_vjp(g, logits, ids, **params), None],
        samples=(((3,), ()), ((2, 3), (2,)), ((2, 2, 4), (2, 2)), ((0, 3), (0,))),
        equation=("yᵢ = −Σⱼ qᵢⱼ log softmax(X)ᵢⱼ, q = (1 − s) one-hot + s/V", "X̄ = (softmax X − q) Ȳ / n"))

@@ -1,4 +1,4 @@
-"""Layer normalisation over the last axis, and its pullback."""
+"""Layer normalisation over the last axis, alone and after a residual connection (Add & Norm), and their pullbacks."""
 from __future__ import annotations
 
 from typing import Any
@@ -7,10 +7,11 @@ import numpy as np
 
 from engine.core import Tensor
 from engine.errors import ShapeError
+from engine.ops.dropout import dropout_op, probability_with_key
 from engine.ops.elementwise import sqrt
 from engine.ops.reduce import mean, sum_
 from engine.ops.shape import concat, reshape
-from engine.record import Real, fused
+from engine.record import Key, Real, fused
 from engine.shapes import Shape, same
 
 
@@ -76,3 +77,71 @@ def layer_norm_vjp(g: Tensor, x: Tensor, weight: Tensor | None = None, *, eps: f
 
 def _mean(x: Tensor) -> Tensor:
     return mean(x, axis=-1, keepdims=True)
+
+
+# --- add & norm -----------------------------------------------------------------------------------
+def _add_norm_shape(x: Shape, h: Shape, key: Shape | None = None, weight: Shape | None = None,
+                    bias: Shape | None = None, **_: Any) -> Shape:
+    if key:
+        raise ShapeError(f"a key is a single integer, not one of shape {key}")
+    return _feature_axis(same(x, h), weight, bias)
+
+
+def _add_norm_rule(g: Tensor, y: Tensor, x: Tensor, h: Tensor, key: Tensor | None, weight: Tensor | None,
+                   bias: Tensor | None, **params: Any) -> list[Tensor | None]:
+    packed = add_norm_vjp(g, x, h, key, weight, **params)
+    n, d = x.size, x.shape[-1]
+    end = 2 * n if params["p"] else n
+    dx = reshape(packed[:n], shape=x.shape)
+    dh = reshape(packed[n:end], shape=x.shape) if params["p"] else dx
+    return [dx, dh, None, packed[end:end + d] if weight is not None else None,
+            packed[end + d:] if bias is not None else None]
+
+
+ADD_NORM: dict[str, Any] = {"signature": None, "result": "float", "choices": lambda *s: {"p": [0.0, 0.4]}}
+
+
+@fused(**ADD_NORM, joint=_add_norm_rule, saves=(0, 1, 2, 3), shape=_add_norm_shape,
+       canonical=lambda params, x, h, key, *s: probability_with_key(params, key),
+       residuals=("mean", "rstd", "s", "kept"), domain=(Real(), Real(), Key(), Real()),
+       samples=(((2, 3), (2, 3), (), (3,), (3,)), ((2, 2, 4), (2, 2, 4), (), (4,), None), ((3,), (3,), (), None, None),
+                ((0, 2), (0, 2), (), (2,), (2,)), ((2, 1), (2, 1), (), None, (1,)),
+                ((2, 19), (2, 19), (), (19,), (19,))),
+       equation=("S = X + dropout(H), Y = (S − mean S) ⊘ √(var S + ε) ⊙ w + b",
+                 "X̄ = S̄ (as in layer_norm), H̄ = dropout(S̄), w̄ = Σ Ȳ Ŝ, b̄ = Σ Ȳ"))
+def add_norm(x: Tensor, h: Tensor, key: Tensor | None = None, weight: Tensor | None = None,
+             bias: Tensor | None = None, *, p: float = 0.0, eps: float = 1e-5) -> Tensor:
+    """layer_norm(x + dropout(h)): the "Add & Norm" around each sub-layer (§3.1 and §5.4 of the paper).
+
+    x and h (…, D), weight and bias (D,) or None, give (…, D). p: the probability of dropout, decided by `key`, which
+    may be None where p is 0. Raises ValueError for a p outside [0, 1] and where a key is missing.
+    """
+    return layer_norm(x + (dropout_op(h, key, p=p) if p else h), weight, bias, eps=eps)
+
+
+def _add_norm_vjp_shape(g: Shape, x: Shape, h: Shape, key: Shape | None = None, weight: Shape | None = None, *,
+                        p: float, **_: Any) -> Shape:
+    same(g, _add_norm_shape(x, h, key, weight))
+    return (int(np.prod(x, dtype=np.int64)) * (2 if p else 1) + 2 * x[-1],)
+
+
+@fused(**ADD_NORM, shape=_add_norm_vjp_shape,
+       canonical=lambda params, g, x, h, key, *s: probability_with_key(params, key),
+       domain=(Real(), Real(), Real(), Key(), Real()),
+       samples=(((2, 3), (2, 3), (2, 3), (), (3,)), ((2, 2, 4), (2, 2, 4), (2, 2, 4), (), None),
+                ((3,), (3,), (3,), (), (3,)), ((0, 2), (0, 2), (0, 2), (), (2,))),
+       equation=("X̄ = S̄ (as in layer_norm), H̄ = dropout(S̄), w̄ = Σ Ȳ Ŝ, b̄ = Σ Ȳ", ""))
+def add_norm_vjp(g: Tensor, x: Tensor, h: Tensor, key: Tensor | None = None, weight: Tensor | None = None, *,
+                 p: float = 0.0, eps: float = 1e-5, mean: Any = None, rstd: Any = None, s: Any = None,
+                 kept: Any = None) -> Tensor:
+    """The pullback of add_norm, packed in one vector: x's gradient, then h's if p is not 0 (else it is x's), then
+    weight's, then bias's.
+
+    `mean`, `rstd`, `s` and `kept` are what the forward kernel found; the meaning finds them again.
+    """
+    packed = layer_norm_vjp(g, x + (dropout_op(h, key, p=p) if p else h), weight, eps=eps)
+    if not p:
+        return packed
+    n = x.size
+    dh = dropout_op(reshape(packed[:n], shape=x.shape), key, p=p)
+    return concat([packed[:n], reshape(dh, shape=(n,)), packed[n:]])
