@@ -23,6 +23,8 @@ Seconds = Annotated[float, Parameter(help="Measure for about so long on each sid
 @app.command
 def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None, seconds: Seconds = 5.0,
          steps: Annotated[int | None, Parameter(help="Measure so many steps on each side instead.")] = None,
+         replay: Annotated[bool, Parameter(help="Record our step once and run the recording, or build its graph anew.")]
+         = True,
          profile: Annotated[bool, Parameter(negative=(), help="Show where our time goes, op by op.")] = False,
          json: Json = False) -> int:
     """One training step: forward, loss, backward, clipping, Adam; dropout on.
@@ -34,7 +36,7 @@ def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None
     from microtfm.bench import step as training
 
     tell, n = report.teller(), _threads(threads)
-    answer = training.measure(SIZES[size], _unique(peer), n, *_amount(seconds, steps), tell)
+    answer = training.measure(SIZES[size], _unique(peer), n, *_amount(seconds, steps), tell, replay)
     if profile:
         training.add_profile(answer, SIZES[size], n, tell)
     return _show(answer, json, report.of_step)

@@ -13,6 +13,8 @@ from microtfm.bench.decoding_timing import Decoding, Ids
 from microtfm.bench.peer_torch import TorchTransformer, use_threads
 from microtfm.tokens import BOS, EOS, PAD
 
+NEVER = torch.tensor([PAD, BOS])         # ids that no translation contains
+
 
 class Greedy:
     """The most probable token after each token."""
@@ -35,8 +37,7 @@ class Greedy:
         ids, ended = torch.full((b,), BOS), torch.zeros(b, dtype=torch.bool)
         for t in range(length):
             logits = self._step(ids, t, cache, crossed)
-            logits[:, (PAD, BOS)] = -torch.inf
-            ids = logits.argmax(-1).masked_fill(ended, EOS)
+            ids = logits.index_fill_(1, NEVER, -torch.inf).argmax(-1).masked_fill(ended, EOS)
             out[:, t] = ids
             ended |= ids == EOS
             if bool(ended.all()):

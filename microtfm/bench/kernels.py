@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-from microtfm.bench import kernel_cases
+from microtfm.bench import costs, kernel_cases
 from microtfm.bench.kernel_cases import Case
 from microtfm.bench.limits import share
 from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, take_turns
@@ -17,8 +17,10 @@ from microtfm.errors import UserError
 MAKERS = {"ours": "microtfm.bench.kernel_ours:OurKernels", "numpy": "microtfm.bench.kernel_numpy:NumpyKernels",
           "torch": "microtfm.bench.kernel_torch:TorchKernels"}
 ROUNDS, SETTLING = 5, 0.005              # turns of each side, and seconds between them
-GROUPS = ("matmul", "matmul, batches", "elementwise", "sum", "softmax", "layer_norm", "cross_entropy", "attention",
-          "dropout", "look-up", "update")
+LARGE = 1e7                              # FLOP of a case that may be the worst of its group
+GROUPS = ("matmul, float32", "matmul, float64", "matmul, batches", "linear", "elementwise", "reduction", "softmax",
+          "log_softmax", "layer_norm", "add_norm", "cross_entropy", "attention", "attention, packed", "gelu", "dropout",
+          "random numbers", "look-up", "clip and adam", "update")
 
 
 def cases(sizes: list[Size], only: list[str]) -> list[Case]:
@@ -47,20 +49,22 @@ def measure(chosen: list[Case], peers: list[str], threads: int, seconds: float,
             if i % 20 == 0:
                 tell(f"kernel {i + 1} of {len(chosen)}: {case.kernel}")
             rows.append(_row(case, sides, seconds / ROUNDS))
-        gflops = max(gflops, limits.call("gflops"), *(row["gflops"] for row in rows if row["kernel"] == "matmul"), 0.0)
+        reached = [row["gflops"] for row in rows if row["kernel"] == "matmul" and row["dtype"] == "float32"]
+        gflops = max(gflops, limits.call("gflops"), *reached, 0.0)
     for row in rows:
-        row["of_limit"] = round(share(row["ms"] / 1000, row["flop"], row["bytes"], gflops, copying), 3)
+        best = gflops / (2 if row["dtype"] == "float64" else 1)
+        row["of_limit"] = round(share(row["ms"] / 1000, row["flop"], row["bytes"], best, copying), 3)
     return {"threads": threads, "limit": {"gflops": round(gflops, 1),
                                            "copy_gb_s": {size: round(rate, 1) for size, rate in copying.items()}},
-            "kernels": rows, "geometric_means": means(rows)}
+            "kernels": rows, "geometric_means": means(rows), "worst": worst(rows)}
 
 
 def _row(case: Case, sides: dict[str, Side], turn: float) -> dict[str, Any]:
     able = {name: side for name, side in sides.items() if side.call("prepare", case.plain())}
     turns = take_turns({name: _run(side, turn) for name, side in able.items()}, 0.0, ROUNDS, SETTLING)
-    ms, (flop, touched) = median(flat(turns["ours"])), case.cost()
+    ms, (flop, touched) = median(flat(turns["ours"])), costs.of_case(case)
     return {"kernel": case.kernel, "group": case.group, "shape": list(case.shape), "form": case.form,
-            "ms": ms, "min_ms": min(flat(turns["ours"])), "flop": flop, "bytes": touched,
+            "dtype": case.dtype, "ms": ms, "min_ms": min(flat(turns["ours"])), "flop": flop, "bytes": touched,
             "gflops": flop / ms / 1e6, "gb_s": touched / ms / 1e6,
             "peers": {name: {"ms": median(flat(turns[name])), "ratio": round(ratio(turns["ours"], turns[name]), 3)}
                       for name in turns if name != "ours"}}
@@ -78,4 +82,16 @@ def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         for peer in sorted({peer for peers in members for peer in peers}):
             logs = [math.log(peers[peer]["ratio"]) for peers in members if peer in peers]
             found.setdefault(group, {})[peer] = round(math.exp(sum(logs) / len(logs)), 3)
+    return found
+
+
+def worst(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of each group and peer, the case of 10 MFLOP or more with the lowest ratio."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for group in GROUPS:
+        members = [row for row in rows if row["group"] == group and row["flop"] >= LARGE]
+        for peer in sorted({peer for row in members for peer in row["peers"]}):
+            least = min((row for row in members if peer in row["peers"]), key=lambda row: row["peers"][peer]["ratio"])
+            found.setdefault(group, {})[peer] = {
+                **{name: least[name] for name in ("kernel", "shape", "form")}, "ratio": least["peers"][peer]["ratio"]}
     return found

@@ -83,7 +83,8 @@ def of_kernels(answer: dict[str, Any]) -> list[Group]:
     peers = sorted({peer for row in answer["kernels"] for peer in row["peers"]})
     rows = []
     for row in answer["kernels"]:
-        cells = [row["kernel"], "×".join(map(str, row["shape"])), row["form"], f"{row['ms'] * 1000:,.1f}",
+        form = ", ".join(word for word in (row["form"], row["dtype"].replace("float32", "")) if word)
+        cells = [row["kernel"], "×".join(map(str, row["shape"])), form, f"{row['ms'] * 1000:,.1f}",
                  f"{row['gflops']:.1f}", f"{row['gb_s']:.1f}", f"{row['of_limit']:.0%}"]
         rows.append(cells + [f"{row['peers'][peer]['ratio']:.2f}" if peer in row["peers"] else "" for peer in peers])
     beside = [f"{peer}: times ours" for peer in peers]
@@ -91,7 +92,15 @@ def of_kernels(answer: dict[str, Any]) -> list[Group]:
              for group, found in answer["geometric_means"].items()]
     return [table(f"{_threads(answer)}; {_limits(answer['limit'])}",
                   ["kernel", "shape", "form", "µs", "GFLOP/s", "GB/s", "of limit", *beside], rows, words=3),
-            table("geometric means", ["", *beside], means)]
+            table("geometric means", ["", *beside], means), _worst(answer)]
+
+
+def _worst(answer: dict[str, Any]) -> Group:
+    """Of each group, the worst case among those that are not small."""
+    rows = [[group, peer, case["kernel"], "×".join(map(str, case["shape"])), case["form"], f"{case['ratio']:.2f}"]
+            for group, found in answer["worst"].items() for peer, case in found.items()]
+    columns = ["", "beside", "kernel", "shape", "form", "times ours"]
+    return table("worst cases of 10 MFLOP or more", columns, rows, words=5)
 
 
 def of_decode(answer: dict[str, Any]) -> list[Group]:

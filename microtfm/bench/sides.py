@@ -19,6 +19,9 @@ PEERS = {"torch": "PyTorch", "jax": "JAX"}
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from microtfm.bench.worker import main; main()"
 SETTLING = 0.02                          # seconds between turns: idle threads of the last one stop spinning
+# Idle threads of OpenBLAS spin for 2 to this power of cycles: by default 2²⁶, about 30 ms, and so into the next turn.
+# This is less than 1 ms, still longer than what lies between two calls of one side.
+SPINNING = {"OPENBLAS_THREAD_TIMEOUT": "20"}
 
 
 def check_peers(names: list[str]) -> None:
@@ -44,7 +47,7 @@ class Side:
     def start(self) -> Self:
         """Start the process and make the object."""
         command = [sys.executable, "-c", START, json.dumps(sys.path)]
-        environment = {**os.environ, **dict.fromkeys(THREADS, str(self._threads))}
+        environment = {**SPINNING, **os.environ, **dict.fromkeys(THREADS, str(self._threads))}
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")    # noqa: SIM115 (see `close`)
         self.started = time.time()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,

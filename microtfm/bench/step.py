@@ -17,15 +17,16 @@ Tell = Callable[[str], None]
 
 
 def measure(size: Size, peers: list[str], threads: int, seconds: float, steps: int | None,
-            tell: Tell) -> dict[str, Any]:
-    """The answer of `bench step`. tell: hears what goes on."""
+            tell: Tell, replay: bool = True) -> dict[str, Any]:
+    """The answer of `bench step`. tell: hears what goes on. replay: whether our step is recorded once and replayed."""
     check_peers(peers)
     with ExitStack() as stack:
         limits = stack.enter_context(Side("limits", "microtfm.bench.limits:Limits", {}, threads).start())
         sides, facts = {}, {}
         for name in ("ours", *peers):
             tell(f"{name}: warming up")
-            side = sides[name] = stack.enter_context(Side(name, MAKERS[name], size.plain(), threads).start())
+            arguments = size.plain() | ({"replay": replay} if name == "ours" else {})
+            side = sides[name] = stack.enter_context(Side(name, MAKERS[name], arguments, threads).start())
             facts[name] = side.call("warm_up", side.started)
             check_count(name, facts[name]["params"], size)
         tell(f"taking turns: {', '.join(sides)}")
@@ -47,7 +48,7 @@ def measure(size: Size, peers: list[str], threads: int, seconds: float, steps: i
                    "ready_s": round(facts[name]["ready_s"], 2), "peak_mb": _rounded(memory[name])} for name in sides}
     mine = each.pop("ours")
     return {
-        "size": size.name, "threads": threads, **mine, "params": facts["ours"]["params"],
+        "size": size.name, "threads": threads, "replay": replay, **mine, "params": facts["ours"]["params"],
         "gflop": round(size.products() / 1e9, 3),
         "limit": {"gflops": round(median(peaks), 1), "step_ms": round(median(flat(turns["limit"])), 3),
                   "share": round(1 / ratio(turns["limit"], turns["ours"]), 3)},
