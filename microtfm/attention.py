@@ -27,27 +27,69 @@ class MultiHeadAttention(Module):
         self._heads, self._dropout = heads, dropout
         self.seen: list[np.ndarray] | None = None      # a list here collects the weights of every call
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """x (B, T, D) attends to memory (B, S, D); mask (B, 1, 1, S) is True where a key may be attended to."""
-        return self.attend(x, *self.project(memory), mask, causal)
-
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of a sequence, each (B, H, S, K)."""
-        return self._split(self.key(memory)), self._split(self.value(memory))
-
-    def attend(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """The attention of x (B, T, D) over keys and values that `project` made."""
-        q = self._split(self.query(x))                                                             # (B, H, T, K)
-        p = self._dropout if self.training else 0.0
-        y = engine.scaled_dot_product_attention(q, k, v, mask, causal=causal, p=p)                 # (B, H, T, K)
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Self-attention: x (B, T, D) attends to itself; mask (B, 1, 1, T) is True where a key may be attended to."""
+        packed = self.project_all(x)
+        y = engine.self_attention(packed, mask, heads=self._heads, causal=causal, p=self._p())     # (B, T, D)
         if self.seen is not None:
-            self.seen.append(attention_weights(q, k, mask, causal))
-        b, _, t, _ = y.shape
-        return self.output(y.swapaxes(1, 2).reshape(b, t, -1))                                     # (B, T, D)
+            d = x.shape[-1]
+            self._note(packed[..., :d], packed[..., d:], mask, causal)
+        return self.output(y)                                                                      # (B, T, D)
+
+    def project_all(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of one sequence side by side, (B, T, 3D)."""
+        q, k, v = self.query, self.key, self.value
+        packed = engine.linears(x, q.weight, k.weight, v.weight, q.bias, k.bias, v.bias)
+        packed.name = "Q, K, V"
+        return packed
+
+    def project(self, memory: Tensor) -> Tensor:
+        """Keys and values of a sequence side by side, (B, S, 2D)."""
+        k, v = self.key, self.value
+        packed = engine.linears(memory, k.weight, v.weight, b1=k.bias, b2=v.bias)
+        packed.name = "K, V"
+        return packed
+
+    def attend(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Cross-attention of x (B, T, D) over the keys and values (B, S, 2D) that `project` made."""
+        with engine.scope(self.name):
+            return self.attend_with(self.query(x), memory, mask)
+
+    def attend_with(self, q: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The same for queries (B, T, D) that are already projected."""
+        y = engine.cross_attention(q, memory, mask, heads=self._heads, p=self._p())                # (B, T, D)
+        if self.seen is not None:
+            self._note(q, memory, mask, False)
+        return self.output(y)                                                                      # (B, T, D)
+
+    def _p(self) -> float:
+        return self._dropout if self.training else 0.0
+
+    def _note(self, q: Tensor, memory: Tensor, mask: Tensor | None, causal: bool) -> None:
+        if self.seen is not None:
+            self.seen.append(attention_weights(self._split(q), self._split(memory[..., :q.shape[-1]]), mask, causal))
 
     def _split(self, x: Tensor) -> Tensor:
         b, t, d = x.shape
         return x.reshape(b, t, self._heads, d // self._heads).swapaxes(1, 2)                       # (B, H, T, K)
+
+
+class Past:
+    """The keys and values of the tokens so far, in buffers of fixed size, for self-attention one token at a time.
+
+    kept (B, C, 2D) has room for C tokens. at () int64 is the position of the next one; seen (1, 1, 1, C) is True up to
+    it: what lies behind is masked, which changes no bit.
+    """
+
+    def __init__(self, kept: Tensor, at: Tensor, seen: Tensor) -> None:
+        self.kept, self.at, self.seen = kept, at, seen
+
+    def attend(self, attention: MultiHeadAttention, x: Tensor) -> Tensor:
+        """The attention of the next token's x (B, 1, D), whose keys and values are taken up in place."""
+        d = x.shape[-1]
+        packed = attention.project_all(x)                                                          # (B, 1, 3D)
+        engine.update("write", [self.kept], [packed[..., d:]], at=self.at)
+        return attention.attend_with(packed[..., :d], self.kept, self.seen)                        # (B, 1, D)
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Any = None, causal: bool = False) -> np.ndarray:

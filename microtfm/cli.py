@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -107,12 +107,20 @@ def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
 def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model.")], /,
               *text: Annotated[str, Parameter(help="Sentences. Without any: a file, standard input, or a prompt.")],
               file: Annotated[Path | None, Parameter(help="Translate this file line by line.")] = None,
-              beam: Beam = 1, length_penalty: Penalty = 1.0, threads: Threads = None) -> int:
+              beam: Beam = 1, length_penalty: Penalty = 1.0, threads: Threads = None,
+              show: Annotated[Literal["attention", "beam"] | None, Parameter(
+                  help="Draw how one sentence came about: every head's attention, or the beam as a tree.")] = None,
+              out: Annotated[Path | None, Parameter(name=["--out", "-o"], help=(
+                  "The picture's file, .svg or .html. [default: in the run folder]"))] = None) -> int:
     """Translate sentences, a file, standard input line by line, or what you type at a prompt."""
     _check_search(beam, length_penalty)
     if text and file is not None:
         raise UserError("Give sentences or --file, not both.")
     _use_threads(threads)
+    if show is not None:
+        from microtfm import showing
+
+        return showing.show(run, list(text), show, beam, length_penalty, out)
     from microtfm import prompt
 
     return prompt.translate(run, list(text), file, beam, length_penalty)
@@ -144,6 +152,33 @@ def info(run: Annotated[Path, Parameter(help="Run folder.")], /, *, json: Json =
 
     _print(inspection.inspect(run), inspection.as_text, json)
     return 0
+
+
+@app.command
+def graph(run: Annotated[Path | None, Parameter(help="Run folder.")] = None, /, *,
+          size: Annotated[str | None, Parameter(help="Instead of a run: nano, toy, tiny, small or base.")] = None,
+          backward: Annotated[bool, Parameter(negative=(), help="The backward pass beside the forward pass.")] = False,
+          depth: Annotated[int | None, Parameter(help="Levels of modules to open. [default: 2 in a picture]")] = None,
+          open: Annotated[list[str] | None, Parameter(
+              help="Path of a module to open besides, such as encoder/layers.0.", negative=())] = None,
+          inside: Annotated[str | None, Parameter(help="Path of one module to draw alone.")] = None,
+          level: Annotated[Literal["module", "op"] | None, Parameter(
+              help="module: keep closed what holds no further module; op: show every op.")] = None,
+          unfused: Annotated[bool, Parameter(negative=(), help="Fused ops as the ops that they mean.")] = False,
+          real: Annotated[bool, Parameter(name="--run", negative=(), help=(
+              "Compute one step, and show values, gradients, time."))] = False,
+          out: Annotated[Path | None, Parameter(name=["--out", "-o"], help=(
+              "File: .svg .html .dot .json .txt, or .png and .pdf (Graphviz). Unset: a table."))] = None,
+          threads: Threads = None) -> int:
+    """Draw a training step of the model from the running code. Nothing is computed unless --run is given.
+
+    microtfm graph --size base --backward -o base.html
+    """
+    _use_threads(threads)
+    from microtfm import drawing
+
+    return drawing.draw(run, size, backward=backward, depth=depth, open_=open or [], level=level, inside=inside,
+                        unfused=unfused, real=real, out=out)
 
 
 app.command("microtfm.bench.commands:app", name="bench",

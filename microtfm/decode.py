@@ -5,15 +5,18 @@ off, in any batch and in any order.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 
 import engine
+from engine import Tensor
+from microtfm.session import NEVER, Cached, most_probable
 from microtfm.tokens import BOS, EOS, PAD
-from microtfm.transformer import Cache, Transformer
+from microtfm.transformer import Transformer, source_mask
 
-NEVER = [PAD, BOS]                       # ids that no translation contains
 Ids = list[int]
 
 
@@ -24,26 +27,29 @@ def limits(source: np.ndarray, max_length: int | None = None) -> np.ndarray:
     return 2 * (source != PAD).sum(axis=1) + 20                                                    # (B,)
 
 
-class _Steps:
-    """The model one token at a time, for rows that come and go."""
+class _Whole:
+    """The model on whole prefixes, anew for each token: slow and plain, what the cached way is tested against."""
 
-    def __init__(self, model: Transformer, source: np.ndarray, cache: bool) -> None:
-        self.model, self.kept, self.stepping = model, model.start(source), cache
+    def __init__(self, model: Transformer, source: np.ndarray) -> None:
+        ids = Tensor(source, name="source")
+        self.model, self.mask = model, source_mask(ids)
+        self.memories = model.decoder.project(model.encode(ids))
         self.prefix = np.empty((len(source), 0), np.int64)                                         # (B, t)
 
-    def __call__(self, ids: np.ndarray) -> engine.Tensor:
-        """Log-probabilities (B, V) of the token after `ids` (B,)."""
+    def __call__(self, ids: np.ndarray, choose: bool) -> np.ndarray:
+        """The most probable tokens (B,) after `ids` (B,), or all log-probabilities (B, V)."""
         self.prefix = np.concatenate([self.prefix, ids[:, None]], axis=1)
-        if self.stepping:
-            logits = self.model.step(ids, self.kept)
-        else:
-            logits = self.model.decode(self.prefix, Cache(self.kept.memories, self.kept.mask))[:, -1]
-        return engine.log_softmax(logits, axis=-1)                                                 # (B, V)
+        logits = self.model.decode(self.prefix, self.memories, self.mask)[:, -1]                   # (B, V)
+        return (most_probable(logits) if choose else engine.log_softmax(logits, axis=-1)).numpy()
 
     def select(self, rows: np.ndarray) -> None:
         """Go on with these rows, each as often as it stands here."""
-        self.kept.select(rows)
+        ids = Tensor(rows)
+        self.memories, self.mask = [memory[ids] for memory in self.memories], self.mask[ids]
         self.prefix = self.prefix[rows]
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def greedy(model: Transformer, source: np.ndarray, max_length: int | None = None, cache: bool = True) -> list[Ids]:
@@ -51,19 +57,16 @@ def greedy(model: Transformer, source: np.ndarray, max_length: int | None = None
 
     <bos> and <eos> are left out. `source` has <eos> at the end of each row, then padding (`data.pad_sources`).
     """
-    with engine.no_grad():
-        steps = _Steps(model, source, cache)
-        limit = limits(source, max_length)
-        out: list[Ids] = [[] for _ in source]
-        rows = np.arange(len(source))                     # row of the batch -> row of the source
-        ids = np.full(len(source), BOS)
+    limit = limits(source, max_length)
+    out: list[Ids] = [[] for _ in source]
+    rows = np.arange(len(source))                         # row of the batch -> row of the source
+    ids = np.full(len(source), BOS)
+    with engine.no_grad(), closing((Cached if cache else _Whole)(model, source)) as steps:
         while len(rows):
-            scores = steps(ids).numpy()
-            scores[:, NEVER] = -np.inf
-            ids = scores.argmax(axis=1)
-            for row, token in zip(rows, ids, strict=True):
+            ids = steps(ids, choose=True)
+            for row, token in zip(rows, ids.tolist(), strict=True):
                 if token != EOS:
-                    out[row].append(int(token))
+                    out[row].append(token)
             alive = np.flatnonzero((ids != EOS) & (np.array([len(out[row]) for row in rows]) < limit[rows]))
             if len(alive) < len(rows):
                 rows, ids = rows[alive], ids[alive]
@@ -128,26 +131,29 @@ class _Search:
 
 
 def beam(model: Transformer, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0,
-         max_length: int | None = None, cache: bool = True) -> list[Ids]:
+         max_length: int | None = None, cache: bool = True,
+         watch: Callable[[_Search], None] | None = None) -> list[Ids]:
     """Beam search: the hypothesis with the highest log-probability / length^length_penalty, length with <eos>.
 
     One list of ids a row of `source` (B, S). A penalty of 0 compares plain probabilities and so prefers short
     translations, 1 compares averages over tokens. (Wu et al. 2016, §7, divide by ((5 + length) / 6)^A; this simpler
-    form is that of Marian and Hugging Face.) A beam of 1 is greedy search.
+    form is that of Marian and Hugging Face.) A beam of 1 is greedy search. `watch` is called after each token of each
+    sentence with its search, whose `live` and `finished` hold (score, ids).
     """
-    with engine.no_grad():
-        steps = _Steps(model, source, cache)
+    with engine.no_grad(), closing((Cached if cache else _Whole)(model, source)) as steps:
         limit = limits(source, max_length)
         searches = [_Search(beam, length_penalty, int(n)) for n in limit]
         going = list(searches)                            # each owns the next len(live) rows of the batch
         ids = np.full(len(source), BOS)
         while going:
-            scores = steps(ids).numpy().astype(np.float64)
+            scores = steps(ids, choose=False).astype(np.float64)
             scores[:, NEVER] = -np.inf
             rows, tokens, still, begin = [], [], [], 0
             for search in going:
                 end = begin + len(search.live)
                 parents = search.advance(scores[begin:end])
+                if watch is not None:
+                    watch(search)
                 if len(parents):
                     still.append(search)
                     rows += list(begin + parents)

@@ -18,9 +18,12 @@ class Linear(Module):
         self.weight = parameter(engine.random.uniform((inputs, outputs), -limit, limit))
         self.bias = parameter(engine.zeros((outputs,))) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight                                                                       # (…, outputs)
-        return y if self.bias is None else y + self.bias
+    def forward(self, x: Tensor, activation: str = "none", p: float = 0.0) -> Tensor:
+        """(…, inputs) → (…, outputs); then relu where `activation` says so, then dropout with probability p."""
+        if self.bias is None and activation == "none" and not p:
+            return x @ self.weight                                                                # (…, outputs)
+        key = engine.random.next_key() if p else None
+        return engine.linear(x, self.weight, self.bias, key, activation=activation, p=p)          # (…, outputs)
 
 
 class Embedding(Module):
@@ -28,10 +31,10 @@ class Embedding(Module):
 
     def __init__(self, size: int, d_model: int) -> None:
         self.weight = parameter(engine.random.normal((size, d_model), std=d_model ** -0.5))
-        self._scale = math.sqrt(d_model)
+        self.scale = math.sqrt(d_model)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return engine.embedding(self.weight, ids) * self._scale                                   # (B, T, D)
+        return engine.embedding(self.weight, ids) * self.scale                                    # (B, T, D)
 
 
 class LayerNorm(Module):
@@ -44,6 +47,12 @@ class LayerNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return engine.layer_norm(x, self.weight, self.bias, eps=self._eps)
+
+    def of_sum(self, x: Tensor, y: Tensor, p: float) -> Tensor:
+        """Add & Norm: the norm of x + dropout(y), with probability p."""
+        with engine.scope(self.name):
+            key = engine.random.next_key() if p else None
+            return engine.add_norm(x, y, key, self.weight, self.bias, p=p, eps=self._eps)
 
 
 class Dropout(Module):
@@ -70,15 +79,26 @@ def sinusoids(length: int, d_model: int, start: int = 0) -> np.ndarray:
 
 
 class PositionalEncoding(Module):
-    """Adds the sinusoids of §3.5, then dropout (§5.4). Any length: the table grows with its input."""
+    """Adds the sinusoids of §3.5 to embeddings, then dropout (§5.4). Any length: the table grows with its input."""
 
     def __init__(self, d_model: int, dropout: float) -> None:
-        self.dropout = Dropout(dropout)
+        self.p = dropout
         self._d_model = d_model
         self._table = sinusoids(0, d_model)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        end = start + x.shape[1]
+    def forward(self, ids: Tensor, embedding: Embedding, start: int = 0) -> Tensor:
+        """The vectors of ids (B, T) that stand at positions start, start + 1, …"""
+        positions = Tensor(self.rows(start, start + ids.shape[1]), name="positions")               # (T, D)
+        return self.added(ids, embedding, positions)
+
+    def added(self, ids: Tensor, embedding: Embedding, positions: Tensor) -> Tensor:
+        """The same for rows of the table that are given."""
+        p = self.p if self.training else 0.0
+        key = engine.random.next_key() if p else None
+        return engine.embed(embedding.weight, ids, positions, key, scale=embedding.scale, p=p)     # (B, T, D)
+
+    def rows(self, start: int, end: int) -> np.ndarray:
+        """Rows start .. end - 1 of the table, (end - start, D)."""
         if end > len(self._table):
             self._table = sinusoids(max(end, 2 * len(self._table)), self._d_model)
-        return self.dropout(x + Tensor(self._table[start:end], name="positions"))                  # (B, T, D)
+        return self._table[start:end]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import engine
 from engine import Tensor
+from microtfm.axes import IDS
 from microtfm.transformer import PAD
 
 
@@ -12,6 +13,7 @@ def translation_loss(logits: Tensor, target: Tensor, label_smoothing: float = 0.
 
     reduction: "mean" over real tokens, "sum" over them, or "none" (B, T).
     """
+    target.name, target.axes = target.name or "next tokens", target.axes or (IDS["next"] if target.ndim == 2 else None)
     with engine.scope("loss"):
         loss = engine.cross_entropy(logits, target, ignore_index=PAD, label_smoothing=label_smoothing,
                                     reduction=reduction)

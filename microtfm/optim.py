@@ -30,9 +30,9 @@ def rate(schedule: str, step: int, peak: float, warmup: int, d_model: int) -> fl
     return peak if schedule == "constant" else peak * math.sqrt(warmup / step)
 
 
-def global_norm(parameters: Iterable[Tensor]) -> float:
-    """The Euclidean norm of all gradients together."""
-    return math.sqrt(engine.sum_of_squares([p.grad for p in parameters if p.grad is not None]))
+def global_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients together, a 0-d float64 tensor."""
+    return engine.global_norm([p.grad for p in parameters if p.grad is not None])
 
 
 class Optimiser:
@@ -43,28 +43,40 @@ class Optimiser:
         self.named = [(name, p) for name, p in named_parameters if p.requires_grad]
         if not self.named:
             raise UserError("there is nothing to train: no parameter requires a gradient")
-        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.lr, self.weight_decay = lr, weight_decay
+        self.count = Tensor(np.zeros((), np.int64), name="step")            # updates made so far
         self.kept = {slot: [Tensor(np.zeros(p.shape, p.dtype)) for _, p in self.named] for slot in self.slots}
 
     def decays(self) -> list[float]:
         """Weight decay of each parameter: none on biases and norms, which are vectors."""
         return [self.weight_decay if p.ndim > 1 else 0.0 for _, p in self.named]
 
-    def step(self, lr: float | None = None, scale: float = 1.0) -> None:
-        """Update every parameter that has a gradient, the gradients scaled by `scale` (clipping)."""
-        self.steps += 1
+    @property
+    def steps(self) -> int:
+        """The number of updates made so far."""
+        return int(self.count.item())
+
+    def step(self, lr: float | Tensor | None = None, *, norm: float | Tensor | None = None, clip_norm: float = 0.0,
+             divisor: float | Tensor = 1.0) -> None:
+        """Update every parameter that has a gradient. Numbers may be 0-d tensors; lr None: the optimiser's own.
+
+        Gradients are divided by `divisor` and then, where `norm` (their `global_norm` as they are) is given and
+        clip_norm > 0, scaled so that their norm is at most clip_norm. A norm that is not finite: nothing is changed.
+        """
+        engine.update("count", [self.count], norm=norm)
         live = [i for i, (_, p) in enumerate(self.named) if p.grad is not None]
         decays = self.decays()
         self.apply([self.named[i][1] for i in live], [self.named[i][1].grad for i in live],
                    [[self.kept[slot][i] for i in live] for slot in self.slots],
-                   lr=self.lr if lr is None else lr, weight_decay=[decays[i] for i in live], scale=scale)
+                   lr=self.lr if lr is None else lr, weight_decay=[decays[i] for i in live], norm=norm,
+                   clip_norm=clip_norm, divisor=divisor)
 
     def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:
         raise TypeError(f"{type(self).__name__} does not say how it updates")
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The number of steps and the running averages, by slot and parameter name."""
-        state = {"steps": np.asarray(self.steps, np.int64)}
+        state = {"steps": self.count.numpy()}
         for slot, tensors in self.kept.items():
             state.update({f"{slot}.{name}": t.numpy() for (name, _), t in zip(self.named, tensors, strict=True)})
         return state
@@ -78,7 +90,7 @@ class Optimiser:
                   and np.shape(state[name]) != t.shape]
         if wrong:
             raise UserError(f"the optimiser's state does not fit the model: {', '.join(wrong)}")
-        self.steps = int(state["steps"])
+        self.count[...] = int(state["steps"])
         for name, t in own.items():
             t[...] = np.asarray(state[name])
 
@@ -109,7 +121,7 @@ class Adam(Optimiser):
 
     def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:
         engine.update("adam", parameters, gradients, *kept, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
-                      step=self.steps, decoupled=self.decoupled, **settings)
+                      step=self.count, decoupled=self.decoupled, **settings)
 
 
 class AdamW(Adam):

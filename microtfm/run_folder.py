@@ -28,7 +28,7 @@ from microtfm.transformer import Transformer
 VERSION = 1                              # of the folder's layout
 OWN = ("config.toml", "tokenizer.json", "tokenizer.source.json", "tokenizer.target.json", "held-out.tsv",
        "train.tsv", "valid.tsv", "exam.tsv", "model.safetensors", "last/state.safetensors", "metrics.jsonl",
-       "curves.png", "attention.svg")
+       "curves.png", "attention.svg", "beam.svg")
 ANY = ("dropout", "inner_dropout")       # model settings that may change between a checkpoint and its use
 
 

@@ -18,10 +18,10 @@ from microtfm import material as materials
 from microtfm.data import Batch, TextPair
 from microtfm.errors import UserError
 from microtfm.events import Events, Opening
-from microtfm.loss import translation_loss
+from microtfm.learner import Learner
 from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
-from microtfm.optim import SGD, Adam, AdamW, Optimiser, global_norm, rate
+from microtfm.optim import SGD, Adam, AdamW, Optimiser, rate
 from microtfm.run_folder import RunFolder, check_free, free_folder, identity, new_model
 from microtfm.settings import ModelSettings, Settings, TrainSettings
 from microtfm.state import Progress
@@ -143,7 +143,7 @@ class _Training:
         self.progress = Progress()
         self.settings = run.settings
         self.optimiser = _optimiser(model, self.settings.train)
-        self.parameters = model.parameters()
+        self.learner = Learner(model, self.optimiser, self.settings.train)
         self.identity = {**identity(self.settings.model, material.source, material.target), "data": material.digest}
         self.started, self.spent = started, 0.0           # spent: seconds of earlier commands on this run
         self.saved = (-1, 0)                              # step and last validated step of the state on the disk
@@ -214,25 +214,17 @@ class _Training:
     def _update(self) -> float:
         """One step of the optimiser over `accumulate` batches. Returns the gradient's norm."""
         settings, now = self.settings.train, self.progress
-        total, loss_sum = 0, 0.0
-        for batch in self._portion(settings.accumulate):
-            loss = translation_loss(self.model(batch.source, batch.target_in), engine.Tensor(batch.target_out),
-                                    settings.label_smoothing, reduction="sum")
-            loss.backward()
-            loss_sum += float(loss.item())
-            total += batch.tokens
-            self.tokens += batch.tokens + batch.source_tokens
-        norm = global_norm(self.parameters) / total
+        batches = list(self._portion(settings.accumulate))
+        total = sum(batch.tokens for batch in batches)
         lr = rate(settings.schedule, now.step + 1, settings.lr, settings.warmup, self.settings.model.d_model)
+        loss_sum, length = self.learner(batches, lr, total)
+        norm = length / total
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
             raise UserError(self._diverged(loss_sum / total, norm, lr))
-        clip = min(1.0, settings.clip_norm / norm) if settings.clip_norm and norm else 1.0
-        self.optimiser.step(lr, scale=clip / total)
-        for parameter in self.parameters:
-            parameter.grad = None
         now.step += 1
         now.loss_sum += loss_sum
         now.loss_tokens += total
+        self.tokens += total + sum(batch.source_tokens for batch in batches)
         self.lr = lr
         return norm
 

@@ -4,14 +4,15 @@ Shapes: B batch, S source length, T target length, D model, H heads, K = D/H, F 
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 import engine
 from engine import Tensor
-from microtfm.attention import MultiHeadAttention
+from microtfm import axes
+from microtfm.attention import MultiHeadAttention, Past
 from microtfm.errors import UserError
 from microtfm.layers import Dropout, Embedding, LayerNorm, Linear, PositionalEncoding
 from microtfm.module import Module
@@ -29,7 +30,8 @@ class FeedForward(Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.linear1(x).relu()))                                  # (B, T, D)
+        p = self.dropout.p if self.training else 0.0
+        return self.linear2(self.linear1(x, activation="relu", p=p))                               # (B, T, D)
 
 
 class Layer(Module):
@@ -40,8 +42,9 @@ class Layer(Module):
 
     def around(self, x: Tensor, sublayer: Callable[[Tensor], Tensor], norm: LayerNorm, dropout: Dropout) -> Tensor:
         """Add & Norm. Post-norm, as in the paper: LayerNorm(x + Sublayer(x)). Pre-norm: x + Sublayer(LayerNorm(x))."""
-        y = x + dropout(sublayer(norm(x) if self._pre else x))
-        return y if self._pre else norm(y)
+        if self._pre:
+            return x + dropout(sublayer(norm(x)))
+        return norm.of_sum(x, sublayer(x), dropout.p if self.training else 0.0)
 
 
 class EncoderLayer(Layer):
@@ -55,7 +58,7 @@ class EncoderLayer(Layer):
         self.norm2, self.dropout2 = LayerNorm(s.d_model), Dropout(s.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.around(x, lambda x: self.self_attention(x, x, mask), self.norm1, self.dropout1)
+        x = self.around(x, lambda x: self.self_attention(x, mask), self.norm1, self.dropout1)
         return self.around(x, self.feed_forward, self.norm2, self.dropout2)                        # (B, S, D)
 
 
@@ -71,11 +74,12 @@ class DecoderLayer(Layer):
         self.feed_forward = FeedForward(s.d_model, s.ffn, s.inner_dropout)
         self.norm3, self.dropout3 = LayerNorm(s.d_model), Dropout(s.dropout)
 
-    def forward(self, x: Tensor, past: Callable[[Tensor], tuple[Tensor, Tensor]], memory: tuple[Tensor, Tensor],
-                mask: Tensor | None, causal: bool = True) -> Tensor:
-        """x (B, T, D). `past` gives self-attention's keys and values for its input, `memory` cross-attention's."""
-        x = self.around(x, lambda x: self.self_attention.attend(x, *past(x), None, causal), self.norm1, self.dropout1)
-        x = self.around(x, lambda x: self.cross_attention.attend(x, *memory, mask), self.norm2, self.dropout2)
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None, past: Past | None = None) -> Tensor:
+        """x (B, T, D) and the source's keys and values (B, S, 2D); with a past, x is the one token after it."""
+        own = self.self_attention
+        x = self.around(x, lambda x: own(x, causal=True) if past is None else past.attend(own, x),
+                        self.norm1, self.dropout1)
+        x = self.around(x, lambda x: self.cross_attention.attend(x, memory, mask), self.norm2, self.dropout2)
         return self.around(x, self.feed_forward, self.norm3, self.dropout3)                        # (B, T, D)
 
 
@@ -99,39 +103,22 @@ class Decoder(Module):
         self.layers = [DecoderLayer(s) for _ in range(s.layers)]
         self.norm = LayerNorm(s.d_model) if s.ends_with_norm else None
 
-    def forward(self, x: Tensor, memories: list[tuple[Tensor, Tensor]], mask: Tensor | None) -> Tensor:
-        for layer, memory in zip(self.layers, memories, strict=True):
-            x = layer(x, layer.self_attention.project, memory, mask)
+    def forward(self, x: Tensor, memories: Sequence[Tensor], mask: Tensor | None,
+                past: Sequence[Past] | None = None) -> Tensor:
+        """x (B, T, D), and for each layer the source's keys and values (B, S, 2D) and those of the tokens before x."""
+        befores: Sequence[Past | None] = past or [None] * len(self.layers)
+        for layer, memory, before in zip(self.layers, memories, befores, strict=True):
+            x = layer(x, memory, mask, before)
         return self.norm(x) if self.norm else x                                                    # (B, T, D)
 
-
-class Cache:
-    """What decoding one token at a time keeps: the source's keys and values, and those of the tokens so far."""
-
-    def __init__(self, memories: list[tuple[Tensor, Tensor]], mask: Tensor) -> None:
-        self.memories, self.mask = memories, mask
-        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(memories)
-
-    @property
-    def length(self) -> int:
-        """How many target tokens it holds."""
-        return self.past[0][0].shape[2] if self.past[0] else 0
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append a token's keys and values (B, H, 1, K); returns all so far, (B, H, t, K)."""
-        before = self.past[layer]
-        if before is not None:
-            k, v = engine.concat([before[0], k], axis=2), engine.concat([before[1], v], axis=2)
-        self.past[layer] = (k, v)
-        return k, v
-
-    def select(self, rows: Any) -> None:
-        """Keep these rows of the batch, in this order; a row may be kept several times (beams) or dropped
-        (finished)."""
-        ids = Tensor(np.asarray(rows, np.int64))
-        self.mask = self.mask[ids]
-        self.memories = [(k[ids], v[ids]) for k, v in self.memories]
-        self.past = [None if kv is None else (kv[0][ids], kv[1][ids]) for kv in self.past]
+    def project(self, memory: Tensor) -> list[Tensor]:
+        """What each layer's cross-attention attends to: keys and values (B, S, 2D) of the encoder's output."""
+        projected = []
+        with engine.scope(self.name):
+            for layer in self.layers:
+                with engine.scope(layer.name), engine.scope("cross_attention"):
+                    projected.append(layer.cross_attention.project(memory))
+        return projected
 
 
 class Transformer(Module):
@@ -155,43 +142,33 @@ class Transformer(Module):
         self.encoder = Encoder(settings)
         self.decoder = Decoder(settings)
         self.projection = Linear(d, target_size, bias=False) if settings.tie == "none" else None
+        axes.declare(self, settings.heads)
 
     def forward(self, source: Any, target: Any) -> Tensor:
         """Logits (B, T, V) of every next token. Ids of 0 are padding: nothing attends to them."""
         source, target = _ids(source, "source"), _ids(target, "target")
-        return self.decode(target, self.start(source))
+        mask = source_mask(source)
+        return self.decode(target, self.decoder.project(self._encode(source, mask)), mask)
 
     def encode(self, source: Any) -> Tensor:
         """The encoder's output (B, S, D) for source ids (B, S)."""
         source = _ids(source, "source")
-        return self.encoder(self.source_positions(self.source_embedding(source)), _mask(source))
+        return self._encode(source, source_mask(source))
 
-    def start(self, source: Any) -> Cache:
-        """Encode source ids (B, S), and project the keys and values that the decoder attends to."""
-        source = _ids(source, "source")
-        memory = self.encode(source)
-        memories = []
-        for layer in self.decoder.layers:
-            with engine.scope("decoder"), engine.scope(layer.name), engine.scope("cross_attention"):
-                memories.append(layer.cross_attention.project(memory))
-        return Cache(memories, _mask(source))
+    def _encode(self, source: Tensor, mask: Tensor | None) -> Tensor:
+        return self.encoder(self.source_positions(source, self.source_embedding), mask)            # (B, S, D)
 
-    def decode(self, target: Any, cache: Cache) -> Tensor:
-        """Logits (B, T, V) of whole target sequences at once; the cache's own tokens are neither read nor changed."""
-        x = self.target_positions(self.target_embedding(_ids(target, "target")))
-        return self.project(self.decoder(x, cache.memories, cache.mask))
+    def decode(self, target: Any, memories: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """Logits (B, T, V) of whole target sequences (B, T) at once, from what `decoder.project` made."""
+        x = self.target_positions(_ids(target, "target"), self.target_embedding)
+        return self.project(self.decoder(x, memories, mask))
 
-    def step(self, ids: Any, cache: Cache) -> Tensor:
-        """Logits (B, V) of the token after `ids` (B,), which the cache takes up: the same numbers as `decode`,
-        sooner."""
-        ids = _ids(np.asarray(ids).reshape(-1, 1), "target")
-        x = self.target_positions(self.target_embedding(ids), start=cache.length)                  # (B, 1, D)
-        for i, layer in enumerate(self.decoder.layers):
-            def past(y: Tensor, i: int = i, layer: Any = layer) -> tuple[Tensor, Tensor]:
-                return cache.extend(i, *layer.self_attention.project(y))
-            x = layer(x, past, cache.memories[i], cache.mask, causal=False)
-        x = self.decoder.norm(x) if self.decoder.norm else x
-        return self.project(x)[:, 0]                                                               # (B, V)
+    def step(self, ids: Any, positions: Tensor, memories: Sequence[Tensor], mask: Tensor | None,
+             past: Sequence[Past]) -> Tensor:
+        """Logits (B, V) of the token after `ids` (B,), whose keys and values join the past: the same numbers as
+        `decode`, sooner. positions: the row (1, D) of the positional encoding where the ids stand."""
+        x = self.target_positions.added(ids.reshape(-1, 1), self.target_embedding, positions)      # (B, 1, D)
+        return self.project(self.decoder(x, memories, mask, past))[:, 0]                           # (B, V)
 
     def project(self, x: Tensor) -> Tensor:
         """The final projection (§3.4): D features to V logits, by the target embedding itself where it is tied."""
@@ -219,10 +196,11 @@ def _ids(ids: Any, name: str) -> Tensor:
     if not isinstance(ids, Tensor):
         ids = Tensor(np.asarray(ids, np.int64))
     ids.name = ids.name or name
+    ids.axes = ids.axes or (axes.IDS[name] if ids.ndim == 2 else None)
     return ids
 
 
-def _mask(source: Tensor) -> Tensor:
+def source_mask(source: Tensor) -> Tensor:
     """(B, 1, 1, S): True where a real token stands."""
     mask = source != PAD
     mask = mask.reshape(mask.shape[0], 1, 1, mask.shape[1])

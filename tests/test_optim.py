@@ -81,12 +81,54 @@ def test_weight_decay_leaves_vectors_alone() -> None:
     assert (opt.named[1][1].numpy() == before[1]).all()
 
 
-def test_clipping_is_a_scale_on_the_gradients() -> None:
+def test_a_divisor_divides_the_gradients() -> None:
     one, two = SGD(parameters(), lr=0.1), SGD(parameters(), lr=0.05)
-    steps(one, 3, scale=0.5)
+    steps(one, 3, divisor=2)
     steps(two, 3)
     for (_, a), (_, b) in zip(one.named, two.named, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_clipping_shortens_what_is_too_long(make: Any) -> None:
+    """Gradients are divided first; clipped to a norm, they are as if they had been multiplied by hand."""
+    clipped, scaled = make(parameters(), lr=0.1), make(parameters(), lr=0.1)
+    for _, p in [*clipped.named, *scaled.named]:
+        p.grad = Tensor(np.full(p.shape, 3.0, np.float32))
+    length = global_norm(p for _, p in clipped.named)
+    clipped.step(norm=length, clip_norm=0.5, divisor=4)
+    for _, p in scaled.named:
+        p.grad = Tensor(np.full(p.shape, 3.0 * 0.5 / length.item(), np.float32))
+    scaled.step(norm=global_norm(p for _, p in scaled.named), clip_norm=0.6)
+    for (_, a), (_, b) in zip(clipped.named, scaled.named, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+@pytest.mark.parametrize("wrong", [np.inf, np.nan])
+def test_a_norm_that_is_no_number_changes_nothing(make: Any, wrong: float) -> None:
+    opt = make(parameters(), lr=0.1, weight_decay=0.1)
+    steps(opt, 2)
+    before = [*opt.state_dict().values(), *(p.numpy() for _, p in opt.named)]
+    opt.named[0][1].grad = Tensor(np.full((7, 5), wrong, np.float32))
+    opt.step(norm=global_norm(p for _, p in opt.named), clip_norm=1.0)
+    after = [*opt.state_dict().values(), *(p.numpy() for _, p in opt.named)]
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_numbers_and_tensors_give_the_same_bits(make: Any) -> None:
+    one, two = make(parameters(), lr=0.5), make(parameters(), lr=0.5)
+    steps(one, 3, lr=0.1, norm=7.0, clip_norm=1.0, divisor=3)
+    steps(two, 3, lr=Tensor(np.float64(0.1)), norm=Tensor(7), clip_norm=1.0, divisor=Tensor(np.float32(3)))
+    assert one.steps == two.steps == 3
+    for (_, a), (_, b) in zip(one.named, two.named, strict=True):
+        assert (a.numpy() == b.numpy()).all()
+
+
+def test_huge_gradients_have_a_norm() -> None:
+    assert engine.global_norm([Tensor(np.full(4, 1e30, np.float32))]).item() == pytest.approx(2e30)
+    assert engine.global_norm([Tensor(np.full(4, 3.0))], Tensor(np.float64(0.5))).item() == 3.0
 
 
 def test_global_norm() -> None:
@@ -94,8 +136,8 @@ def test_global_norm() -> None:
     for _, p in named:
         p.grad = Tensor(p)
     expected = np.sqrt(sum((p.numpy().astype(np.float64) ** 2).sum() for _, p in named))
-    assert global_norm(p for _, p in named) == pytest.approx(expected, rel=1e-6)
-    assert global_norm([]) == 0
+    assert global_norm(p for _, p in named).item() == pytest.approx(expected, rel=1e-12)
+    assert global_norm([]).item() == 0
 
 
 @pytest.mark.parametrize("make", [SGD, Adam, AdamW])

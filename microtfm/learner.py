@@ -1,0 +1,89 @@
+"""One update of a model: forward, backward, clipping and the optimiser's step, recorded once and replayed."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import engine
+from engine import Tensor
+from microtfm.data import Batch
+from microtfm.loss import translation_loss
+from microtfm.optim import Optimiser, global_norm
+from microtfm.settings import TrainSettings
+from microtfm.transformer import Transformer
+
+
+class Learner:
+    """`learner(batches, lr, tokens)` updates the model from one batch or several, whose losses are summed.
+
+    The gradient is divided once by the number of tokens of all batches, so that several small batches learn what one
+    large one would. Where the loss or the gradient's norm is not finite, nothing is changed.
+    """
+
+    def __init__(self, model: Transformer, optimiser: Optimiser, settings: TrainSettings, replay: bool = True) -> None:
+        self.model, self.optimiser, self.settings = model, optimiser, settings
+        self.parameters = model.parameters()
+        self.sums: list[Tensor] = []                     # gradients of several batches
+        keep = engine.replay if replay else tensors_in
+        self._learn, self._add, self._finish = keep(self._whole), keep(self._gather), keep(self._apply)
+
+    def __call__(self, batches: Sequence[Batch], lr: float, tokens: int) -> tuple[float, float]:
+        """The sum of the losses of all tokens, and the norm of its gradient."""
+        if len(batches) == 1:
+            loss, norm = self._learn(*_arrays(batches[0]), float(lr), tokens)
+            return float(loss.item()), float(norm.item())
+        self._clear()
+        losses = [float(self._add(*_arrays(batch)).item()) for batch in batches]
+        return sum(losses), float(self._finish(sum(losses), float(lr), tokens).item())
+
+    def _whole(self, source: Tensor, target_in: Tensor, target_out: Tensor, lr: Tensor, tokens: Tensor) -> tuple[
+            Tensor, Tensor]:
+        loss = self._backward(source, target_in, target_out)
+        return loss, self._step(loss, lr, tokens)
+
+    def _backward(self, source: Tensor, target_in: Tensor, target_out: Tensor) -> Tensor:
+        logits = self.model(source, target_in)                                                     # (B, T, V)
+        loss = translation_loss(logits, target_out, self.settings.label_smoothing, reduction="sum")
+        loss.backward()
+        return loss
+
+    def _gather(self, source: Tensor, target_in: Tensor, target_out: Tensor) -> Tensor:
+        """Add a batch's gradients to the sums."""
+        loss = self._backward(source, target_in, target_out)
+        engine.update("accumulate", self.sums, [p.grad for p in self.parameters if p.grad is not None])
+        self._forget()
+        return loss
+
+    def _apply(self, loss: Tensor, lr: Tensor, tokens: Tensor) -> Tensor:
+        """Update from the sums."""
+        for p, total in zip(self.parameters, self.sums, strict=True):
+            p.grad = total
+        return self._step(loss, lr, tokens)
+
+    def _step(self, loss: Tensor, lr: Tensor, tokens: Tensor) -> Tensor:
+        """Clip and step; the norm of the gradient."""
+        norm = global_norm(self.parameters) + loss * 0   # a loss that is not finite is seen by the optimiser, too
+        self.optimiser.step(lr, norm=norm, clip_norm=self.settings.clip_norm, divisor=tokens)
+        self._forget()
+        return norm
+
+    def _forget(self) -> None:
+        for p in self.parameters:
+            p.grad = None
+
+    def _clear(self) -> None:
+        if not self.sums:
+            self.sums = [engine.zeros(p.shape) for p in self.parameters]
+        for total in self.sums:
+            total[...] = 0.0
+
+
+def tensors_in(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step itself, for arguments that are arrays and numbers, as a replayed one takes them."""
+    return lambda *given: step(*(Tensor(np.asarray(x)) for x in given))
+
+
+def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return batch.source, batch.target_in, batch.target_out
