@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.core import Node, Tensor
+from engine.kernels import cpu
 from engine.kernels.scalar import philox_numpy
 from engine.shapes import Shape
 from engine.state import STATE
@@ -68,13 +69,19 @@ def uniform_array(key: Any, shape: Shape) -> np.ndarray:
     return ((words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
 
+def _drawn(key: Tensor, shape: Shape) -> np.ndarray:
+    """The same by the kernel, where there are kernels."""
+    kernel = cpu.kernel("uniform")
+    return uniform_array(key.read(), shape) if kernel is None else kernel(key.read(), shape)
+
+
 def uniform(shape: Shape, low: float = 0.0, high: float = 1.0, dtype: Any = np.float32,
             key: Tensor | None = None) -> Tensor:
     """Independent numbers from [low, high). Without a key, the next one of the seed."""
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)
     key = next_key() if key is None else key
-    return Tensor((low + (high - low) * uniform_array(key.read(), tuple(shape)).astype(np.float64)).astype(dtype))
+    return Tensor((low + (high - low) * _drawn(key, tuple(shape)).astype(np.float64)).astype(dtype))
 
 
 def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
@@ -83,7 +90,7 @@ def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.fl
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)
     key = next_key() if key is None else key
-    u = uniform_array(key.read(), (2, *shape)).astype(np.float64)
+    u = _drawn(key, (2, *shape)).astype(np.float64)
     radius = np.sqrt(-2 * np.log1p(-u[0]))
     return Tensor((mean + std * radius * np.cos(2 * np.pi * u[1])).astype(dtype))
 

@@ -292,6 +292,13 @@ def test_the_same_seed_gives_the_same_bits():
     assert _draws().tobytes() != first.tobytes() != second.tobytes()
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (5, 7), (4099,), (0, 3)])
+def test_uniform_numbers_are_those_of_their_definition(shape):
+    key = Tensor(np.int64(-2**62 + 12345))
+    found = engine.random.uniform(shape, key=key).numpy()
+    np.testing.assert_array_equal(found, engine.random.uniform_array(key.numpy(), shape))
+
+
 def test_random_numbers_are_where_they_should_be():
     engine.seed(0)
     u, z = engine.random.uniform((100_000,), -1, 3).numpy(), engine.random.normal((100_000,), 2, 0.5).numpy()
