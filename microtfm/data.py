@@ -23,7 +23,7 @@ TextPair = tuple[str, str]
 
 SIGNATURES = {
     b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file",
-    b"\xfd7zXZ": "an xz file", b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file", b"BZh91AY&SY": "a bzip2 file",
 }
 
 
@@ -61,25 +61,34 @@ def read_lines(path: PathLike) -> list[str]:
     Raises UserError naming the file and the line for bytes that are not UTF-8 and for NUL.
     """
     data = read_bytes(path)
-    for signature, name in SIGNATURES.items():
-        if data.startswith(signature):
-            raise UserError(f"{path} is {name}, not plain UTF-8 text. Convert it and try again.")
-    data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\n" not in data and b"\r" in data.rstrip(b"\r"):
         raise UserError(f"{path} ends its lines with a lone carriage return, as old Macintosh files do. "
                         "Convert the line ends to line feeds.")
-    rows = data.split(b"\n")
+    lines = split_lines(data, str(path))
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise UserError(f"{path}, line {number}: a NUL byte. The file is damaged or not UTF-8 text.")
+    return lines
+
+
+def split_lines(data: bytes, where: str) -> list[str]:
+    """Lines of UTF-8 text, split at the line feed only; a byte order mark and carriage returns at line ends go.
+
+    Raises UserError naming `where` and the line for what is not UTF-8.
+    """
+    for signature, name in SIGNATURES.items():
+        if data.startswith(signature):
+            raise UserError(f"{where} is {name}, not plain UTF-8 text. Convert it and try again.")
+    rows = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not rows[-1]:
         rows.pop()
     lines = []
     for number, row in enumerate(rows, 1):
-        if b"\0" in row:
-            raise UserError(f"{path}, line {number}: a NUL byte. The file is damaged or not UTF-8 text.")
         try:
             lines.append(row.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}, line {number}: byte 0x{row[error.start]:02X} at position {error.start + 1} "
-                            f"is not valid UTF-8 ({error.reason}). Convert the file to UTF-8.") from error
+            raise UserError(f"{where}, line {number}: byte 0x{row[error.start]:02X} at position {error.start + 1} "
+                            f"is not valid UTF-8 ({error.reason}). Convert the text to UTF-8.") from error
     return lines
 
 

@@ -11,19 +11,20 @@ import numpy as np
 from microtfm import decode
 from microtfm.data import pad_sources
 from microtfm.run_folder import RunFolder
+from microtfm.sentences import joined, pieces
 from microtfm.tokens import BOS, Tokenizer, normalise
 from microtfm.transformer import Transformer
 
 BATCH_TOKENS = 2048                      # rows × longest source, so that a batch stays in the processor's cache
-LONGEST = 1000                           # source tokens; what is longer is cut, so that memory stays bounded
+LONGEST = 1000                           # source tokens of a piece at most, so that memory stays bounded
 
 
 class Translator:
     """A model and its tokenizers. `Translator.load("runs/demo").translate(["我喜欢猫。"])`"""
 
     def __init__(self, model: Transformer, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST) -> None:
-        """`max_length`: source tokens of the longest sentence in training; longer ones are counted in `notices`."""
-        self.model, self.source, self.target, self.max_length = model, source, target, max_length
+        """`max_length`: source tokens of the longest sentence in training; longer lines are translated in pieces."""
+        self.model, self.source, self.target, self.max_length = model, source, target, min(max_length, LONGEST)
         self.notices: list[str] = []     # what there is to say about the last call of `translate`
 
     @classmethod
@@ -47,21 +48,38 @@ class Translator:
 
     def each(self, lines: Sequence[str], beam: int = 1, length_penalty: float = 1.0,
              cache: bool = True) -> Iterator[tuple[int, str]]:
-        """(index, translation) of every line that has text, batch by batch, short sentences first."""
-        encoded = {i: self.source.encode(line) for i, line in enumerate(lines) if normalise(line)}
-        self._notice(encoded)
+        """(index, translation) of every line that has text, batch by batch, short sentences first.
+
+        A line of more than `max_length` tokens is cut at the ends of sentences, and its pieces are translated apart;
+        `notices` counts such lines. No translation contains a line end.
+        """
+        cut = {i: self._pieces(normalise(line)) for i, line in enumerate(lines)}
+        self._notice(cut)
+        units = {(i, n): ids for i, parts in cut.items() for n, ids in enumerate(parts)}
+        found: dict[int, dict[int, str]] = {i: {} for i in cut}
         was_training = self.model.training
         self.model.eval()
         try:
-            for group in _batches({i: ids[:LONGEST] for i, ids in encoded.items() if ids}):
-                source = pad_sources([encoded[i][:LONGEST] for i in group])
+            for group in _batches(units):
+                source = pad_sources([units[unit] for unit in group])
                 if beam == 1:
-                    found = decode.greedy(self.model, source, cache=cache)
+                    ids = decode.greedy(self.model, source, cache=cache)
                 else:
-                    found = decode.beam(self.model, source, beam, length_penalty, cache=cache)
-                yield from ((i, self.target.decode(ids)) for i, ids in zip(group, found, strict=True))
+                    ids = decode.beam(self.model, source, beam, length_penalty, cache=cache)
+                for (i, n), out in zip(group, ids, strict=True):
+                    found[i][n] = normalise(self.target.decode(out))
+                    if len(found[i]) == len(cut[i]):
+                        yield i, joined([text for _, text in sorted(found.pop(i).items())])
         finally:
             self.model.train(was_training)
+
+    def _pieces(self, text: str) -> list[list[int]]:
+        """The ids of a line, in pieces that are short enough; a line without text has none."""
+        ids = self.source.encode(text)
+        if len(ids) <= self.max_length:
+            return [ids] if ids else []
+        parts = pieces(text, self.max_length, lambda part: len(self.source.encode(part)))
+        return [part[:LONGEST] for part in map(self.source.encode, parts) if part]
 
     def attention(self, line: str) -> tuple[np.ndarray, list[str], list[str]]:
         """Cross-attention of a sentence and its greedy translation: weights (layers, H, T, S), and both sides' pieces.
@@ -78,25 +96,25 @@ class Translator:
             self.model.train(was_training)
         return weights, self.source.pieces(source[0]), [*self.target.pieces(out), "<eos>"]
 
-    def _notice(self, encoded: dict[int, list[int]]) -> None:
-        long = sum(len(ids) > self.max_length for ids in encoded.values())
-        cut = sum(len(ids) > LONGEST for ids in encoded.values())
-        self.notices = []
-        if long:
-            self.notices.append(f"{long:,} of {len(encoded):,} sentences are longer than the {self.max_length} tokens "
-                                f"that the model met in training: expect little of their translations.")
-        if cut:
-            self.notices.append(f"{cut:,} sentences were cut after {LONGEST:,} tokens.")
+    def _notice(self, cut: dict[int, list[list[int]]]) -> None:
+        long = [i + 1 for i, parts in cut.items() if len(parts) > 1]
+        lines = f"line{'s' * (len(long) > 1)} {', '.join(map(str, long[:5]))}{', …' if len(long) > 5 else ''}"
+        self.notices = [] if not long else [
+            f"{len(long):,} of {len(cut):,} lines ({lines}) had more than the {self.max_length} tokens of a sentence in "
+            f"training: each was translated in pieces, cut at the ends of sentences where there are any."]
 
 
-def _batches(encoded: dict[int, list[int]]) -> Iterator[list[int]]:
-    """Indices by length, in groups of at most BATCH_TOKENS padded tokens."""
-    order = sorted(encoded, key=lambda i: (len(encoded[i]), i))
-    group: list[int] = []
-    for i in order:
-        if group and (len(group) + 1) * (len(encoded[i]) + 1) > BATCH_TOKENS:
+Unit = tuple[int, int]                   # line and piece
+
+
+def _batches(encoded: dict[Unit, list[int]]) -> Iterator[list[Unit]]:
+    """Pieces by length, in groups of at most BATCH_TOKENS padded tokens."""
+    order = sorted(encoded, key=lambda unit: (len(encoded[unit]), unit))
+    group: list[Unit] = []
+    for unit in order:
+        if group and (len(group) + 1) * (len(encoded[unit]) + 1) > BATCH_TOKENS:
             yield group
             group = []
-        group.append(i)
+        group.append(unit)
     if group:
         yield group

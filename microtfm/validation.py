@@ -34,7 +34,7 @@ def validate(model: Transformer, material: Material, settings: Settings,
     loss = _loss(model, material, settings, interrupted)
     if loss is None:
         return None
-    translator = Translator(model, material.source, material.target)
+    translator = Translator(model, material.source, material.target, settings.tokens.max_length)
     translations = [""] * len(material.sentences)
     for index, text in translator.each([a for a, _ in material.sentences]):
         translations[index] = text

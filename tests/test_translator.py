@@ -10,7 +10,7 @@ import pytest
 from tiny import corpus, pairs, settings
 
 import engine
-from microtfm import checkpoint, train, translator
+from microtfm import checkpoint, sentences, train, translator
 from microtfm.errors import UserError
 from microtfm.evaluate import exact_match
 from microtfm.run_folder import RunFolder
@@ -64,16 +64,23 @@ def test_text_that_was_never_seen_is_translated_somehow(folder: Path) -> None:
     assert len(Translator.load(folder).translate(odd)) == len(odd)
 
 
-def test_long_sentences_are_counted_and_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     model = Translator.load(folder)
-    model.translate(["一" * 101, "二"])
-    assert len(model.notices) == 1
-    assert "1 of 2 sentences are longer than the 100 tokens" in model.notices[0]
-    monkeypatch.setattr(translator, "LONGEST", 120)
-    model.translate(["一" * 121, "二"])
-    assert "cut after 120" in model.notices[1]
-    model.translate(["二"])
+    long = "".join(f"{line}。" for line in LINES) * 4
+    assert len(long) > model.max_length == 100
+    found = model.translate(["一", long, "", long])
+    assert "2 of 4 lines (lines 2, 4) had more than the 100 tokens" in model.notices[0]
+    parts = sentences.pieces(long, 100, len)
+    assert all(part.endswith("。") for part in parts)
+    assert found[1] == found[3] == sentences.joined(model.translate(parts))
     assert model.notices == []
+    assert model.translate(["一" * 100_000])[0]
+
+
+def test_no_translation_contains_a_line_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Translator.load(folder)
+    monkeypatch.setattr(type(model.target), "decode", lambda self, ids: " a\nb\r\u2028c\u0085\0\x1cd\n")
+    assert model.translate(["一", ""]) == ["a b c d", ""]
 
 
 def test_loading_disturbs_no_random_numbers_and_no_mode(folder: Path) -> None:

@@ -1,0 +1,60 @@
+"""Text that is too long for a model: cut into pieces at the ends of sentences, and put together again."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from microtfm.tokens import IS_WIDE
+
+CUTS = (                                 # where to cut, the best places first; each piece keeps the marks at its end
+    re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+|(?<=[。！？｡])(?![。！？｡…”’」』）])\s*|(?<=[。！？｡…][”’」』）])\s*"""),
+    re.compile(r"(?<=[,;:])\s+|(?<=[，；：、—])\s*"),
+    re.compile(r"\s+"),
+)
+
+
+def pieces(text: str, longest: int, length: Callable[[str], int]) -> list[str]:
+    """The text in pieces of at most `longest` by the measure of `length`, each filled as far as it goes.
+
+    It is cut at the ends of sentences; inside a sentence that is too long by itself, behind commas and their kin; then
+    between words; and what has no such place, in halves. A single character is never cut.
+    """
+    return _pieces(text, length(text), longest, length, 0)
+
+
+def _pieces(text: str, size: int, longest: int, length: Callable[[str], int], level: int) -> list[str]:
+    if size <= longest or len(text) < 2:
+        return [text]
+    parts = _cut(text, level)
+    sizes = [length(part) for part in parts]
+    found: list[str] = []
+    room = 0                             # of the last piece, for more
+    end = 0
+    for part, part_size in zip(parts, sizes, strict=True):
+        begin = text.index(part, end)
+        if found and part_size <= room:
+            found[-1] += text[end:begin] + part
+            room -= part_size
+        else:
+            small = part_size <= longest
+            found += [part] if small else _pieces(part, part_size, longest, length, min(level + 1, len(CUTS)))
+            room = longest - part_size if small else 0
+        end = begin + len(part)
+    return found
+
+
+def _cut(text: str, level: int) -> list[str]:
+    if level == len(CUTS):
+        return [text[:len(text) // 2], text[len(text) // 2:]]
+    ends = [match.end() for match in CUTS[level].finditer(text)]
+    parts = (text[begin:end].strip() for begin, end in zip([0, *ends], [*ends, len(text)], strict=True))
+    return [part for part in parts if part]
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Translated pieces as one text: a space between them, but beside Chinese characters and their marks."""
+    text = ""
+    for part in filter(None, parts):
+        close = not text or bool(IS_WIDE.match(text[-1]) or IS_WIDE.match(part))
+        text += part if close else f" {part}"
+    return text

@@ -1,0 +1,49 @@
+"""Long text in pieces: where it is cut, that nothing of it is lost, and how its translations are put together."""
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microtfm.sentences import joined, pieces
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+@pytest.mark.parametrize(("text", "longest", "found"), [
+    ("One two. Three.", 3, ["One two. Three."]),
+    ("One two. Three four! Five?", 3, ["One two.", "Three four! Five?"]),
+    ('He said "no." Then "go!" she.', 3, ['He said "no."', 'Then "go!" she.']),
+    ("One two, three; four five. Six.", 2, ["One two,", "three;", "four five.", "Six."]),
+    ("one two three four", 3, ["one two three", "four"]),
+    ("It costs 3.50 today. Yes.", 4, ["It costs 3.50 today.", "Yes."]),
+])
+def test_latin_text_is_cut_at_sentences_then_clauses_then_words(text: str, longest: int, found: list[str]) -> None:
+    assert pieces(text, longest, words) == found
+
+
+@pytest.mark.parametrize(("text", "longest", "found"), [
+    ("我喜欢猫。你呢？", 6, ["我喜欢猫。", "你呢？"]),
+    ("“我也是。”他说。好！", 6, ["“我也是。”", "他说。好！"]),
+    ("我喜欢，你也喜欢。", 5, ["我喜欢，", "你也喜欢。"]),
+    ("一二三四五六", 2, ["一", "二三", "四", "五六"]),
+    ("一", 0, ["一"]),
+])
+def test_chinese_text_is_cut_without_spaces(text: str, longest: int, found: list[str]) -> None:
+    assert pieces(text, longest, len) == found
+
+
+@given(st.text("ab .,!?。，”"), st.integers(1, 9))
+def test_nothing_is_lost_and_no_piece_is_too_long(text: str, longest: int) -> None:
+    found = pieces(text, longest, lambda part: len(part.strip()))
+    assert "".join("".join(found).split()) == "".join(text.split())
+    assert all(len(part.strip()) <= longest for part in found)
+
+
+@pytest.mark.parametrize(("parts", "text"), [
+    (["a b.", "c"], "a b. c"), (["你好。", "我"], "你好。我"), (["", "a", ""], "a"), ([], ""),
+])
+def test_pieces_are_joined_as_their_language_is_written(parts: list[str], text: str) -> None:
+    assert joined(parts) == text
