@@ -1,0 +1,30 @@
+"""Run folders of earlier format versions: they load, translate as they did, and can be gone on with."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from microtfm.train import resume
+from microtfm.translator import Translator
+
+OLD = Path(__file__).parent / "old_runs"
+RUNS = sorted(path.name for path in OLD.iterdir() if path.is_dir())
+
+
+def test_there_is_one_of_each_version() -> None:
+    assert RUNS == ["format-1"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_old_run_translates_as_it_did(name: str) -> None:
+    pairs = [line.split("\t") for line in (OLD / f"{name}.tsv").read_text(encoding="utf-8").splitlines()]
+    assert Translator.load(OLD / name).translate([a for a, _ in pairs]) == [b for _, b in pairs]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_old_run_goes_on(name: str, tmp_path: Path) -> None:
+    shutil.copytree(OLD / name, tmp_path / "run")
+    assert resume(tmp_path / "run").step == 300
+    assert Translator.load(tmp_path / "run").translate([""]) == [""]
