@@ -100,8 +100,8 @@ class Translator:
         long = [i + 1 for i, parts in cut.items() if len(parts) > 1]
         lines = f"line{'s' * (len(long) > 1)} {', '.join(map(str, long[:5]))}{', …' if len(long) > 5 else ''}"
         self.notices = [] if not long else [
-            f"{len(long):,} of {len(cut):,} lines ({lines}) had more than the {self.max_length} tokens of a sentence in "
-            f"training: each was translated in pieces, cut at the ends of sentences where there are any."]
+            f"{len(long):,} of {len(cut):,} lines ({lines}) had more tokens than the {self.max_length} of a sentence "
+            f"in training: each was translated in pieces, cut at the ends of sentences where there are any."]
 
 
 Unit = tuple[int, int]                   # line and piece

@@ -69,7 +69,7 @@ def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     long = "".join(f"{line}。" for line in LINES) * 4
     assert len(long) > model.max_length == 100
     found = model.translate(["一", long, "", long])
-    assert "2 of 4 lines (lines 2, 4) had more than the 100 tokens" in model.notices[0]
+    assert "2 of 4 lines (lines 2, 4) had more tokens than the 100" in model.notices[0]
     parts = sentences.pieces(long, 100, len)
     assert all(part.endswith("。") for part in parts)
     assert found[1] == found[3] == sentences.joined(model.translate(parts))
