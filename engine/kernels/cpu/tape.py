@@ -18,10 +18,10 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
 class Launch(NamedTuple):
-    """A kernel and the blocks and arguments of one call of it."""
+    """A kernel and the blocks and arguments of one call of it. CUDA's blocks are (grid, block, shared bytes)."""
 
     kernel: Any
-    blocks: int
+    blocks: Any
     arguments: tuple[Any, ...]
     serial: bool
 
@@ -58,7 +58,7 @@ class Tape:
 
     def __init__(self) -> None:
         self.steps: list[Launch | Call] = []
-        self.made: list[Array] = []
+        self.made: list[Any] = []
 
     def empty(self, shape: tuple[int, ...] | int, dtype: Any) -> Array:
         """Memory of the step's own: no page of it is touched before the step runs."""

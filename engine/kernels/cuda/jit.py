@@ -1,0 +1,310 @@
+"""The one wrapper that carries every CUDA kernel: how kernels are written, launched and tested.
+
+    from .jit import cuda, jit, kernel
+    from . import tape                                # memory: empty, contiguous, copy_to, as for the CPU's kernels
+
+    @jit                                              # a device function: a function used inside kernels
+    def double(x):
+        return x + x
+
+    @kernel("T[::1], T[::1], int32", threads=256)     # types of the parameters; the largest block
+    def _twice(x, out, n):
+        i = cuda.grid(1)
+        if i < n:
+            out[i] = double(x[i])
+
+    def twice(x):                                     # the op's name: device arrays in, device arrays out
+        x = tape.contiguous(x)
+        out = tape.empty(x.shape, x.dtype)
+        if out.size:                                  # a grid without blocks is an error
+            _twice[-(-x.size // 256), 256](x, out, x.size)
+        return out
+
+`_twice[grid, block](…)` or `_twice[grid, block, shared_bytes](…)`: numbers or tuples of up to three, as in Numba. A
+launch returns at once; it runs on CuPy's current stream, after all launches before it. While a step is recorded it is
+written down on the tape instead. `twice` may look at shapes, strides and dtypes, never at an array's numbers.
+
+**Types of parameters** are the CPU kernels': `T[::1]` (any rank, C-contiguous, seen flat), `T[:, :]` (this rank, any
+strides), `T`, `int` (int64), `int32`, `uint32`, `uint64`, `float` (float64), `float32`, `bool`; element types T
+(float32 or float64: the dtype of the first T array that is not None), float32, float64, int64, int32, int16, int8 and
+their unsigned forms, uint8, bool. `None` for an array is one of size 0. T may be narrowed: `kernel("T[::1]",
+floats=("float32",))`.
+
+**Inside a kernel** there are `cuda` from here (never `from numba import cuda`: it would not be simulated), `math`,
+NumPy's dtypes (`np.float32(0.5)`, `cuda.shared.array(64, np.float32)`), the functions of `..compiled` (exp, log,
+like, philox …), constants of the module or of an enclosing function, and intrinsics. Of `cuda`: threadIdx, blockIdx,
+blockDim, gridDim, laneid, grid, gridsize, shared.array, local.array, syncthreads (_count, _and, _or), syncwarp,
+shfl_sync (_xor, _up, _down), ballot_sync, any_sync, all_sync, atomic.*, fma, popc, threadfence. In float32 code every
+literal says so, `np.float32(2)` or `like(2, x)`: `x * 2.0` is float64 on a card. No float atomics: they have no
+order. Kernels made for several tile sizes come from a function that defines and returns the kernel, or from source
+text through `written`.
+
+**Intrinsics** (PTX) have a twin in Python, so that the simulator can run them:
+
+    def _ld4_twin(x, i):                              # of one thread: like a device function
+        return x[i], x[i + 1], x[i + 2], x[i + 3]
+
+    @intrinsic(thread=_ld4_twin)
+    def ld4(typing_context, x, i): …                  # Numba's own way; imports from `provider`, inside
+
+    def _mma_twin(a, b, c): …                         # of a whole warp: every operand of all lanes, as arrays (32,)
+                                                      # or tuples of them; gives the same. Computes once a warp.
+    @intrinsic(warp=_mma_twin)
+    def mma(typing_context, a, b, c): …
+
+`simulator.async_copy`, `async_commit` and `async_wait` are twins for cp.async that bring the data when they are
+waited for.
+
+**Precision**: `precision()` is "float32", "tf32" or "bf16": what `engine.precision` or `--precision` chose. A matmul
+of float32 arrays may then compute in TF32 or bfloat16 with float32 sums; whatever it does, arrays that come in and go
+out stay float32, and float64 arrays are not affected. Masters (weights, moments of Adam) are always float32.
+
+**Where kernels run.** With a card, Numba compiles each kernel for float32 or float64 at its first launch and CuPy
+loads and launches it. With NUMBA_ENABLE_CUDASIM=1 (read when this module is imported) they run on NumPy memory: in
+the lockstep simulator where it can (all threads of many blocks at once, as NumPy operations; fast), else, or with
+`simulation("threads")`, as greenlets (slow, thread by thread). Arrays are `SimulatedArray`s, which behave as CuPy's
+do; kernels themselves, called directly, take NumPy arrays as well. `provider.ptx(kernel, "float32", (9, 0))` compiles
+one without a card or a driver; `KERNELS` lists them all.
+
+    NUMBA_ENABLE_CUDASIM=1 python -c "
+    import numpy as np; from engine.kernels import cuda; from engine.kernels.cuda import tape
+    print(cuda.kernel('softmax')(tape.from_numpy(np.random.randn(5, 7).astype('f4'))).get().sum(1))"
+
+A kernel that does not compile raises `CompileFailure`; the device then runs the op's meaning instead, with one
+warning. Where a kernel does not serve an input, its function returns NotImplemented before it launches anything.
+"""
+
+import linecache
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..cpu.tape import CURRENT, Launch
+
+__all__ = ["KERNELS", "SIMULATED", "CompileFailure", "Kernel", "cuda", "intrinsic", "jit", "kernel", "precision",
+           "set_precision", "simulation", "written"]  # fmt: skip
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+if SIMULATED:
+    from . import simulator
+    from .simulator import cuda
+else:
+    from . import provider
+    from .provider import cuda
+
+KERNELS: list["Kernel"] = []
+"""Every kernel that has been declared: their modules must have been imported."""
+
+_ELEMENTS = ("T", "float32", "float64", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8",
+             "bool")  # fmt: skip
+_NUMBERS = {"int": "int64", "float": "float64"}
+FLOATS = ("float32", "float64")
+
+
+class CompileFailure(Exception):
+    """A kernel that could not be compiled or loaded; the cause is its `__cause__`."""
+
+
+class Parameter(NamedTuple):
+    """A parameter of a kernel: element type, and rank (None: a number; 0: flat, any rank, C-contiguous)."""
+
+    element: str
+    rank: int | None
+
+    def typed(self, dtype: str | None) -> "Parameter":
+        """With T replaced."""
+        return self._replace(element=dtype or "float32") if self.element == "T" else self
+
+
+class Kernel:
+    """A CUDA kernel: `kernel[grid, block](*arguments)`. See the module's docstring."""
+
+    def __init__(self, signature: str, function: Callable[..., None], threads: int, floats: Sequence[str],
+                 fastmath: bool, blocks_per_multiprocessor: int) -> None:
+        self.__name__, self.__doc__, self.__module__ = function.__name__, function.__doc__, function.__module__
+        self.function, self.threads, self.floats, self.fastmath = function, threads, tuple(floats), fastmath
+        self.blocks_per_multiprocessor = blocks_per_multiprocessor
+        self.parameters = _parameters(signature)
+        self.generic = any(p.element == "T" for p in self.parameters)
+        self._loaded: dict[Any, Any] = {}
+        KERNELS.append(self)
+
+    def __getitem__(self, configuration: tuple[Any, ...]) -> Callable[..., None]:
+        grid, block, shared = (*configuration, 0) if len(configuration) == 2 else configuration
+        shape = _three(grid), _three(block), int(shared)
+        if min(shape[0]) < 1 or min(shape[1]) < 1:
+            raise ValueError(f"the kernel {self.__name__} is launched with the grid {grid} of blocks of {block}")
+        if np.prod(shape[1]) > self.threads:
+            raise ValueError(f"the kernel {self.__name__} is made for {self.threads} threads a block, not {block}")
+        return lambda *arguments: self._launch(shape, arguments)
+
+    def _launch(self, shape: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
+        run = self.loaded(arguments)
+        tape = CURRENT.tape
+        if tape is not None:
+            tape.steps.append(Launch(self, shape, arguments, False))
+        else:
+            run(shape, self.packed(arguments))
+
+    def run(self, shape: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
+        """Launch now, whether a tape records or not."""
+        self.loaded(arguments)(shape, self.packed(arguments))
+
+    def loaded(self, arguments: tuple[Any, ...]) -> Callable[..., None]:
+        """What launches the kernel for these arguments' dtype, compiled and loaded if need be."""
+        dtype = self._dtype(arguments)
+        if dtype not in self._loaded:
+            self._loaded[dtype] = self._simulated if SIMULATED else provider.load(self, dtype)
+        return self._loaded[dtype]
+
+    def packed(self, arguments: tuple[Any, ...]) -> list[Any]:
+        """The arguments as the launch takes them. Raises TypeError where one is not what the kernel takes."""
+        dtype = self._dtype(arguments)
+        if len(arguments) != len(self.parameters):
+            raise TypeError(f"the kernel {self.__name__} takes {len(self.parameters)} arguments, not {len(arguments)}")
+        packed: list[Any] = []
+        for i, (argument, parameter) in enumerate(zip(arguments, self.parameters, strict=True)):
+            p = parameter.typed(dtype)
+            if p.rank is None:
+                packed.append(_number(argument, p.element))
+                continue
+            if argument is not None and not _fits(argument, p):
+                what = f"{getattr(argument, 'dtype', type(argument).__name__)}{getattr(argument, 'shape', '')}"
+                raise TypeError(f"the kernel {self.__name__} takes {_described(p)} as argument {i}, not {what}")
+            packed += [_seen(argument, p)] if SIMULATED else provider.words(argument, p)
+        return packed
+
+    def _simulated(self, shape: tuple[Any, ...], packed: list[Any]) -> None:
+        grid, block, shared = shape
+        simulator.launch(self.function, grid, block, shared, tuple(packed), self.__name__)
+
+    def _dtype(self, arguments: tuple[Any, ...]) -> str | None:
+        """The T for which these arguments ask."""
+        if not self.generic:
+            return None
+        given = (a for a, p in zip(arguments, self.parameters, strict=False)
+                 if p.element == "T" and p.rank is not None and a is not None)
+        array = next(given, None)
+        name = str(array.dtype) if array is not None else self.floats[0]
+        if name not in self.floats:
+            raise TypeError(f"the kernel {self.__name__} works on {' and '.join(self.floats)} arrays, not on {name}")
+        return name
+
+
+def kernel(signature: str, *, threads: int = 1024, floats: Sequence[str] = FLOATS, fastmath: bool = False,
+           blocks_per_multiprocessor: int = 1) -> Callable[[Callable[..., None]], Kernel]:
+    """Declare a kernel: the types of its parameters, and its launch bounds (the largest block, and how many of them
+    should fit on a multiprocessor: together they limit the registers of a thread)."""
+    return lambda function: Kernel(signature, function, threads, floats, fastmath, blocks_per_multiprocessor)
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A device function, inlined where it is called."""
+    return simulator.device_function(function) if SIMULATED else provider.device_function(function)
+
+
+def intrinsic(*, thread: Callable[..., Any] | None = None, warp: Callable[..., Any] | None = None,
+              ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare an intrinsic in Numba's way, with its twin in Python, of one thread or of a whole warp."""
+
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        if not SIMULATED:
+            return provider.intrinsic(function)
+        if warp is not None:
+            return simulator.warp_wide(function.__name__, warp)
+        if thread is None:
+            raise TypeError(f"the intrinsic {function.__name__} has no twin for the simulator")
+        return simulator.device_function(thread)
+
+    return declare
+
+
+def written(source: str, name: str, names: dict[str, Any]) -> Callable[..., Any]:
+    """The function `name` that a generated source text defines; `names` are its globals. Errors can show its lines."""
+    file = f"<generated {name} {hash(source) & 0xFFFFFFFF:08x}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    names = {"__name__": f"{__package__}.generated", **names}
+    exec(compile(source, file, "exec"), names)
+    return names[name]
+
+
+_precision: ContextVar[str] = ContextVar("cuda_precision", default="float32")
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+def precision() -> str:
+    """What products of float32 matrices are computed in: "float32", "tf32" or "bf16"."""
+    return _precision.get()
+
+
+def set_precision(name: str) -> str:
+    """Choose it, for this thread's context: -> the one before."""
+    if name not in PRECISIONS:
+        raise ValueError(f"the precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {name!r}")
+    before = _precision.get()
+    _precision.set(name)
+    return before
+
+
+_simulation: ContextVar[str] = ContextVar("cuda_simulation", default="threads")
+
+
+@contextmanager
+def simulation(kind: str) -> Iterator[None]:
+    """How kernels are simulated: "threads" (greenlets)."""
+    if kind not in ("threads",):
+        raise ValueError(f"there is no simulation {kind!r}")
+    token = _simulation.set(kind)
+    try:
+        yield
+    finally:
+        _simulation.reset(token)
+
+
+def _three(n: Any) -> tuple[int, int, int]:
+    given = tuple(int(i) for i in n) if isinstance(n, tuple) else (int(n),)
+    x, y, z = (*given, 1, 1)[:3]
+    return x, y, z
+
+
+def _parameters(signature: str) -> list[Parameter]:
+    """From a text such as "T[::1], bool[:, :], int"."""
+    found: list[Parameter] = []
+    for element, axes in re.findall(r"(\w+)(?:\[([:1, ]*)\])?", signature):
+        rank = None if not axes else 0 if axes == "::1" else axes.count(":")
+        name = _NUMBERS.get(element, element) if rank is None else element
+        if name not in _ELEMENTS:
+            raise ValueError(f"unknown type {element!r} in the kernel signature {signature!r}")
+        found.append(Parameter(name, rank))
+    return found
+
+
+def _described(p: Parameter) -> str:
+    return f"a C-contiguous {p.element} array" if p.rank == 0 else f"a {p.rank}-D {p.element} array"
+
+
+def _fits(argument: Any, p: Parameter) -> bool:
+    if getattr(argument, "dtype", None) != np.dtype(p.element):
+        return False
+    return argument.flags.c_contiguous if p.rank == 0 else argument.ndim == p.rank
+
+
+def _number(argument: Any, element: str) -> Any:
+    """A number in the parameter's type; whole numbers stay Python's in the simulator."""
+    kind = np.dtype(element).type
+    number = kind(argument)
+    return int(number) if SIMULATED and issubclass(kind, np.integer) else number
+
+
+def _seen(argument: Any, p: Parameter) -> np.ndarray:
+    """The memory behind an array, as the simulated kernel sees it."""
+    if argument is None:
+        return np.empty((0,) * max(p.rank or 1, 1), p.element)
+    memory = getattr(argument, "memory", argument)
+    return memory.reshape(-1) if p.rank == 0 else memory

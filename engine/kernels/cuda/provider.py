@@ -1,0 +1,142 @@
+"""The one module that imports numba-cuda and CuPy: compiling kernels, and launching them on a card.
+
+Numba is the compiler alone: it makes PTX of a kernel, without a card or a driver. CuPy loads the PTX and launches the
+kernel on its own current stream, with arrays from its memory pool. So there is one context, one stream and one pool,
+and what a test compiles offline is what runs.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+INSTALL = ('install the CUDA packages: pip install "microtfm[cuda13]" (driver 580 or newer), or "microtfm[cuda12]" '
+           "(driver 525 or newer)")  # fmt: skip
+
+
+class ProviderMissing(ImportError):
+    """numba-cuda or CuPy cannot be imported."""
+
+
+def _numba_cuda() -> Any:
+    if not hasattr(np, "row_stack"):
+        np.row_stack = np.vstack  # NumPy 2.5 dropped the alias, and numba-cuda's last release still reads it
+    try:
+        import numba_cuda  # noqa: F401
+        from numba import cuda
+    except ImportError as e:
+        raise ProviderMissing(f"CUDA kernels need numba-cuda, which cannot be imported ({e}): {INSTALL}") from e
+    return cuda
+
+
+cuda = _numba_cuda()
+
+
+@cache
+def cupy() -> Any:
+    """CuPy. Raises ProviderMissing where it cannot be imported."""
+    try:
+        import cupy
+    except ImportError as e:
+        raise ProviderMissing(f"arrays on a card need CuPy, which cannot be imported ({e}): {INSTALL}") from e
+    return cupy
+
+
+def device_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that kernels call, inlined."""
+    return cuda.jit(function, device=True, forceinline=True)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Numba's intrinsic for CUDA."""
+    from numba.cuda.extending import intrinsic
+    return intrinsic(function)
+
+
+def signature(kernel: Any, dtype: str | None) -> Any:
+    """The Numba types of a kernel's parameters, T being `dtype`."""
+    from numba.cuda import types
+
+    def one(p: Any) -> Any:
+        element = types.boolean if p.element == "bool" else getattr(types, p.element)
+        if p.rank is None:
+            return element
+        return types.Array(element, max(p.rank, 1), "A" if p.rank else "C")
+
+    return types.void(*(one(p.typed(dtype)) for p in kernel.parameters))
+
+
+def ptx(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> str:
+    """The PTX of a kernel for a compute capability, T being `dtype` (None where it has no T). Needs no card."""
+    bounds = kernel.threads, kernel.blocks_per_multiprocessor
+    with _no_device_asked(capability):
+        text, _ = cuda.compile(kernel.function, signature(kernel, dtype), device=False, abi="numba", cc=capability,
+                               fastmath=kernel.fastmath, launch_bounds=bounds)
+    return text
+
+
+class _no_device_asked:
+    """Numba asks the card for its capability while it compiles a device function: the answer, without a card."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self.capability = capability
+
+    def __enter__(self) -> None:
+        from numba.cuda import dispatcher
+        self.asked = dispatcher.get_current_device
+        card = type("Card", (), {"compute_capability": self.capability})
+        dispatcher.get_current_device = lambda: card
+
+    def __exit__(self, *_: Any) -> None:
+        from numba.cuda import dispatcher
+        dispatcher.get_current_device = self.asked
+
+
+def entry(text: str) -> str:
+    """The name of the kernel in a PTX text."""
+    found = re.search(r"\.visible\s+\.entry\s+([\w$]+)", text)
+    if found is None:
+        raise ValueError("there is no kernel in the compiled text")
+    return found[1]
+
+
+def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]], None]:
+    """Compile a kernel for the current card and load it: -> what launches it. Raises CompileFailure."""
+    from .jit import CompileFailure
+    try:
+        capability = cupy().cuda.Device().compute_capability
+        text = ptx(kernel, dtype, (int(capability[:-1]), int(capability[-1])))
+        module = cupy().cuda.function.Module()
+        module.load(text.encode())
+        function = module.get_function(entry(text))
+    except ProviderMissing:
+        raise
+    except Exception as e:
+        raise CompileFailure(f"the CUDA kernel {kernel.__name__} does not compile for {dtype or 'its types'}: "
+                             f"{type(e).__name__}: {e}") from e
+    allowed = [DEFAULT_SHARED]
+
+    def launch(shape: tuple[Any, ...], packed: list[Any]) -> None:
+        grid, block, shared = shape
+        if shared > allowed[0]:
+            function.max_dynamic_shared_size_bytes = shared
+            allowed[0] = shared
+        function(grid, block, packed, shared_mem=shared)
+
+    return launch
+
+
+DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may have unasked
+
+
+def words(array: Any, p: Any) -> list[Any]:
+    """An array as Numba's kernels take it: two unused words, size, item size, address, shape, strides."""
+    if array is None:
+        rank = max(p.rank, 1)
+        return [np.int64(0), np.int64(0), np.int64(0), np.int64(np.dtype(p.element).itemsize), np.int64(0),
+                *[np.int64(0)] * (2 * rank)]  # fmt: skip
+    size, item = array.size, array.itemsize
+    shape, strides = ((size,), (item,)) if p.rank == 0 else (array.shape, array.strides)
+    return [np.int64(n) for n in (0, 0, size, item, array.data.ptr, *shape, *strides)]

@@ -1,0 +1,217 @@
+"""The CUDA simulator: what a card does right it does right, and what a card does wrong in silence it names."""
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("greenlet")
+
+ROOT = Path(__file__).parent.parent
+SETUP = """
+import numpy as np
+from engine.kernels.cuda import simulator, tape
+from engine.kernels.cuda.jit import cuda, intrinsic, jit, kernel
+from engine.kernels.cuda.simulator import SimulatedFault
+
+def at(mark):
+    lines = open(__file__, encoding="utf-8").read().splitlines()
+    return f"simulated.py:{next(i for i, line in enumerate(lines, 1) if line.endswith('# ' + mark))}"
+
+def refused(run):
+    try:
+        run()
+    except SimulatedFault as e:
+        return str(e)
+    raise AssertionError("nothing was refused")
+"""
+
+
+def simulate(tmp_path, code):
+    """Run code in a process of its own, where kernels are simulated; its source is a file, for the lines in errors."""
+    file = tmp_path / "simulated.py"
+    file.write_text(SETUP + textwrap.dedent(code), encoding="utf-8")
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-W", "error", str(file)], env=environment, capture_output=True, text=True,
+                         timeout=120, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_block_exchanges_numbers(tmp_path):
+    simulate(tmp_path, """
+    @kernel("float32[::1], float32[::1], int32", threads=64)
+    def total(x, out, n):
+        part = cuda.shared.array(64, np.float32)
+        i, t = cuda.grid(1), cuda.threadIdx.x
+        part[t] = x[i] if i < n else np.float32(0)
+        cuda.syncthreads()
+        step = 32
+        while step:
+            if t < step:
+                part[t] += part[t + step]
+            cuda.syncthreads()
+            step >>= 1
+        if t == 0:
+            out[cuda.blockIdx.x] = part[0]
+
+    @kernel("int32[::1], int32[::1]", threads=32)
+    def shuffled(down, votes):
+        lane = cuda.laneid
+        down[lane] = cuda.shfl_down_sync(0xffffffff, lane, 4)
+        votes[lane] = cuda.ballot_sync(0xffffffff, lane % 3 == 0) & 0xff
+        if lane < 8:
+            votes[lane] += 1000 * cuda.any_sync(0xff, lane == 7) + 2000 * cuda.all_sync(0xff, lane < 7)
+
+    x = np.arange(150, dtype=np.float32)
+    for name in ("forward", "reversed"):
+        out = np.zeros(3, np.float32)
+        with simulator.order(name):
+            total[3, 64](x, out, 150)
+            down, votes = np.zeros(32, np.int32), np.zeros(32, np.int32)
+            shuffled[1, 32](down, votes)
+        assert out.tolist() == [x[:64].sum(), x[64:128].sum(), x[128:].sum()]
+        assert down.tolist() == [*range(4, 32), 28, 29, 30, 31]
+        assert votes.tolist() == [0b01001001 + 1000] * 8 + [0b01001001] * 24
+    """)
+
+
+def test_faults_are_named_with_block_thread_and_line(tmp_path):
+    simulate(tmp_path, """
+    @kernel("float32[::1], int32", threads=64)
+    def outside(x, at):
+        if cuda.threadIdx.x == 3:
+            x[at] = np.float32(1)                                   # written
+
+    x = np.zeros(8, np.float32)
+    for index in (8, -1):
+        said = refused(lambda: outside[2, 4](x, index))
+        assert "kernel outside, block (0, 0, 0), thread (3, 0, 0), " + at("written") in said, said
+        assert f"index {index} is outside argument 0 of shape (8,)" in said, said
+
+    @kernel("float32[::1]", threads=64)
+    def ends_early(x):
+        if cuda.threadIdx.x == 5:
+            return
+        cuda.syncthreads()                                          # barrier
+
+    said = refused(lambda: ends_early[1, 64](x))
+    assert "divergent barrier: thread (5, 0, 0) has ended" in said and at("barrier") in said, said
+
+    @kernel("float32[::1]", threads=64)
+    def two_barriers(x):
+        if cuda.threadIdx.x < 32:
+            cuda.syncthreads()
+        else:
+            cuda.syncthreads()
+
+    assert "waits at another syncthreads()" in refused(lambda: two_barriers[1, 64](x))
+
+    @kernel("float32[::1]", threads=64)
+    def mixed(x):
+        if cuda.threadIdx.x < 16:
+            cuda.shfl_sync(0xffffffff, 1, 0)
+        else:
+            cuda.syncthreads()
+
+    said = refused(lambda: mixed[1, 32](x))
+    assert "waits at shfl_sync" in said and "waits at syncthreads" in said, said
+
+    @kernel("float32[::1]", threads=64)
+    def half_a_warp(x):
+        if cuda.threadIdx.x < 16:
+            cuda.syncwarp()
+
+    assert "syncwarp waits for lanes that have ended" in refused(lambda: half_a_warp[1, 32](x))
+
+    @kernel("float32[::1]", threads=64)
+    def unwritten(x):
+        part = cuda.shared.array(8, np.float32)
+        x[cuda.threadIdx.x] = part[cuda.threadIdx.x] + cuda.local.array(1, np.float32)[0]
+
+    unwritten[1, 8](x)
+    assert np.isnan(x).all()
+    for wrong in (lambda: outside[1, 65](x, 0), lambda: outside[0, 1](x, 0)):
+        try:
+            wrong()
+        except ValueError as e:
+            assert "outside" in str(e)
+        else:
+            raise AssertionError
+    """)
+
+
+def test_a_missing_barrier_shows_in_the_other_order(tmp_path):
+    simulate(tmp_path, """
+    @kernel("float32[::1], float32[::1]", threads=8)
+    def races(x, out):
+        part = cuda.shared.array(8, np.float32)
+        t = cuda.threadIdx.x
+        part[t] = x[t]
+        out[t] = part[t - 1] if t else part[0]                      # a barrier is missing
+
+    x, found = np.arange(8, dtype=np.float32), []
+    for name in ("forward", "reversed"):
+        out = np.zeros(8, np.float32)
+        with simulator.order(name):
+            races[1, 8](x, out)
+        found.append(out)
+    assert found[0].tolist() == [0, 0, 1, 2, 3, 4, 5, 6] and np.isnan(found[1][1:]).all()
+    """)
+
+
+def test_intrinsics_run_by_their_twins_and_copies_arrive_when_waited_for(tmp_path):
+    simulate(tmp_path, """
+    def pair(x, i):
+        return x[i], x[i + 1]
+
+    def product(a, scale):
+        return (a[0] * scale, np.full(32, a[1].sum()))
+
+    @intrinsic(thread=pair)
+    def ld2(context, x, i): ...
+
+    @intrinsic(warp=product)
+    def times(context, a, scale): ...
+
+    @kernel("float32[::1], float32[::1], float32", threads=64)
+    def uses(x, out, scale):
+        i = cuda.threadIdx.x
+        y, total = times(ld2(x, 2 * i), scale)
+        out[2 * i], out[2 * i + 1] = y, total
+
+    x, out = np.arange(128, dtype=np.float32), np.zeros(128, np.float32)
+    uses[1, 64](x, out, 3)
+    assert out[::2].tolist() == (3 * x[::2]).tolist()
+    assert out[1::2].tolist() == [x[1:64:2].sum()] * 32 + [x[65::2].sum()] * 32
+
+    @kernel("float32[::1], float32[::1], int32", threads=64)
+    def copies(x, out, waits):
+        part = cuda.shared.array(64, np.float32)
+        t = cuda.threadIdx.x
+        simulator.async_copy(part, 4 * t, x, 4 * t, 4)
+        simulator.async_commit()
+        if waits:
+            simulator.async_wait(0)
+        cuda.syncthreads()
+        for i in range(4):
+            out[4 * t + i] = part[4 * t + i]
+
+    copies[1, 16](x, out, 1)
+    assert out[:64].tolist() == x[:64].tolist()
+    copies[1, 16](x, out, 0)
+    assert np.isnan(out[:64]).all()
+    """)
+
+
+def test_softmax_is_the_meaning_at_odd_sizes(tmp_path):
+    simulate(tmp_path, """
+    from engine.kernels import cuda as kernels
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-14)):
+        for shape in ((1, 1), (9, 33), (2, 3, 70)):
+            x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+            e = np.exp(x - x.max(-1, keepdims=True))
+            y = kernels.kernel("softmax")(tape.from_numpy(x)).get()
+            assert y.dtype == dtype and abs(y - e / e.sum(-1, keepdims=True)).max() < tolerance
+    """)
