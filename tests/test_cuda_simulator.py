@@ -12,9 +12,9 @@ pytest.importorskip("greenlet")
 ROOT = Path(__file__).parent.parent
 SETUP = """
 import numpy as np
-from engine.kernels.cuda import simulator, tape
+from engine.kernels.cuda import simulator, stand_in, tape
 from engine.kernels.cuda.jit import cuda, intrinsic, jit, kernel
-from engine.kernels.cuda.simulator import SimulatedFault
+from engine.kernels.cuda.memory import SimulatedFault
 
 def at(mark):
     lines = open(__file__, encoding="utf-8").read().splitlines()
@@ -190,10 +190,10 @@ def test_intrinsics_run_by_their_twins_and_copies_arrive_when_waited_for(tmp_pat
     def copies(x, out, waits):
         part = cuda.shared.array(64, np.float32)
         t = cuda.threadIdx.x
-        simulator.async_copy(part, 4 * t, x, 4 * t, 4)
-        simulator.async_commit()
+        stand_in.async_copy(part, 4 * t, x, 4 * t, 4)
+        stand_in.async_commit()
         if waits:
-            simulator.async_wait(0)
+            stand_in.async_wait(0)
         cuda.syncthreads()
         for i in range(4):
             out[4 * t + i] = part[4 * t + i]

@@ -34,7 +34,7 @@ class SimulatedArray:
     @classmethod
     def poisoned(cls, shape: Any, dtype: Any) -> "SimulatedArray":
         """Memory that nobody has written yet: NaN, or large numbers."""
-        from .simulator import poisoned
+        from .memory import poisoned
         return cls(poisoned(shape, dtype))
 
     def get(self) -> np.ndarray:

@@ -52,7 +52,7 @@ text through `written`.
     @intrinsic(warp=_mma_twin)
     def mma(typing_context, a, b, c): …
 
-`simulator.async_copy`, `async_commit` and `async_wait` are twins for cp.async that bring the data when they are
+`stand_in.async_copy`, `async_commit` and `async_wait` are twins for cp.async that bring the data when they are
 waited for.
 
 **Precision**: `precision()` is "float32", "tf32" or "bf16": what `engine.precision` or `--precision` chose. A matmul
@@ -92,8 +92,8 @@ __all__ = ["KERNELS", "SIMULATED", "CompileFailure", "Kernel", "cuda", "intrinsi
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 if SIMULATED:
-    from . import simulator
-    from .simulator import cuda
+    from . import simulator, stand_in
+    from .stand_in import cuda
 else:
     from . import provider
     from .provider import cuda
@@ -182,7 +182,8 @@ class Kernel:
 
     def _simulated(self, shape: tuple[Any, ...], packed: list[Any]) -> None:
         grid, block, shared = shape
-        simulator.launch(self.function, grid, block, shared, tuple(packed), self.__name__)
+        function = stand_in.device_function(self.function)
+        simulator.launch(function, grid, block, shared, tuple(packed), self.__name__)
 
     def _dtype(self, arguments: tuple[Any, ...]) -> str | None:
         """The T for which these arguments ask."""
@@ -206,7 +207,7 @@ def kernel(signature: str, *, threads: int = 1024, floats: Sequence[str] = FLOAT
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """A device function, inlined where it is called."""
-    return simulator.device_function(function) if SIMULATED else provider.device_function(function)
+    return stand_in.device_function(function) if SIMULATED else provider.device_function(function)
 
 
 def intrinsic(*, thread: Callable[..., Any] | None = None, warp: Callable[..., Any] | None = None,
@@ -217,10 +218,10 @@ def intrinsic(*, thread: Callable[..., Any] | None = None, warp: Callable[..., A
         if not SIMULATED:
             return provider.intrinsic(function)
         if warp is not None:
-            return simulator.warp_wide(function.__name__, warp)
+            return stand_in.warp_wide(function.__name__, warp)
         if thread is None:
             raise TypeError(f"the intrinsic {function.__name__} has no twin for the simulator")
-        return simulator.device_function(thread)
+        return stand_in.device_function(thread)
 
     return declare
 
