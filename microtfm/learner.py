@@ -40,10 +40,11 @@ class Learner:
 
     def _whole(self, source: Tensor, target_in: Tensor, target_out: Tensor, lr: Tensor, tokens: Tensor) -> tuple[
             Tensor, Tensor]:
-        loss = self._backward(source, target_in, target_out)
+        loss = self.backward(source, target_in, target_out)
         return loss, self._step(loss, lr, tokens)
 
-    def _backward(self, source: Tensor, target_in: Tensor, target_out: Tensor) -> Tensor:
+    def backward(self, source: Tensor, target_in: Tensor, target_out: Tensor) -> Tensor:
+        """The sum of a batch's losses; its gradients are in the parameters."""
         logits = self.model(source, target_in)                                                     # (B, T, V)
         loss = translation_loss(logits, target_out, self.settings.label_smoothing, reduction="sum")
         loss.backward()
@@ -51,9 +52,9 @@ class Learner:
 
     def _gather(self, source: Tensor, target_in: Tensor, target_out: Tensor) -> Tensor:
         """Add a batch's gradients to the sums."""
-        loss = self._backward(source, target_in, target_out)
+        loss = self.backward(source, target_in, target_out)
         engine.update("accumulate", self.sums, [p.grad for p in self.parameters if p.grad is not None])
-        self._forget()
+        self.forget()
         return loss
 
     def _apply(self, loss: Tensor, lr: Tensor, tokens: Tensor) -> Tensor:
@@ -66,10 +67,11 @@ class Learner:
         """Clip and step; the norm of the gradient."""
         norm = global_norm(self.parameters) + loss * 0   # a loss that is not finite is seen by the optimiser, too
         self.optimiser.step(lr, norm=norm, clip_norm=self.settings.clip_norm, divisor=tokens)
-        self._forget()
+        self.forget()
         return norm
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the gradients."""
         for p in self.parameters:
             p.grad = None
 

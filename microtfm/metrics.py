@@ -43,7 +43,10 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: TextIO = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by `close`)
+        try:
+            self._file: TextIO = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed by `close`)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
 
     def write(self, **line: Any) -> dict[str, Any]:
         """Append one line."""

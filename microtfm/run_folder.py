@@ -14,12 +14,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
 
-from microtfm import atomic, checkpoint, tokens
+from microtfm import atomic, checkpoint, lock, tokens
 from microtfm.errors import UserError
 from microtfm.settings import ModelSettings, Settings, read_table
 from microtfm.tokens import Tokenizer
@@ -58,36 +61,66 @@ class RunFolder:
                             f"Use the version of microtfm that made the run.")
         return cls(path, _moved(Settings.from_dict(table, str(path / "config.toml")), path))
 
-    def create(self, source: Tokenizer, target: Tokenizer, texts: dict[str, list[tuple[str, str]]]) -> None:
-        """Make the folder anew, with tokenizers and sentence pairs by file name; `write_config` makes it a run.
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the folder, made if need be, against other processes, and sweep it of what was left unfinished.
 
-        UserError where `check_free` says that it may not be.
+        A folder that is empty in the end goes again. UserError where it cannot be made, or another process holds it.
         """
-        check_free(self.path, self.settings.force)
         try:
-            self.state.parent.mkdir(parents=True, exist_ok=True)
-            for name in OWN:
-                (self.path / name).unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"The run folder {self.path} cannot be made: {error.strerror or error}.") from None
-        if source is target:
-            atomic.write(self.path / "tokenizer.json", [source.to_bytes()])
-        else:
-            atomic.write(self.path / "tokenizer.source.json", [source.to_bytes()])
-            atomic.write(self.path / "tokenizer.target.json", [target.to_bytes()])
-        for name, pairs in texts.items():
-            atomic.write(self.path / name, ["".join(f"{a}\t{b}\n" for a, b in pairs).encode()])
+        try:
+            with lock.locked(self.path):
+                for folder in (self.path, self.state.parent):
+                    with contextlib.suppress(OSError):
+                        atomic.sweep_folder(folder)
+                yield
+        finally:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()        # stays where anything is in it
 
-    def discard(self) -> None:
-        """Remove what `create` made, where the run could not begin."""
-        with contextlib.suppress(OSError):
-            for name in OWN:
-                (self.path / name).unlink(missing_ok=True)
-            self.state.parent.rmdir()
-            self.path.rmdir()            # stays where something else is in it
+    def create(self, source: Tokenizer, target: Tokenizer, texts: dict[str, list[tuple[str, str]]],
+               save: Callable[[Path], None]) -> None:
+        """Make the folder a new run: tokenizers, sentence pairs by file name, the state that `save` writes, settings.
+
+        All is written beside its place first, so that a run that --force replaces is whole until the new one is. Raises
+        UserError where `check_free` says that it may not be, or there is no room.
+        """
+        check_free(self.path, self.settings.force)
+        new = RunFolder(atomic.unfinished(self.path / "new"), self.settings)
+        try:
+            new.state.parent.mkdir(parents=True)
+            if source is target:
+                atomic.write(new.path / "tokenizer.json", [source.to_bytes()])
+            else:
+                atomic.write(new.path / "tokenizer.source.json", [source.to_bytes()])
+                atomic.write(new.path / "tokenizer.target.json", [target.to_bytes()])
+            for name, pairs in texts.items():
+                atomic.write(new.path / name, ["".join(f"{a}\t{b}\n" for a, b in pairs).encode()])
+            save(new.state)
+            new.write_config()
+            self._take(new.path)
+        except OSError as error:
+            raise UserError(f"The run folder {self.path} cannot be made: {error.strerror or error}.") from None
+        finally:
+            shutil.rmtree(new.path, ignore_errors=True)
+
+    def _take(self, new: Path) -> None:
+        """Put new files in the place of the old run's; without config.toml, the first to go and the last to come, the
+        folder is no run."""
+        for name in OWN:
+            (self.path / name).unlink(missing_ok=True)
+        self.state.parent.mkdir(exist_ok=True)
+        for name in (*OWN[1:], OWN[0]):
+            if (new / name).exists():
+                os.replace(new / name, self.path / name)
+        for folder in (self.state.parent, self.path, self.path.parent):
+            atomic.sync_folder(folder)
 
     def write_config(self) -> None:
-        """Write the settings: from now on the folder is a run."""
+        """Write the settings."""
         table = {"format_version": VERSION, **self.settings.to_dict()}
         atomic.write(self.config, [tomli_w.dumps(table).encode()])
 
@@ -188,8 +221,9 @@ def _entries(path: Path) -> list[Path]:
 def _check_writable(path: Path) -> None:
     """Try to make a folder where the run will be, and leave nothing behind."""
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    probe = existing / f".microtfm-{id(path)}"
+    probe = atomic.unfinished(existing / "microtfm")
     try:
+        atomic.sweep(existing / "microtfm")
         probe.mkdir()
     except OSError as error:
         raise UserError(f"The run folder {path} cannot be made: {error.strerror or error} ({existing}). Choose another "

@@ -42,10 +42,13 @@ class Progress:
 
 def save(path: Path, model: Transformer, optimiser: Optimiser, progress: Progress, identity: dict[str, Any]) -> None:
     """Write the state, whole or not at all."""
-    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
-    arrays |= {f"optimizer.{name}": array for name, array in optimiser.state_dict().items()}
-    checkpoint.save(path, arrays, {**identity, "kind": "state", "progress": progress.to_facts(),
+    checkpoint.save(path, _arrays(model, optimiser), {**identity, "kind": "state", "progress": progress.to_facts(),
                                    "random": random.get_state(), "optimizer": type(optimiser).__name__})
+
+
+def not_finite(model: Transformer, optimiser: Optimiser) -> str | None:
+    """The name of an array that holds NaN or infinity: such a state is not worth keeping."""
+    return next((name for name, array in _arrays(model, optimiser).items() if not np.isfinite(array).all()), None)
 
 
 def load(path: Path, model: Transformer, optimiser: Optimiser, identity: dict[str, Any]) -> Progress:
@@ -63,9 +66,7 @@ def load(path: Path, model: Transformer, optimiser: Optimiser, identity: dict[st
     if found.facts.get("optimizer") != type(optimiser).__name__:
         raise UserError(f"{path} was written by the optimiser {found.facts.get('optimizer')}, and the settings ask for "
                         f"{type(optimiser).__name__}. Set train.optimizer back.")
-    wanted: dict[str, np.ndarray] = {f"model.{name}": array for name, array in model.state_dict().items()}
-    wanted |= {f"optimizer.{name}": array for name, array in optimiser.state_dict().items()}
-    checkpoint.fit(found.arrays, wanted, path)
+    checkpoint.fit(found.arrays, _arrays(model, optimiser), path)
     try:
         progress = Progress.from_facts(found.facts["progress"])
         random.set_state(found.facts["random"])
@@ -74,6 +75,11 @@ def load(path: Path, model: Transformer, optimiser: Optimiser, identity: dict[st
     model.load_state_dict(_part(found.arrays, "model."))
     optimiser.load_state_dict(_part(found.arrays, "optimizer."))
     return progress
+
+
+def _arrays(model: Transformer, optimiser: Optimiser) -> dict[str, np.ndarray]:
+    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
+    return arrays | {f"optimizer.{name}": array for name, array in optimiser.state_dict().items()}
 
 
 def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

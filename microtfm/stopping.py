@@ -10,12 +10,21 @@ from typing import Any, Self
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(BaseException):
+    """A signal came in while there was nothing to save."""
+
+
 class Stopping:
-    """Context in which signals set `received` instead of ending the program. It acts in the main thread only."""
+    """Context in which signals set `received` instead of ending the program. It acts in the main thread only.
+
+    While `patient` is False the first signal raises Stopped, wherever the program is: a first step that compiles for
+    half a minute need not be waited for, because all that is known is on the disk.
+    """
 
     def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
         """`heard` is called inside the signal handler, so it may not write to a buffered stream."""
         self.received: int | None = None
+        self.patient = True
         self._heard = heard
         self._before: dict[int, Any] = {}
 
@@ -33,6 +42,8 @@ class Stopping:
         if self.received is None:
             self.received = number
             self._heard()
+            if not self.patient:
+                raise Stopped
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from microtfm import checkpoint, curves, state
+from microtfm import breakdown, checkpoint, curves, state
 from microtfm import material as materials
 from microtfm.data import Batch, TextPair
 from microtfm.errors import UserError
@@ -25,7 +25,7 @@ from microtfm.optim import SGD, Adam, AdamW, Optimiser, rate
 from microtfm.run_folder import RunFolder, check_free, free_folder, identity, new_model
 from microtfm.settings import ModelSettings, Settings, TrainSettings
 from microtfm.state import Progress
-from microtfm.stopping import Stopping
+from microtfm.stopping import Stopped, Stopping
 from microtfm.threads import default_threads
 from microtfm.transformer import Transformer
 from microtfm.validation import Validation, validate
@@ -73,14 +73,9 @@ def train(settings: Settings, events: Events | None = None, corpus: tuple[list[T
     run = RunFolder(out, settings)
     files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
     training = _Training(run, material, model, events, started)
-    try:
-        run.create(source, target, files | ({"held-out.tsv": texts.valid} if texts.held_out else {}))
-        training.save()
-        run.write_config()               # last: a folder with a config is a run that can be resumed
-    except UserError:
-        run.discard()
-        raise
-    return training.run_all()
+    with run.claim(), Stopping(events.stopping) as stopping:
+        run.create(source, target, files | ({"held-out.tsv": texts.valid} if texts.held_out else {}), training.save_to)
+        return training.run_all(stopping)
 
 
 def resume(folder: Path, events: Events | None = None, started: float | None = None,
@@ -96,13 +91,14 @@ def resume(folder: Path, events: Events | None = None, started: float | None = N
     source, target = run.tokenizers()
     material = materials.prepare(materials.read(settings), settings, source, target)
     training = _Training(run, material, new_model(settings.model, source, target), events, started)
-    training.take_up()
-    if settings.train.batch_tokens != before.train.batch_tokens:
-        training.progress.epoch, training.progress.index = training.progress.epoch + 1, 0
-        events.notice("Other batches than before: the run goes on with a new pass over the text.")
-    if changes is not None:
-        run.write_config()
-    return training.run_all()
+    with run.claim(), Stopping(events.stopping) as stopping:
+        training.take_up()
+        if settings.train.batch_tokens != before.train.batch_tokens:
+            training.progress.epoch, training.progress.index = training.progress.epoch + 1, 0
+            events.notice("Other batches than before: the run goes on with a new pass over the text.")
+        if changes is not None:
+            run.write_config()
+        return training.run_all(stopping)
 
 
 def _check_device(settings: Settings) -> None:
@@ -165,16 +161,17 @@ class _Training:
             self.events.notice(f"The run has used up its {ending}. To go on: microtfm resume {self.run.path} "
                                f"--train.{ending} and a larger number.")
 
-    def run_all(self) -> Result:
+    def run_all(self, stopping: Stopping) -> Result:
         """Train until something ends it: steps, minutes, patience, or a signal."""
         self.batches = self.material.order(self.settings, self.progress.epoch, self.progress.index)
         self.metrics = Metrics(self.run.metrics)
         self._open()
         try:
-            with Stopping(self.events.stopping) as stopping:
-                reason = self._loop(stopping)
-                self.save()
+            reason = self._loop(stopping)
+            self.save()
             self._draw()
+        except Stopped:                  # before the first update was done: the state on the disk is the last one
+            self.progress.step, reason = self.saved[0], "stopped"
         finally:
             self.metrics.close()
             self.events.closing()
@@ -183,6 +180,7 @@ class _Training:
     def _loop(self, stopping: Stopping) -> str:
         settings, now = self.settings.train, self.progress
         self.model.train()
+        stopping.patient = stopping.received is not None
         while True:
             if stopping.received is not None:
                 return "stopped"
@@ -196,6 +194,7 @@ class _Training:
                 self.save()
             began = time.monotonic()
             norm = self._update()
+            stopping.patient = True
             self.busy += time.monotonic() - began
             if now.step == 1:
                 self.events.first_step(time.monotonic() - began)
@@ -217,10 +216,15 @@ class _Training:
         batches = list(self._portion(settings.accumulate))
         total = sum(batch.tokens for batch in batches)
         lr = rate(settings.schedule, now.step + 1, settings.lr, settings.warmup, self.settings.model.d_model)
-        loss_sum, length = self.learner(batches, lr, total)
+        randomness = engine.random.get_state()
+        try:
+            loss_sum, length = self.learner(batches, lr, total)
+        except MemoryError:
+            raise UserError(self._too_large(batches)) from None
         norm = length / total
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-            raise UserError(self._diverged(loss_sum / total, norm, lr))
+            where = breakdown.place(self.learner, batches, randomness)
+            raise UserError(self._diverged(loss_sum / total, norm, lr, where))
         now.step += 1
         now.loss_sum += loss_sum
         now.loss_tokens += total
@@ -233,11 +237,27 @@ class _Training:
             self.progress.epoch, self.progress.index, batch = next(self.batches)
             yield batch
 
-    def _diverged(self, loss: float, norm: float, lr: float) -> str:
+    def _diverged(self, loss: float, norm: float, lr: float, where: str) -> str:
         step = self.progress.step + 1
         return (f"Training broke down at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, learning rate "
-                f"{lr:.3g}. The checkpoint of step {self.saved[0]} in {self.run.path} is good. Try a smaller rate, "
-                f"--train.lr {self.settings.train.lr / 3:.2g}, a longer --train.warmup, or --train.clip-norm 0.5.")
+                f"{lr:.3g}. {where} {self._last_good()} {self._calmer()}")
+
+    def _too_large(self, batches: list[Batch]) -> str:
+        largest = max(batches, key=lambda batch: batch.source.size + batch.target_out.size)
+        (rows, source), target = largest.source.shape, largest.target_out.shape[1]
+        now = self.settings.train
+        return (f"There was not enough memory for step {self.progress.step + 1}: a batch of {rows:,} sentences of "
+                f"{source:,} and {target:,} tokens. {self._last_good()} Go on with smaller batches, several of them an "
+                f"update: microtfm resume {self.run.path} --train.batch-tokens {max(now.batch_tokens // 2, 1)} "
+                f"--train.accumulate {2 * now.accumulate}. A new run may also have shorter sentences, "
+                f"--tokens.max-length, a smaller --tokens.size, or a smaller model.")
+
+    def _last_good(self) -> str:
+        return f"The checkpoint of step {self.saved[0]} in {self.run.path} is good."
+
+    def _calmer(self) -> str:
+        return (f"Try a smaller rate, --train.lr {self.settings.train.lr / 3:.2g}, a longer --train.warmup, or "
+                f"--train.clip-norm 0.5.")
 
     def _log(self, norm: float) -> None:
         now = self.progress
@@ -278,15 +298,21 @@ class _Training:
         checkpoint.save(self.run.model, self.model.state_dict(), {**self.identity, "kind": "model", **now.best})
 
     def save(self) -> None:
-        """Put the state on the disk, if it is not there."""
-        current = (self.progress.step, self.progress.validated)
-        if self.saved != current:
+        """Put the state on the disk, if it is not there. A state with numbers that are not finite is never kept."""
+        if self.saved != (self.progress.step, self.progress.validated):
+            broken = state.not_finite(self.model, self.optimiser)
+            if broken is not None:
+                raise UserError(f"Training broke down at step {self.progress.step}: {broken} has numbers that are not "
+                                f"finite. {self._last_good()} {self._calmer()}")
             try:
-                state.save(self.run.state, self.model, self.optimiser, self.progress, self.identity)
+                self.save_to(self.run.state)
             except UserError as error:
-                then = f" Then go on with: microtfm resume {self.run.path}" if self.saved[0] >= 0 else ""
-                raise UserError(f"{error}{then}") from None
-            self.saved = current
+                raise UserError(f"{error} Then go on with: microtfm resume {self.run.path}") from None
+
+    def save_to(self, path: Path) -> None:
+        """Write the state."""
+        state.save(path, self.model, self.optimiser, self.progress, self.identity)
+        self.saved = (self.progress.step, self.progress.validated)
 
     def _draw(self, seldom: bool = False) -> None:
         if seldom and time.monotonic() - self.drawn < DRAW_EVERY:

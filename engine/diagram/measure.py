@@ -113,7 +113,7 @@ def _weights(op: Op, out: Tensor, tensors: Sequence[Tensor | None]) -> Picture:
     if weights.ndim < 2 or not weights.size:
         return []
     heads = weights.reshape(-1, *weights.shape[-2:])[:weights.shape[1] if weights.ndim == 4 else 1][:8]
-    heads = heads[:, :CELLS, :CELLS]
+    heads = np.nan_to_num(heads[:, :CELLS, :CELLS])      # a weight that is no number is shown as none
     return [[[int(255 * min(max(float(v), 0.0), 1.0)) for v in row] for row in head] for head in heads]
 
 
@@ -131,7 +131,8 @@ def _softmaxed(op: Op, out: Tensor, tensors: Sequence[Tensor | None]) -> Any:
     if "heads" in params:
         q, k = (np.swapaxes(x.reshape(*x.shape[:-1], params["heads"], -1), -2, -3) for x in (q, k))
     q, k = q[:1] if q.ndim > 2 else q, k[:1] if k.ndim > 2 else k
-    scores = np.matmul(q, np.swapaxes(k, -1, -2), dtype=np.float64) / np.sqrt(q.shape[-1])
+    with np.errstate(all="ignore"):
+        scores = np.matmul(q, np.swapaxes(k, -1, -2), dtype=np.float64) / np.sqrt(q.shape[-1])
     t, s = scores.shape[-2:]
     allowed = np.tril(np.ones((t, s), bool), s - t) if params.get("causal") else np.ones((t, s), bool)
     if mask is not None:
