@@ -160,7 +160,7 @@ def test_what_a_killed_process_left_is_swept_at_the_next_start(tmp_path: Path) -
     clean = names(path)
     (path / ".new.999999999.tmp" / "last").mkdir(parents=True)
     (path / ".new.999999999.tmp" / "last" / "state.safetensors").write_bytes(b"half")
-    for name in (".model.safetensors.999999999.tmp", "last/.state.safetensors.999999999.tmp", ".curves.png.99999999.tmp"):
+    for name in (".model.safetensors.999999999.tmp", "last/.state.safetensors.999999999.tmp", ".x.png.999999.tmp"):
         (path / name).write_bytes(b"half")
     (path / ".mine").write_text("kept", encoding="utf-8")
     resume(path)
@@ -238,8 +238,8 @@ def test_too_little_memory_says_what_to_change(tmp_path: Path, monkeypatch: pyte
         raise MemoryError
 
     at_step_six(lambda training: monkeypatch.setattr(Learner, "__call__", no_memory), monkeypatch)
-    with pytest.raises(UserError, match=r"not enough memory for step 7: a batch of \d+ sentences of \d+ and \d+ tokens.*"
-                                        r"step 4 .*--train\.batch-tokens 30 --train\.accumulate 2"):
+    with pytest.raises(UserError, match=r"not enough memory for step 7: a batch of \d+ sentences of \d+ and \d+ "
+                                        r"tokens.* step 4 .*--train\.batch-tokens 30 --train\.accumulate 2"):
         train.train(settings(tmp_path / "x"), corpus=corpus())
     monkeypatch.undo()
     assert resume(tmp_path / "x").step == 12
@@ -254,8 +254,9 @@ def test_memory_that_really_runs_out(tmp_path: Path) -> None:
             "resource.setrlimit(resource.RLIMIT_AS, (now + 500_000_000, resource.RLIM_INFINITY))\n"
             "sys.exit(main(sys.argv[1:]))")
     found = subprocess.run(
-        [sys.executable, "-c", code, "train", "--src", str(source), "--tgt", str(target), "--out", str(tmp_path / "run"),
-         "--model.ffn", "200000", "--train.batch-tokens", "4096", "--tokens.size", "300", "--train.steps", "2"],
+        [sys.executable, "-c", code, "train", "--src", str(source), "--tgt", str(target), "--out",
+         str(tmp_path / "run"), "--model.ffn", "200000", "--train.batch-tokens", "4096",
+         "--tokens.size", "300", "--train.steps", "2"],
         capture_output=True, text=True, env={**PLAIN, "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"})
     assert found.returncode == 2, found.stderr
     assert "not enough memory" in found.stderr and "--train.batch-tokens" in found.stderr
