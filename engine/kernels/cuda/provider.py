@@ -32,6 +32,7 @@ def _numba_cuda() -> Any:
 
 
 cuda = _numba_cuda()
+from numba.cuda import cgutils, types  # noqa: E402, F401  (for intrinsics, too)
 
 
 @cache
@@ -57,13 +58,11 @@ def intrinsic(function: Callable[..., Any]) -> Any:
 
 def signature(kernel: Any, dtype: str | None) -> Any:
     """The Numba types of a kernel's parameters, T being `dtype`."""
-    from numba.cuda import types
-
     def one(p: Any) -> Any:
         element = types.boolean if p.element == "bool" else getattr(types, p.element)
         if p.rank is None:
             return element
-        return types.Array(element, max(p.rank, 1), "A" if p.rank else "C")
+        return types.Array(element, p.rank, "A") if p.rank else types.CPointer(element)
 
     return types.void(*(one(p.typed(dtype)) for p in kernel.parameters))
 
@@ -132,11 +131,11 @@ DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may h
 
 
 def words(array: Any, p: Any) -> list[Any]:
-    """An array as Numba's kernels take it: two unused words, size, item size, address, shape, strides."""
-    if array is None:
-        rank = max(p.rank, 1)
-        return [np.int64(0), np.int64(0), np.int64(0), np.int64(np.dtype(p.element).itemsize), np.int64(0),
-                *[np.int64(0)] * (2 * rank)]  # fmt: skip
-    size, item = array.size, array.itemsize
-    shape, strides = ((size,), (item,)) if p.rank == 0 else (array.shape, array.strides)
-    return [np.int64(n) for n in (0, 0, size, item, array.data.ptr, *shape, *strides)]
+    """An array as Numba's kernels take it: the address of a flat one, else two unused words, size, item size, address,
+    shape and strides."""
+    address = 0 if array is None else array.data.ptr
+    if p.rank == 0:
+        return [np.int64(address)]
+    size, item = (0, np.dtype(p.element).itemsize) if array is None else (array.size, array.itemsize)
+    shape, strides = ((0,) * p.rank,) * 2 if array is None else (array.shape, array.strides)
+    return [np.int64(n) for n in (0, 0, size, item, address, *shape, *strides)]
