@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -69,19 +70,36 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any])
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises UserError for a file that is missing, foreign, truncated, altered, or too new."""
-    data = _read(path)
-    header_end = 8 + _header_length(path, data)
-    table = _header(path, data[8:header_end])
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):        # before opening: opening a FIFO would wait for ever
+            raise UserError(f"{path} is not a file, so it is no checkpoint.")
+        with open(path, "rb") as file:
+            return _read(path, file)
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} cannot be read: {error.strerror or error}.") from None
+    except MemoryError:
+        raise UserError(f"There is not enough memory to read {path}: it has {path.stat().st_size:,} bytes.") from None
+
+
+def _read(path: Path, file: BinaryIO) -> Checkpoint:
+    """The header first: before it makes sense and agrees with the file's size, nothing else is read."""
+    size = os.fstat(file.fileno()).st_size
+    header_end = 8 + _header_length(path, file.read(9), size)
+    file.seek(8)
+    table = _header(path, file.read(header_end - 8))
     facts = table.pop("__metadata__", None)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of microtfm: its header lacks the mark of one.")
+    _check_size(path, table, size - header_end)
+    file.seek(0)
+    data = file.read()
     _verify(path, data, header_end, facts)
     if facts.get("format_version") != str(VERSION):
         raise UserError(f"{path} has format version {facts.get('format_version')!r}; this microtfm reads {VERSION}. "
                         "Use the version of microtfm that wrote it, or a newer one.")
     try:
         known = json.loads(facts["facts"])
-        arrays = safetensors.numpy.load(bytes(data))
+        arrays = safetensors.numpy.load(data)
     except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not a checkpoint of microtfm: its header makes no sense ({error}).") from None
     if not isinstance(known, dict):
@@ -89,27 +107,28 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(arrays, known)
 
 
-def _read(path: Path) -> memoryview:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} is not a file, so it is no checkpoint.")
-        return memoryview(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"The checkpoint {path} cannot be read: {error.strerror or error}.") from None
-
-
-def _header_length(path: Path, data: memoryview) -> int:
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 10 or data[8:9] != b"{" or not 2 <= length <= LONGEST_HEADER:
+def _header_length(path: Path, start: bytes, size: int) -> int:
+    length = int.from_bytes(start[:8], "little")
+    if size < 10 or start[8:] != b"{" or not 2 <= length <= LONGEST_HEADER:
         raise UserError(f"{path} is not a checkpoint of microtfm (a safetensors file), or its beginning is damaged.")
-    if 8 + length > len(data):
-        raise UserError(f"{path} is cut short: its header alone has {length:,} bytes and the file has {len(data):,}.")
+    if 8 + length > size:
+        raise UserError(f"{path} is cut short: its header alone has {length:,} bytes and the file has {size:,}.")
     return length
 
 
-def _header(path: Path, text: memoryview) -> dict[str, Any]:
+def _check_size(path: Path, table: dict[str, Any], size: int) -> None:
     try:
-        table = json.loads(bytes(text), object_pairs_hook=_unique)
+        end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise UserError(f"{path} is not a checkpoint of microtfm: its header makes no sense.") from None
+    if end != size:
+        raise UserError(f"{path} is damaged: its arrays have {end:,} bytes and the file has {size:,} for them. Restore "
+                        f"it from a copy, or train again.")
+
+
+def _header(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        table = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not a checkpoint of microtfm, or its header is damaged.") from None
     return dict(table)
@@ -122,14 +141,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _verify(path: Path, data: memoryview, header_end: int, facts: dict[str, Any]) -> None:
+def _verify(path: Path, data: bytes, header_end: int, facts: dict[str, Any]) -> None:
     places = list(DIGEST.finditer(data[8:header_end]))
     if len(places) != 1 or places[0][1].decode() != facts.get("sha256"):
         raise UserError(f"{path} is damaged: it has lost its sha256. Restore it from a copy, or train again.")
     begin, end = (8 + place for place in places[0].span(1))
     digest = hashlib.sha256(data[:begin])
     digest.update(b"0" * 64)
-    digest.update(data[end:])
+    digest.update(memoryview(data)[end:])
     if digest.hexdigest() != facts["sha256"]:
         raise UserError(f"{path} is damaged: its sha256 should be {facts['sha256'][:16]}…, but its content has "
                         f"{digest.hexdigest()[:16]}…. Restore it from a copy, or train again.")

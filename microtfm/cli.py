@@ -187,7 +187,8 @@ app.command("microtfm.bench.commands:app", name="bench",
 
 def _settings_file(path: Path) -> dict[str, Any]:
     table = read_table(path)
-    table.pop("format_version", None)    # config.toml of a run is a settings file too
+    for name in ("format_version", "run"):               # config.toml of a run is a settings file too
+        table.pop(name, None)
     Settings.from_dict(table, str(path))
     return table
 

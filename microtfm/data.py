@@ -6,19 +6,16 @@ The order of the data is a pure function of (seed, epoch): a run can be resumed 
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from microtfm.errors import UserError
+from microtfm.files import PathLike, read_bytes
 from microtfm.tokens import BOS, EOS, PAD, Tokenizer, normalise
 
-PathLike = str | os.PathLike[str]
 TextPair = tuple[str, str]
 
 SIGNATURES = {
@@ -39,21 +36,6 @@ class Corpus:
 
 
 # ---- reading
-
-def read_bytes(path: PathLike) -> bytes:
-    """All of a regular file. Raises UserError for what is missing, unreadable, or no plain file."""
-    try:
-        mode = os.stat(path).st_mode           # before opening: opening a FIFO would wait for ever
-        if stat.S_ISDIR(mode):
-            raise UserError(f"{path} is a folder. Name the text file inside it.")
-        if not stat.S_ISREG(mode):
-            raise UserError(f"{path} is not a plain file, so it cannot be read twice. Save its text to a file first.")
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist. Check the name; the current folder is {Path.cwd()}.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
 
 def read_lines(path: PathLike) -> list[str]:
     """The lines of a UTF-8 file, split at the line feed only, without its byte order mark and carriage returns.

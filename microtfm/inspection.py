@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from microtfm import checkpoint, metrics
-from microtfm.run_folder import RunFolder, new_model
+from microtfm.run_folder import RunFolder, check_model, new_model
 from microtfm.transformer import Transformer
 
 PACKAGES = ("microtfm", "numpy", "numba", "sentencepiece", "sacrebleu", "safetensors")
@@ -19,8 +19,10 @@ def inspect(folder: Path) -> dict[str, Any]:
     run = RunFolder.open(folder)
     source, target = run.tokenizers()
     lines = metrics.read(run.metrics)
-    best = checkpoint.load(run.model).facts if run.model.exists() else {}
-    state = checkpoint.load(run.state).facts.get("progress", {}) if run.state.exists() else {}
+    facts = {path: checkpoint.load(path).facts for path in (run.model, run.state) if path.exists()}
+    for path in facts:
+        check_model(path, facts[path], run.identity(source, target))
+    best, state = facts.get(run.model, {}), facts.get(run.state, {}).get("progress", {})
     model = new_model(run.settings.model, source, target)
     return {
         "folder": str(folder),

@@ -4,8 +4,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from microtfm.data import read_bytes, split_lines
+from microtfm.data import split_lines
 from microtfm.errors import UserError
+from microtfm.files import read_bytes
 from microtfm.translator import Translator
 
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import tomli_w
 
 from microtfm import atomic, checkpoint, lock, tokens
@@ -28,18 +30,21 @@ from microtfm.settings import ModelSettings, Settings, read_table
 from microtfm.tokens import Tokenizer
 from microtfm.transformer import Transformer
 
-VERSION = 1                              # of the folder's layout
+VERSION = 2                              # of the folder's layout; the first one did not say whose its checkpoints are
 OWN = ("config.toml", "tokenizer.json", "tokenizer.source.json", "tokenizer.target.json", "held-out.tsv",
        "train.tsv", "valid.tsv", "exam.tsv", "model.safetensors", "last/state.safetensors", "metrics.jsonl",
        "curves.png", "attention.svg", "beam.svg")
 ANY = ("dropout", "inner_dropout")       # model settings that may change between a checkpoint and its use
+LEAVE = ("steps", "minutes", "save_every", "validate_every", "validate_sentences", "patience", "log_every")
+# of train: they end a run or look at it, and decide no number of its weights
 
 
 class RunFolder:
     """The paths of a run, and how its parts are read and written."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
-        self.path, self.settings = path, settings
+    def __init__(self, path: Path, settings: Settings, code: str | None) -> None:
+        """`code` tells runs apart, `run_code`; a folder of the first format has none."""
+        self.path, self.settings, self.code = path, settings, code
         self.config, self.metrics = path / "config.toml", path / "metrics.jsonl"
         self.model, self.state = path / "model.safetensors", path / "last" / "state.safetensors"
         self.held_out, self.curves = path / "held-out.tsv", path / "curves.png"
@@ -56,10 +61,14 @@ class RunFolder:
                             f"microtfm train made.")
         table = read_table(path / "config.toml")
         version = table.pop("format_version", None)
-        if version != VERSION:
-            raise UserError(f"{path / 'config.toml'} has format_version {version!r}; this microtfm reads {VERSION}. "
-                            f"Use the version of microtfm that made the run.")
-        return cls(path, _moved(Settings.from_dict(table, str(path / "config.toml")), path))
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise UserError(f"{path / 'config.toml'} has format_version {version!r}; this microtfm reads 1 to "
+                            f"{VERSION}. Use the version of microtfm that made the run.")
+        code = table.pop("run", None) if version > 1 else None
+        if version > 1 and not isinstance(code, str):
+            raise UserError(f"{path / 'config.toml'} has lost its line  run = \"…\"  , which says whose the "
+                            f"checkpoints beside it are. It stands in the facts of {path / 'model.safetensors'}.")
+        return cls(path, _moved(Settings.from_dict(table, str(path / "config.toml")), path), code)
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -89,7 +98,7 @@ class RunFolder:
         UserError where `check_free` says that it may not be, or there is no room.
         """
         check_free(self.path, self.settings.force)
-        new = RunFolder(atomic.unfinished(self.path / "new"), self.settings)
+        new = RunFolder(atomic.unfinished(self.path / "new"), self.settings, self.code)
         try:
             new.state.parent.mkdir(parents=True)
             if source is target:
@@ -121,7 +130,8 @@ class RunFolder:
 
     def write_config(self) -> None:
         """Write the settings."""
-        table = {"format_version": VERSION, **self.settings.to_dict()}
+        head = {"format_version": 1} if self.code is None else {"format_version": VERSION, "run": self.code}
+        table = {**head, **self.settings.to_dict()}
         atomic.write(self.config, [tomli_w.dumps(table).encode()])
 
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
@@ -139,12 +149,35 @@ class RunFolder:
                             f"microtfm resume {self.path}")
         found = checkpoint.load(self.model)
         source, target = self.tokenizers()
+        check_model(self.model, found.facts, self.identity(source, target))
         model = new_model(self.settings.model, source, target)
-        check_model(self.model, found.facts, identity(self.settings.model, source, target))
         checkpoint.fit(found.arrays, model.state_dict(), self.model)
         model.load_state_dict(found.arrays)
         model.eval()
         return model
+
+    def identity(self, source: Tokenizer, target: Tokenizer) -> dict[str, Any]:
+        """What its checkpoints say of themselves: their run, architecture and vocabularies. Only so do their numbers
+        mean the same in the model that the folder describes."""
+        model = self.settings.model
+        shape = {name: value for name, value in dataclasses.asdict(model).items() if name not in ANY}
+        run = {} if self.code is None else {"run": self.code}
+        return {**run, "model": {**shape, "final_norm": model.ends_with_norm},
+                "vocabulary": tokens.fingerprint(source, target)}
+
+
+def run_code(settings: Settings, source: Tokenizer, target: Tokenizer, data: str, start: dict[str, np.ndarray]) -> str:
+    """A code for a run: runs with the same code that have done as many steps hold the same numbers.
+
+    settings: those that decide a number of the weights count. data: digest of the training text. start: first weights.
+    """
+    train = {name: value for name, value in dataclasses.asdict(settings.train).items() if name not in LEAVE}
+    deciding = {"seed": settings.seed, "model": dataclasses.asdict(settings.model), "train": train, "data": data,
+                "vocabulary": tokens.fingerprint(source, target)}
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
+    for name in sorted(start):
+        digest.update(name.encode() + np.ascontiguousarray(start[name]).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _moved(settings: Settings, path: Path) -> Settings:
@@ -171,14 +204,6 @@ def new_model(settings: ModelSettings, source: Tokenizer, target: Tokenizer) -> 
         random.set_state(state)
 
 
-def identity(model: ModelSettings, source: Tokenizer, target: Tokenizer) -> dict[str, Any]:
-    """What decides whether a checkpoint's numbers mean the same in a model: its architecture and its vocabularies."""
-    digest = hashlib.sha256(source.to_bytes())
-    digest.update(target.to_bytes())
-    shape = {name: value for name, value in dataclasses.asdict(model).items() if name not in ANY}
-    return {"model": {**shape, "final_norm": model.ends_with_norm}, "vocabulary": digest.hexdigest()}
-
-
 def check_model(where: Path, facts: dict[str, Any], wanted: dict[str, Any]) -> None:
     """UserError unless a checkpoint's facts agree with what its run folder describes."""
     found = facts.get("model")
@@ -188,6 +213,9 @@ def check_model(where: Path, facts: dict[str, Any], wanted: dict[str, Any]) -> N
               for name, value in wanted["model"].items() if found.get(name) != value]
     if differ:
         raise UserError(f"{where} belongs to another model: {', '.join(differ)}. Put back the one that fits.")
+    if facts.get("run") != wanted.get("run"):
+        raise UserError(f"{where} belongs to another run than the config.toml in its folder, though to a model of the "
+                        f"same shape. Put back the one of this run.")
     if facts.get("vocabulary") != wanted["vocabulary"]:
         raise UserError(f"{where} was trained with another vocabulary than the tokenizer beside it, so its numbers "
                         f"would mean other words. Put back the tokenizer file or the checkpoint of this run.")

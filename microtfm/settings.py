@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from microtfm.errors import UserError
+from microtfm.files import read_bytes
 
+LONGEST_FILE = 20_000                   # bytes of a settings file, at most
+LARGEST = 2**53                          # no setting is as large as this
 DEFAULT_STEPS = 10_000                   # where neither steps nor minutes are given
 
 
@@ -167,6 +170,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check_types(self, "")
         _at_least("", self, 1, "threads")
+        _at_least("", self, 0, "seed")
         if self.model.tie == "all" and not self.tokens.joint:
             raise UserError("model.tie = all makes source and target share one embedding, which needs one vocabulary, "
                             "but tokens.joint is off. Use --model.tie output, or leave tokens.joint on.")
@@ -194,13 +198,14 @@ def read_toml(path: Path) -> Settings:
 
 def read_table(path: Path) -> dict[str, Any]:
     """The nested table in a TOML file, its names not yet checked."""
+    data = read_bytes(path, LONGEST_FILE)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read the settings in {path}: {error.strerror or error}.") from None
+        return tomllib.loads(data.decode())
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file in UTF-8, so it holds no settings.") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be settings.") from None
+    except ValueError as error:          # TOMLDecodeError, and numbers that Python does not read
         raise UserError(f"{path} is not valid TOML: {error}. A setting is a line such as  batch_tokens = 1024  under "
                         f"[train]; text stands in quotes.") from None
 
@@ -276,7 +281,7 @@ def _check_types(settings: Any, group: str) -> None:
     for name, kind in _HINTS[cls].items():
         value = getattr(settings, name)
         options = _options(kind)
-        if float in options and isinstance(value, int) and not isinstance(value, bool):
+        if float in options and _fits(value, int):
             object.__setattr__(settings, name, float(value))
             continue
         if not any(_fits(value, option) for option in options):
@@ -287,7 +292,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is Literal:
         return isinstance(value, str) and value in typing.get_args(kind)
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     if kind is float:
         return isinstance(value, float) and math.isfinite(value)
     return isinstance(value, kind)

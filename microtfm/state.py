@@ -10,6 +10,7 @@ import numpy as np
 
 from engine import random
 from microtfm import checkpoint
+from microtfm.checkpoint import Checkpoint
 from microtfm.errors import UserError
 from microtfm.optim import Optimiser
 from microtfm.run_folder import check_model
@@ -51,18 +52,28 @@ def not_finite(model: Transformer, optimiser: Optimiser) -> str | None:
     return next((name for name, array in _arrays(model, optimiser).items() if not np.isfinite(array).all()), None)
 
 
-def load(path: Path, model: Transformer, optimiser: Optimiser, identity: dict[str, Any]) -> Progress:
-    """Take up a saved state: model, optimiser, random numbers; returns the counters.
-
-    Raises UserError, before anything is changed, where the state belongs to another model, vocabulary or training text.
-    """
+def read(path: Path, identity: dict[str, Any]) -> Checkpoint:
+    """A saved state. Raises UserError where it belongs to another run, model, vocabulary or training text."""
+    run = path.parent.parent
+    if not path.exists():
+        raise UserError(f"{run} has nothing to resume: {path} is missing. Train anew, or start from its model: "
+                        f"microtfm train --init {run}")
     found = checkpoint.load(path)
+    if found.facts.get("kind") != "state":
+        raise UserError(f"{path} is not the state of a training run. Put back the one of this run.")
     check_model(path, found.facts, identity)
     if found.facts.get("data") != identity["data"]:
-        run = path.parent.parent
         raise UserError(f"The training text, or a setting that decides what is read of it, is not what it was when "
                         f"{run} began, so the run cannot go on as if nothing had happened. Put it back, or start from "
                         f"the trained model: microtfm train --init {run}.")
+    return found
+
+
+def restore(found: Checkpoint, path: Path, model: Transformer, optimiser: Optimiser) -> Progress:
+    """Take up a state that was read from `path`: model, optimiser, random numbers; returns the counters.
+
+    Raises UserError, before anything is changed, where it does not fit.
+    """
     if found.facts.get("optimizer") != type(optimiser).__name__:
         raise UserError(f"{path} was written by the optimiser {found.facts.get('optimizer')}, and the settings ask for "
                         f"{type(optimiser).__name__}. Set train.optimizer back.")

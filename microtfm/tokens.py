@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Protocol
 
 from microtfm import atomic
 from microtfm.errors import UserError
+from microtfm.files import read_bytes
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
@@ -190,15 +191,19 @@ class SubwordTokenizer:
         import sentencepiece
 
         if not model:
-            raise UserError("The subword model in the tokenizer file is empty.")
+            raise UserError("Its subword model is empty.")
         sentencepiece.set_min_log_level(2)
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise UserError("The subword model in the tokenizer file is not a sentencepiece model.") from error
-        if tuple(self._processor.id_to_piece(i) for i in range(min(4, len(self)))) != SPECIALS:
-            raise UserError("The subword model was not made by this program: its first pieces must be <pad> to <eos>.")
+            pieces = self.pieces(range(len(self)))
+        except (RuntimeError, ValueError) as error:
+            raise UserError("Its subword model is not a sentencepiece model.") from error
+        if tuple(pieces[:4]) != SPECIALS:
+            raise UserError("Its subword model was not made by this program: its first pieces must be <pad> to <eos>.")
+        if len(set(pieces)) < len(pieces) or sum(map(self._processor.is_byte, range(len(self)))) != BYTES:
+            raise UserError(f"Its subword model was not made by this program: it must have each piece once, and one "
+                            f"for each of the {BYTES} bytes.")
 
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())
@@ -293,42 +298,62 @@ def _own_pieces(text: list[str], room: int) -> tuple[set[str], float]:
 
 # ---- files
 
-FORMAT = "microtfm tokenizer 1"
+FIRST, FORMAT = "microtfm tokenizer 1", "microtfm tokenizer 2"     # in the first, the digest was of the content alone
+LONGEST_FILE = 100_000_000               # bytes
 
 
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+def _digest(form: str, kind: Any, content: Any) -> str:
+    signed = content if form == FIRST else {"kind": kind, "content": content}
+    return hashlib.sha256(json.dumps(signed, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
-def _pack(kind: str, content: dict[str, Any]) -> bytes:
-    record = {"format": FORMAT, "kind": kind, "sha256": _digest(content), "content": content}
+def _pack(kind: str, content: dict[str, Any], form: str = FORMAT) -> bytes:
+    record = {"format": form, "kind": kind, "sha256": _digest(form, kind, content), "content": content}
     return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def fingerprint(source: Tokenizer, target: Tokenizer) -> str:
+    """What a model's vocabularies are known by: the same for the same pieces, whatever the format of their file."""
+    digest = hashlib.sha256()
+    for tokenizer in (source, target):
+        record = json.loads(tokenizer.to_bytes())
+        digest.update(_pack(record["kind"], record["content"], FIRST))
+    return digest.hexdigest()
 
 
 def from_bytes(data: bytes, where: str = "The tokenizer") -> Tokenizer:
     """The tokenizer that `to_bytes` wrote. Raises UserError, beginning with `where`, for anything else."""
     try:
-        record = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        record = json.loads(data.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is damaged or no tokenizer file: it is not JSON ({error}).") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") not in (FIRST, FORMAT):
         raise UserError(f"{where} is not a tokenizer of this program: it lacks \"format\": \"{FORMAT}\".")
     kind, content = record.get("kind"), record.get("content")
-    if not isinstance(content, dict) or record.get("sha256") != _digest(content):
-        raise UserError(f"{where} has been changed or damaged: its content does not match its sha256. "
-                        "Restore it, or train again.")
     try:
-        match kind:
-            case "subword":
-                return SubwordTokenizer(base64.b64decode(content["model"], validate=True))
-            case "word" | "char":
-                pieces = content["pieces"]
-                if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
-                    raise UserError("its pieces are not a list of strings.")
-                return WordTokenizer(pieces) if kind == "word" else CharTokenizer(pieces)
-    except (UserError, KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise UserError(f"{where} is damaged: {error}") from error
-    raise UserError(f"{where} holds the unknown tokenizer kind {kind!r}; known are {', '.join(KINDS)}.")
+        if isinstance(content, dict) and record.get("sha256") == _digest(record["format"], kind, content):
+            return _unpack(kind, content)
+    except (UserError, KeyError, TypeError, ValueError, RecursionError, binascii.Error) as error:
+        raise UserError(f"{where} is damaged. {error}") from error
+    raise UserError(f"{where} has been changed or damaged: its content does not match its sha256. Restore it, or train "
+                    "again.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name stands twice")
+    return dict(pairs)
+
+
+def _unpack(kind: Any, content: dict[str, Any]) -> Tokenizer:
+    if kind not in KINDS:
+        raise UserError(f"It holds the unknown tokenizer kind {kind!r}; known are {', '.join(KINDS)}.")
+    if kind == "subword":
+        return SubwordTokenizer(base64.b64decode(content["model"], validate=True))
+    pieces = content["pieces"]
+    if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
+        raise UserError("Its pieces are not a list of strings.")
+    return WordTokenizer(pieces) if kind == "word" else CharTokenizer(pieces)
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
@@ -338,8 +363,4 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str]) -> Tokenizer:
     """Read a tokenizer file. Raises UserError if it is missing, damaged or foreign."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"The tokenizer {path} cannot be read: {error.strerror}.") from error
-    return from_bytes(data, str(path))
+    return from_bytes(read_bytes(path, LONGEST_FILE), str(path))

@@ -15,6 +15,7 @@ from typing import Any
 import engine
 from microtfm import breakdown, checkpoint, curves, state
 from microtfm import material as materials
+from microtfm.checkpoint import Checkpoint
 from microtfm.data import Batch, TextPair
 from microtfm.errors import UserError
 from microtfm.events import Events, Opening
@@ -22,7 +23,7 @@ from microtfm.learner import Learner
 from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
 from microtfm.optim import SGD, Adam, AdamW, Optimiser, rate
-from microtfm.run_folder import RunFolder, check_free, free_folder, identity, new_model
+from microtfm.run_folder import RunFolder, check_free, free_folder, new_model, run_code
 from microtfm.settings import ModelSettings, Settings, TrainSettings
 from microtfm.state import Progress
 from microtfm.stopping import Stopped, Stopping
@@ -70,7 +71,7 @@ def train(settings: Settings, events: Events | None = None, corpus: tuple[list[T
     engine.seed(settings.seed)
     model = Transformer(settings.model, len(source), len(target)) if first is None else first.load_model()
     settings = _resolved(settings, out, corpus is not None)
-    run = RunFolder(out, settings)
+    run = RunFolder(out, settings, run_code(settings, source, target, material.digest, model.state_dict()))
     files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
     training = _Training(run, material, model, events, started)
     with run.claim(), Stopping(events.stopping) as stopping:
@@ -85,14 +86,15 @@ def resume(folder: Path, events: Events | None = None, started: float | None = N
     run = RunFolder.open(folder)
     before = run.settings
     if changes is not None:
-        run = RunFolder(folder, replace(before, train=changes))
+        run = RunFolder(folder, replace(before, train=changes), run.code)
     settings = run.settings
     _check_device(settings)
     source, target = run.tokenizers()
     material = materials.prepare(materials.read(settings), settings, source, target)
-    training = _Training(run, material, new_model(settings.model, source, target), events, started)
     with run.claim(), Stopping(events.stopping) as stopping:
-        training.take_up()
+        saved = state.read(run.state, {**run.identity(source, target), "data": material.digest})
+        training = _Training(run, material, new_model(settings.model, source, target), events, started)
+        training.take_up(saved)
         if settings.train.batch_tokens != before.train.batch_tokens:
             training.progress.epoch, training.progress.index = training.progress.epoch + 1, 0
             events.notice("Other batches than before: the run goes on with a new pass over the text.")
@@ -140,19 +142,16 @@ class _Training:
         self.settings = run.settings
         self.optimiser = _optimiser(model, self.settings.train)
         self.learner = Learner(model, self.optimiser, self.settings.train)
-        self.identity = {**identity(self.settings.model, material.source, material.target), "data": material.digest}
+        self.identity = {**run.identity(material.source, material.target), "data": material.digest}
         self.started, self.spent = started, 0.0           # spent: seconds of earlier commands on this run
         self.saved = (-1, 0)                              # step and last validated step of the state on the disk
         self.drawn = started                              # when the curves were last drawn
         self.slowest = 0.0                                # seconds of the longest validation
         self.busy, self.tokens = 0.0, 0                   # seconds and tokens of updates since the last line
 
-    def take_up(self) -> None:
+    def take_up(self, saved: Checkpoint) -> None:
         """Go on from the run's saved state."""
-        if not self.run.state.exists():
-            raise UserError(f"{self.run.path} has nothing to resume: {self.run.state} is missing. Train anew, or start "
-                            f"from its model: microtfm train --init {self.run.path}")
-        self.progress = state.load(self.run.state, self.model, self.optimiser, self.identity)
+        self.progress = state.restore(saved, self.run.state, self.model, self.optimiser)
         lines = keep_until(self.run.metrics, self.progress.step, self.progress.validated)
         self.spent = max((float(line.get("seconds", 0)) for line in lines), default=0.0)
         self.saved = (self.progress.step, self.progress.validated)

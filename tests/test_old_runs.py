@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from microtfm.run_folder import VERSION
 from microtfm.train import resume
 from microtfm.translator import Translator
 
@@ -14,7 +15,7 @@ RUNS = sorted(path.name for path in OLD.iterdir() if path.is_dir())
 
 
 def test_there_is_one_of_each_version() -> None:
-    assert RUNS == ["format-1"]
+    assert [f"format-{n}" for n in range(1, VERSION + 1)] == RUNS
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -67,7 +67,9 @@ def test_what_cannot_work_is_refused_in_one_paragraph(table: dict[str, Any], sai
 
 
 @pytest.mark.parametrize(("text", "said"),
-                         [(b"lr = = 3", "not valid TOML"), (b"\xff\xfe", "UTF-8"), (None, "Cannot read")])
+                         [(b"lr = = 3", "not valid TOML"), (b"\xff\xfe", "UTF-8"), (None, "does not exist"),
+                          (b"a = " + b"[" * 9000, "nested too deeply"), (b"seed = " + b"9" * 9000, "not valid TOML"),
+                          (b"#" * 50_000, "50,000 bytes, which is too many"), (b"\0", "not valid TOML")])
 def test_a_file_that_is_no_settings_file(tmp_path: Path, text: bytes | None, said: str) -> None:
     path = tmp_path / "run.toml"
     if text is not None:

@@ -137,8 +137,8 @@ def edited(of: str, **changes: object) -> bytes:
     return json.dumps(json.loads(TRAINED[of].to_bytes()) | changes).encode()
 
 
-def resealed(kind: str, content: object) -> bytes:
-    return edited(kind, content=content, sha256=tokens._digest(content))
+def resealed(kind: object, content: object, of: str = "") -> bytes:
+    return edited(of or str(kind), kind=kind, content=content, sha256=tokens._digest(tokens.FORMAT, kind, content))
 
 
 WORDS = TRAINED["word"].pieces(range(6, len(TRAINED["word"])))
@@ -155,11 +155,16 @@ BAD_FILES = {
     "twice": (resealed("word", {"pieces": ["a", "a"]}), "same piece twice"),
     "numbers": (resealed("char", {"pieces": [1, 2]}), "list of strings"),
     "no pieces": (resealed("char", {}), "damaged"),
-    "kind": (edited("word", kind="magic"), "unknown tokenizer kind"),
-    "kind list": (edited("word", kind=["word"]), "unknown tokenizer kind"),
+    "kind": (edited("word", kind="magic"), "sha256"),
+    "another kind": (edited("word", kind="char"), "sha256"),
+    "another format": (edited("word", format=tokens.FIRST), "sha256"),
+    "kind, sealed": (resealed("magic", {}, "word"), "unknown tokenizer kind 'magic'"),
+    "kind list": (resealed(["word"], {}, "word"), "unknown tokenizer kind"),
+    "a name twice": (TRAINED["word"].to_bytes().replace(b'"kind"', b'"kind": "char",\n "kind"'), "not JSON"),
+    "a surrogate": (edited("char", content={"pieces": ["\ud800"]}), "damaged"),
     "no base64": (resealed("subword", {"model": "???"}), "damaged"),
     "no model": (resealed("subword", {"model": "AAAA"}), "not a sentencepiece model"),
-    "empty model": (resealed("subword", {"model": ""}), "model in the tokenizer file is empty"),
+    "empty model": (resealed("subword", {"model": ""}), "subword model is empty"),
 }
 
 
@@ -186,7 +191,7 @@ def test_one_changed_byte_never_goes_unseen(at: int, byte: int) -> None:
 
 
 def test_missing_and_unwritable(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         tokens.load(tmp_path / "none.json")
     with pytest.raises(UserError, match="could not be written"):
         tokens.save(TRAINED["char"], tmp_path / "none" / "tokens.json")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import engine
 from microtfm import checkpoint, sentences, train, translator
 from microtfm.errors import UserError
 from microtfm.evaluate import exact_match
+from microtfm.inspection import inspect
 from microtfm.run_folder import RunFolder
 from microtfm.translator import Translator
 
@@ -148,12 +150,51 @@ def test_a_model_of_another_shape_or_head_count(copy: Path) -> None:
     config.write_text(text.replace("heads = 2", "heads = 4"), encoding="utf-8")
     with pytest.raises(UserError, match="heads is 2 there and 4"):
         Translator.load(copy)
-    config.write_text(text.replace("format_version = 1", "format_version = 7"), encoding="utf-8")
+    config.write_text(text.replace("format_version = 2", "format_version = 7"), encoding="utf-8")
     with pytest.raises(UserError, match="format_version 7"):
         Translator.load(copy)
     config.write_text(text.replace("d_model", "d_modle"), encoding="utf-8")
     with pytest.raises(UserError, match=r"Did you mean model\.d_model"):
         Translator.load(copy)
+
+
+def test_a_model_of_another_run_of_the_same_shape(copy: Path, tmp_path: Path) -> None:
+    """Another seed; or the settings of one run beside the model of another; or a folder that denies whose it is."""
+    other, config = tmp_path / "other", (copy / "config.toml").read_text(encoding="utf-8")
+    train.train(replace(settings(other, steps=2), seed=2), corpus=corpus())
+    shutil.copy(other / "config.toml", copy / "config.toml")
+    with pytest.raises(UserError, match="belongs to another run"):
+        Translator.load(copy)
+    code = next(line for line in config.splitlines() if line.startswith("run = "))
+    for text, says in ((config.replace(code, ""), "lost its line"), (config.replace(code, "run = 3"), "lost its line"),
+                       (config.replace("format_version = 2", "format_version = 1"), "unknown setting run"),
+                       (config.replace("format_version = 2", "format_version = 1").replace(code, ""), "another run"),
+                       (config.replace("format_version = 2", "format_version = true"), "format_version True")):
+        (copy / "config.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=says):
+            Translator.load(copy)
+
+
+def test_what_may_be_edited_in_a_config(copy: Path) -> None:
+    """All but the model's shape: rates, ends, dropout and paths change no number that is stored."""
+    before = Translator.load(copy)
+    config = copy / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    for old, new in (("lr = 0.01", "lr = 0.5"), ("steps = 150", "steps = 9"), ("dropout = 0.1", "dropout = 0.3"),
+                     ("seed = 1", "seed = 5")):
+        assert old in text
+        config.write_text(text.replace(old, new), encoding="utf-8")
+        after = Translator.load(copy)
+        assert all((after.model.state_dict()[k] == v).all() for k, v in before.model.state_dict().items())
+
+
+def test_a_model_too_large_to_exist_is_refused_before_it_is_made(copy: Path) -> None:
+    config = copy / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("d_model = 16", "d_model = 16000000000"), encoding="utf-8")
+    for act in (Translator.load, train.resume, inspect):
+        with pytest.raises(UserError, match="d_model is 16 there and 16000000000"):
+            act(copy)
 
 
 def test_a_state_is_no_model(copy: Path) -> None:
