@@ -1,0 +1,38 @@
+"""What several commands have in common: their options, and how an answer is shown."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from microtfm.errors import UserError
+
+Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard output, all else on standard error.")]
+Threads = Annotated[int | None, Parameter(help="Processor threads. The result does not depend on it. [default: all]")]
+Beam = Annotated[int, Parameter(help="Hypotheses kept side by side; 1 is greedy search.")]
+Penalty = Annotated[float, Parameter(help="A: hypotheses compare by log-probability / length^A.")]
+
+
+def check_search(beam: int, length_penalty: float) -> None:
+    """UserError for a search that cannot be."""
+    if beam < 1:
+        raise UserError(f"--beam {beam} must be 1 or more.")
+    if not 0 <= length_penalty < 100:
+        raise UserError(f"--length-penalty {length_penalty} must be 0 or more, and usually about 1.")
+
+
+def use_threads(threads: int | None) -> None:
+    """Say how many threads are wanted before the engine, which reads it once, is loaded."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise UserError(f"--threads {threads} must be 1 or more.")
+    os.environ["NUMBA_NUM_THREADS"] = str(threads)
+
+
+def show(answer: dict[str, Any], as_text: Callable[[dict[str, Any]], str], as_json: bool) -> None:
+    """Print an answer as one JSON object, or for a person."""
+    print(json.dumps(answer, ensure_ascii=False, indent=2) if as_json else as_text(answer))

@@ -1,0 +1,106 @@
+"""`microtfm demo`, `train` and `resume`."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from microtfm.commands import STARTED
+from microtfm.commands.options import Json, show, use_threads
+from microtfm.flags import flags, given, merged
+from microtfm.settings import Settings, read_table
+
+AllFlags: Any = flags("src", "tgt", "valid_src", "valid_tgt", "out", "init", "seed", "device", "threads", "force",
+                      "model", "train", "tokens", defaults=Settings())
+ResumeFlags: Any = flags("threads", "train")
+DEMO: dict[str, Any] = {                 # what the demo sets differently
+    "model": {"d_model": 64, "layers": 2, "dropout": 0.0, "tie": "output"},
+    "tokens": {"kind": "word", "size": 2000, "joint": False},
+    "train": {"steps": 1200, "batch_tokens": 1600, "lr": 0.004, "warmup": 150, "validate_every": 200},
+}
+DemoFlags: Any = flags("out", "seed", "device", "threads", "force", "model", "train", "tokens",
+                       defaults=Settings.from_dict(DEMO),
+                       out="Run folder. Unset: the first free one of runs/demo, runs/demo-2, ...")
+UNSET = {"all": AllFlags(), "resume": ResumeFlags(), "demo": DemoFlags()}
+
+
+def demo(*, settings: Annotated[DemoFlags, Parameter(name="*")] = UNSET["demo"], json: Json = False) -> int:
+    """See it work: learn to translate Chinese into English on a corpus of its own, in a minute or two.
+
+    Every model, token and train setting can be changed from the line.
+    """
+    table = merged(DEMO, given(settings))
+    chosen = Settings.from_dict(table, "")
+    use_threads(chosen.threads)
+    from microtfm import demo as shown
+    from microtfm.progress import Report
+
+    report = Report(sys.stderr if json else sys.stdout)
+    answer = shown.run(chosen, report, STARTED)
+    return _ended(answer, report, json)
+
+
+def train(run_toml: Annotated[Path | None, Parameter(help="Settings file, such as a run's config.toml.")] = None,
+          /, *, settings: Annotated[AllFlags, Parameter(name="*")] = UNSET["all"], json: Json = False) -> int:
+    """Train a translator from your own text: two files of equally many lines, or one of lines with source, tab, target.
+
+    microtfm train --src my.zh --tgt my.en --out runs/mine
+    """
+    table = _settings_file(run_toml) if run_toml is not None else {}
+    chosen = Settings.from_dict(merged(table, given(settings)), "")
+    use_threads(chosen.threads)
+    from microtfm import train as training
+    from microtfm.progress import Report
+
+    report = Report(sys.stderr if json else sys.stdout)
+    return _trained(training.train(chosen, report, started=STARTED), report, json)
+
+
+def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
+           settings: Annotated[ResumeFlags, Parameter(name="*")] = UNSET["resume"], json: Json = False) -> int:
+    """Go on with a run that was stopped, exactly as if it had not been. Train settings may be changed, such as its end.
+
+    microtfm resume runs/mine --train.steps 20000
+    """
+    from microtfm.run_folder import RunFolder
+
+    changes = given(settings)
+    before = RunFolder.open(run).settings
+    table = merged(before.to_dict(), changes)
+    chosen = Settings.from_dict(table, "")
+    use_threads(chosen.threads)
+    from microtfm import train as training
+    from microtfm.progress import Report
+
+    report = Report(sys.stderr if json else sys.stdout)
+    return _trained(training.resume(run, report, STARTED, chosen.train), report, json)
+
+
+def _settings_file(path: Path) -> dict[str, Any]:
+    table = read_table(path)
+    for name in ("format_version", "run"):               # config.toml of a run is a settings file too
+        table.pop(name, None)
+    Settings.from_dict(table, str(path))
+    return table
+
+
+def _trained(result: Any, report: Any, json: bool) -> int:
+    answer = {"folder": str(result.folder), "step": result.step, "reason": result.reason, "signal": result.signal,
+              "seconds": round(result.seconds, 1), "best": result.best}
+    if result.signal is None and result.best:
+        best = result.best
+        report.say(f"best    step {best['step']:,}: BLEU {best['bleu']:.1f}  chrF {best['chrf']:.1f}  loss "
+                   f"{best['valid_loss']:.3f}  ({best['bleu_signature']})", "bold")
+        report.say(f"next    microtfm translate {result.folder}")
+    return _ended(answer, report, json)
+
+
+def _ended(answer: dict[str, Any], report: Any, json: bool) -> int:
+    if json:
+        show(answer, lambda answer: "", True)
+    if answer["signal"] is None:
+        return 0
+    report.say(f"Stopped at step {answer['step']:,} and saved. Go on with: microtfm resume {answer['folder']}", "bold")
+    return 128 + int(answer["signal"])
