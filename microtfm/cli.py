@@ -1,4 +1,4 @@
-"""The command `microtfm`: where its commands are, each imported when it is asked for, and how every one of them ends."""
+"""The command `microtfm`: where its commands are, each imported when asked for, and how every one of them ends."""
 from __future__ import annotations
 
 import os
