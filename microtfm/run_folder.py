@@ -33,7 +33,7 @@ from microtfm.transformer import Transformer
 VERSION = 2                              # of the folder's layout; the first one did not say whose its checkpoints are
 OWN = ("config.toml", "tokenizer.json", "tokenizer.source.json", "tokenizer.target.json", "held-out.tsv",
        "train.tsv", "valid.tsv", "exam.tsv", "model.safetensors", "last/state.safetensors", "metrics.jsonl",
-       "curves.png", "attention.svg", "beam.svg")
+       "curves.svg", "curves.html", "curves.png", "attention.svg", "attention.html", "beam.svg", "beam.html")
 ANY = ("dropout", "inner_dropout")       # model settings that may change between a checkpoint and its use
 LEAVE = ("steps", "minutes", "save_every", "validate_every", "validate_sentences", "patience", "log_every")
 # of train: they end a run or look at it, and decide no number of its weights
@@ -47,7 +47,7 @@ class RunFolder:
         self.path, self.settings, self.code = path, settings, code
         self.config, self.metrics = path / "config.toml", path / "metrics.jsonl"
         self.model, self.state = path / "model.safetensors", path / "last" / "state.safetensors"
-        self.held_out, self.curves = path / "held-out.tsv", path / "curves.png"
+        self.held_out, self.curves = path / "held-out.tsv", path / "curves.svg"
 
     @classmethod
     def open(cls, path: Path) -> Self:

@@ -39,7 +39,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_help_is_light() -> None:
     code = ("import sys; from microtfm.cli import main; main(['train', '--help'])\n"
-            "heavy = ('numpy', 'numba', 'engine', 'sacrebleu', 'matplotlib', 'sentencepiece')\n"
+            "heavy = ('numpy', 'numba', 'engine', 'sacrebleu', 'sentencepiece')\n"
             "print([m for m in heavy if m in sys.modules])")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.endswith("[]\n")
@@ -177,7 +177,7 @@ def test_the_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for word in ("sentence pairs", "unseen sentences exactly right", "BLEU", f"microtfm translate {run}",
                  "microtfm train"):
         assert word in out
-    for name in ("curves.png", "attention.svg", "model.safetensors"):
+    for name in ("curves.svg", "curves.html", "attention.svg", "model.safetensors"):
         assert (run / name).exists()
     last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert 0 <= last["exact_match"] <= 1
