@@ -119,7 +119,8 @@ def curves_svg(panels: Sequence[Panel], title: str) -> str:
     for panel in panels:
         parts += _panel(panel, scale)
     bottom = panels[-1].top + panels[-1].height
-    parts += [_text(scale.x(s), bottom + 16, f"{s:,.10g}", GREY, 11, "middle") for s in ticks(scale.first, scale.last, 8)]
+    for step in ticks(scale.first, scale.last, 8):
+        parts.append(_text(scale.x(step), bottom + 16, f"{step:,.10g}", GREY, 11, "middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, bottom + 34, "step", INK, 11.5, "middle"))
     ends = "; ".join(f"{curve.name} {curve.points[-1][1]:.4g}" for panel in panels for curve in panel.curves)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {scale.height:g}" width="{WIDTH:g}" '
@@ -131,12 +132,12 @@ def curves_svg(panels: Sequence[Panel], title: str) -> str:
 def _panel(panel: Panel, scale: _Scale) -> Iterable[str]:
     right = WIDTH - RIGHT
     yield _text(LEFT, panel.top - 8, panel.title, INK, 11.5, weight="600")
-    for value in ticks(0, scale.most[id(panel)], max(2, int(panel.height / 40))):
+    for value in ticks(0, scale.most[id(panel)], max(3, int(panel.height / 40))):
         y = scale.y(panel, value)
         yield f'<path class="rule" d="M{LEFT:g} {y:.1f}H{right:g}" stroke="{RULE}"/>'
         yield _text(LEFT - 8, y + 4, f"{value:.6g}", GREY, 11, "end")
     at = right
-    for curve in reversed(panel.curves):     # the legend, from the right
+    for curve in reversed(panel.curves if panel.curves[0].name != panel.title else []):      # the legend
         at -= 7.0 * len(curve.name) + 34
         mark = f'<circle cx="{at + 9:g}" cy="{panel.top - 12:g}" r="3" fill="{curve.colour}"/>' if curve.marks else ""
         yield (f'<g class="{curve.key}"><path d="M{at:g} {panel.top - 12:g}h18" stroke="{curve.colour}" '

@@ -25,7 +25,7 @@ def need_browser():
 
 
 def run_in(page, script, folder):
-    """Open a page's HTML and run a script in it, which fills `out`; `out.errors` holds what the console complained of."""
+    """Open a page and run a script in it, which fills `out`; `out.errors` holds what the console complained of."""
     path = folder / "page.html"
     path.write_text(page.replace("</body>", PROBE % script).replace("<head>", CATCH, 1), encoding="utf-8")
     dom = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()],

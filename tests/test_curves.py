@@ -78,13 +78,15 @@ def test_the_page_answers_the_pointer_and_the_keys(tmp_path: Path) -> None:
     need_browser()
     draw(written(tmp_path, LINES), tmp_path / "curves.svg")
     page = (tmp_path / "curves.html").read_text("utf-8")
-    found = run_in(page, "out.last = curves.state().text; const r = document.querySelector('svg').getBoundingClientRect();"
+    found = run_in(page, "out.last = curves.state().text; "
+                         "const r = document.querySelector('svg').getBoundingClientRect();"
                          "document.querySelector('svg').dispatchEvent(new PointerEvent('pointermove', "
                          "{clientX: r.left + r.width * 64 / 860, clientY: r.top + 99, bubbles: true}));"
                          "out.first = curves.state().text; document.querySelector('#picture').dispatchEvent("
                          "new KeyboardEvent('keydown', {key: 'ArrowRight'})); out.next = curves.state().text;"
                          "document.querySelector('#now button').click(); out.off = "
-                         "document.querySelectorAll('g.off').length; out.rows = document.querySelectorAll('tr').length;",
+                         "document.querySelectorAll('g.off').length; "
+                         "out.rows = document.querySelectorAll('tr').length;",
                    tmp_path)
     assert found["errors"] == [] and "thrown" not in found
     assert found["last"].startswith("step 190") and "47.5" in found["last"]
