@@ -11,7 +11,7 @@ from engine.errors import EngineError
 from engine.kernels import cpu
 from engine.state import STATE
 
-RULES = ("adam", "sgd", "count", "copy", "accumulate", "write")
+RULES = ("adam", "sgd", "count", "copy", "accumulate", "write", "average")
 
 
 def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
@@ -24,6 +24,9 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     `update("count", counters, norm=None)` adds one to int64 tensors
     `update("copy", tensors, others)` and `update("accumulate", tensors, others)` write or add the others
     `update("write", tensors, others, at=…)` writes others (B, 1, D) at position `at` of tensors (B, C, D)
+
+    `update("average", averages, tensors, step=…, window=…, norm=None)` moves averages towards the tensors, by the share
+    1 / min(window, 1 + (step - 1) / 10): the mean over the last tenth of the steps, fading, and over at most a window
 
     lr, step (from 1), norm and divisor are numbers or 0-d tensors. Gradients are divided by `divisor`, say the number
     of tokens that the loss was summed over, then scaled by min(1, clip_norm / (norm / divisor)) where clip_norm > 0 and

@@ -35,15 +35,6 @@ def given(values: Any) -> dict[str, Any]:
     return table
 
 
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two nested tables as one; where both have a value, that of `above`."""
-    both = dict(below)
-    for name, value in above.items():
-        nested = isinstance(value, dict) and isinstance(below.get(name), dict)
-        both[name] = merged(below[name], value) if nested else value
-    return both
-
-
 def _flags(cls: Any, wanted: tuple[str, ...], defaults: Any, others: dict[str, str]) -> Any:
     helps, hints, fields = _docstrings(cls) | others, typing.get_type_hints(cls), []
     for each in dataclasses.fields(cls):

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from engine import Tensor
 from microtfm.errors import UserError
 
 SCHEDULES = ("paper", "inverse-sqrt", "constant")
+AVERAGE = "average"                      # the slot of the average of the parameters
 
 
 def rate(schedule: str, step: int, peak: float, warmup: int, d_model: int) -> float:
@@ -36,16 +38,25 @@ def global_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 class Optimiser:
-    """Updates parameters from their gradients. `slots` are the running averages it keeps for each parameter."""
+    """Updates parameters from their gradients. `slots` are the running averages it keeps for each parameter.
+
+    average: where it is not 0, also an average of the parameters themselves, over the last tenth of the updates and
+    over at most so many, fading (an exponential moving average: Polyak & Juditsky 1992; Popel & Bojar 2018, §4.8 on
+    averaging checkpoints, of which this is the form that needs one copy and no choice of checkpoints).
+    """
     slots: tuple[str, ...] = ()
 
-    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float, weight_decay: float = 0.0,
+                 average: int = 0) -> None:
         self.named = [(name, p) for name, p in named_parameters if p.requires_grad]
         if not self.named:
             raise UserError("there is nothing to train: no parameter requires a gradient")
         self.lr, self.weight_decay = lr, weight_decay
         self.count = Tensor(np.zeros((), np.int64), name="step")            # updates made so far
         self.kept = {slot: [Tensor(np.zeros(p.shape, p.dtype)) for _, p in self.named] for slot in self.slots}
+        self.average = average
+        if average:
+            self.kept[AVERAGE] = [Tensor(p.numpy()) for _, p in self.named]
 
     def decays(self) -> list[float]:
         """Weight decay of each parameter: none on biases and norms, which are vectors."""
@@ -70,6 +81,26 @@ class Optimiser:
                    [[self.kept[slot][i] for i in live] for slot in self.slots],
                    lr=self.lr if lr is None else lr, weight_decay=[decays[i] for i in live], norm=norm,
                    clip_norm=clip_norm, divisor=divisor)
+        if self.average:
+            engine.update("average", self.kept[AVERAGE], [p for _, p in self.named], step=self.count,
+                          window=self.average, norm=norm)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """With the averages in the parameters' place, where they are kept."""
+        if not self.average:
+            yield
+            return
+        own = [p.numpy() for _, p in self.named]
+        self._put(self.kept[AVERAGE])
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    def _put(self, values: Iterable[Any]) -> None:
+        for (_, p), value in zip(self.named, values, strict=True):
+            p[...] = value
 
     def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:
         raise TypeError(f"{type(self).__name__} does not say how it updates")
@@ -100,8 +131,8 @@ class SGD(Optimiser):
     slots = ("velocity",)
 
     def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float, momentum: float = 0.0,
-                 weight_decay: float = 0.0) -> None:
-        super().__init__(named_parameters, lr, weight_decay)
+                 weight_decay: float = 0.0, average: int = 0) -> None:
+        super().__init__(named_parameters, lr, weight_decay, average)
         self.momentum = momentum
 
     def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:
@@ -115,8 +146,8 @@ class Adam(Optimiser):
 
     def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], lr: float,
                  betas: tuple[float, float] = (0.9, 0.98),
-                 eps: float = 1e-9, weight_decay: float = 0.0) -> None:
-        super().__init__(named_parameters, lr, weight_decay)
+                 eps: float = 1e-9, weight_decay: float = 0.0, average: int = 0) -> None:
+        super().__init__(named_parameters, lr, weight_decay, average)
         self.betas, self.eps = betas, eps
 
     def apply(self, parameters: list[Tensor], gradients: list[Any], kept: list[list[Tensor]], **settings: Any) -> None:

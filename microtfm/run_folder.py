@@ -6,6 +6,7 @@ held-out.tsv           the validation text, where it was held out of the trainin
 train.tsv valid.tsv    the texts, where the command made them itself (demo); exam.tsv what its score is over
 model.safetensors      the best model so far
 last/state.safetensors all that `resume` needs, in one file, so that it is always of one moment
+checkpoints/           the weights of the last validations, for `average`
 metrics.jsonl          a line at least every ten steps
 *.png, *.svg           pictures
 """
@@ -24,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 import tomli_w
 
-from microtfm import atomic, checkpoint, lock, tokens
+from microtfm import atomic, checkpoint, kept, lock, tokens
 from microtfm.errors import UserError
 from microtfm.settings import ModelSettings, Settings, read_table
 from microtfm.tokens import Tokenizer
@@ -35,7 +36,7 @@ OWN = ("config.toml", "tokenizer.json", "tokenizer.source.json", "tokenizer.targ
        "train.tsv", "valid.tsv", "exam.tsv", "model.safetensors", "last/state.safetensors", "metrics.jsonl",
        "curves.svg", "curves.html", "curves.png", "attention.svg", "attention.html", "beam.svg", "beam.html")
 ANY = ("dropout", "inner_dropout")       # model settings that may change between a checkpoint and its use
-LEAVE = ("steps", "minutes", "save_every", "validate_every", "validate_sentences", "patience", "log_every")
+LEAVE = ("steps", "minutes", "save_every", "validate_every", "validate_sentences", "patience", "keep", "log_every")
 # of train: they end a run or look at it, and decide no number of its weights
 
 
@@ -82,7 +83,7 @@ class RunFolder:
             raise UserError(f"The run folder {self.path} cannot be made: {error.strerror or error}.") from None
         try:
             with lock.locked(self.path):
-                for folder in (self.path, self.state.parent):
+                for folder in (self.path, self.state.parent, self.path / kept.FOLDER):
                     with contextlib.suppress(OSError):
                         atomic.sweep_folder(folder)
                 yield
@@ -121,6 +122,7 @@ class RunFolder:
         folder is no run."""
         for name in OWN:
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / kept.FOLDER, ignore_errors=True)
         self.state.parent.mkdir(exist_ok=True)
         for name in (*OWN[1:], OWN[0]):
             if (new / name).exists():
@@ -236,7 +238,7 @@ def check_free(path: Path, force: bool) -> None:
 
 def _foreign(name: str) -> bool:
     """Whether a file is of no run: what a run that was killed while it began has left is no hindrance."""
-    return not name.startswith(".") and name not in {own.partition("/")[0] for own in OWN}
+    return not name.startswith(".") and name not in {kept.FOLDER, *(own.partition("/")[0] for own in OWN)}
 
 
 def _entries(path: Path) -> list[Path]:

@@ -12,15 +12,17 @@ import math
 import tomllib
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from microtfm.errors import UserError
 from microtfm.files import read_bytes
+from microtfm.recipes import RECIPES, Recipe, expanded
 
 LONGEST_FILE = 20_000                   # bytes of a settings file, at most
 LARGEST = 2**53                          # no setting is as large as this
+UNSET: Any = None                        # the recipe's, or the default
 DEFAULT_STEPS = 10_000                   # where neither steps nor minutes are given
 
 
@@ -89,6 +91,9 @@ class TrainSettings:
     """Share of the probability that the target gives to all other tokens (§5.4)."""
     clip_norm: float = 1.0
     """Longest gradient (global norm) that is taken as it is; longer ones are scaled down. 0: never."""
+    average: int = 0
+    """The weights that are validated and kept are an average over the last updates: over a tenth of those done, and at
+    most so many. 0: the weights as they are."""
     save_every: int = 1000
     """Updates between checkpoints to resume from."""
     validate_every: int = 1000
@@ -97,6 +102,8 @@ class TrainSettings:
     """At most this many validation sentences are translated for BLEU; the loss is always over all."""
     patience: int = 0
     """Stop after this many validations without a better loss or BLEU. 0: never."""
+    keep: int = 5
+    """Weights of so many of the last validations stay in the run folder, for microtfm average."""
     log_every: int = 10
     """Updates between lines of metrics.jsonl: 1 to 10."""
 
@@ -104,7 +111,7 @@ class TrainSettings:
         _check_types(self, "train")
         _at_least("train", self, 1, "steps", "batch_tokens", "accumulate", "warmup", "save_every", "validate_every",
                   "validate_sentences", "log_every")
-        _at_least("train", self, 0, "patience", "weight_decay", "clip_norm")
+        _at_least("train", self, 0, "patience", "weight_decay", "clip_norm", "average", "keep")
         _share("train", self, "label_smoothing")
         for name in ("minutes", "lr"):
             value = getattr(self, name)
@@ -141,8 +148,14 @@ class TokenSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of a run."""
+    """All settings of a run. What is not given comes from the recipe, where there is one, and then has its default.
 
+    A group that is given counts as a whole; to change single settings of a recipe, `Settings.from_recipe`.
+    """
+
+    recipe: Recipe | None = None
+    """Settings that are known to work together: tiny (tens of thousands of sentence pairs), small (hundreds of
+    thousands) or base (millions; a GPU). Settings that are given besides win."""
     src: Path | None = None
     """Training text in the source language, one sentence a line; or, without --tgt, a TSV of source and target."""
     tgt: Path | None = None
@@ -163,13 +176,20 @@ class Settings:
     """Processor threads. Unset: all. The result does not depend on it."""
     force: bool = False
     """Replace the run in the run folder, if there is one."""
-    model: ModelSettings = field(default_factory=ModelSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    tokens: TokenSettings = field(default_factory=TokenSettings)
+    beam: int = UNSET
+    """Hypotheses that translate and evaluate keep side by side; 1 is greedy search."""
+    length_penalty: float = UNSET
+    """A of translate and evaluate: hypotheses compare by log-probability / length^A."""
+    model: ModelSettings = UNSET
+    train: TrainSettings = UNSET
+    tokens: TokenSettings = UNSET
 
     def __post_init__(self) -> None:
+        self._fill()
         _check_types(self, "")
-        _at_least("", self, 1, "threads")
+        _at_least("", self, 1, "threads", "beam")
+        if not 0 <= self.length_penalty < 100:
+            raise UserError(f"length_penalty = {self.length_penalty} must be 0 or more, and usually about 1.")
         _at_least("", self, 0, "seed")
         if self.model.tie == "all" and not self.tokens.joint:
             raise UserError("model.tie = all makes source and target share one embedding, which needs one vocabulary, "
@@ -178,6 +198,16 @@ class Settings:
             raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
         if self.valid_tgt is not None and self.valid_src is None:
             raise UserError("--valid-tgt was given without --valid-src. Give both files, or one TSV as --valid-src.")
+
+    def _fill(self) -> None:
+        """What was not given: the recipe's, or the default."""
+        table = RECIPES.get(self.recipe, {}) if isinstance(self.recipe, str) else {}
+        for name, group in (("model", ModelSettings), ("train", TrainSettings), ("tokens", TokenSettings)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, group(**table.get(name, {})))
+        for name, default in (("beam", 1), ("length_penalty", 1.0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, table.get(name, default))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as written to config.toml: unset settings are left out, and so is force."""
@@ -188,7 +218,12 @@ class Settings:
     @classmethod
     def from_dict(cls, table: dict[str, Any], where: str = "settings") -> Self:
         """Settings from nested plain values. Unknown names, wrong types and values that cannot work: UserError."""
-        return _build(cls, table, where, "")
+        return _build(cls, expanded(table) if isinstance(table, dict) else table, where, "")
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, **changes: Any) -> Self:
+        """A recipe's settings but for what is given: `Settings.from_recipe("tiny", src=…, train={"minutes": 60})`."""
+        return cls.from_dict({"recipe": recipe, **changes})
 
 
 def read_toml(path: Path) -> Settings:
@@ -268,7 +303,7 @@ def _build(cls: Any, table: Any, where: str, prefix: str) -> Any:
 
 
 def _options(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

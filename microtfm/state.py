@@ -12,7 +12,7 @@ from engine import random
 from microtfm import checkpoint
 from microtfm.checkpoint import Checkpoint
 from microtfm.errors import UserError
-from microtfm.optim import Optimiser
+from microtfm.optim import AVERAGE, Optimiser
 from microtfm.run_folder import check_model
 from microtfm.transformer import Transformer
 
@@ -77,15 +77,25 @@ def restore(found: Checkpoint, path: Path, model: Transformer, optimiser: Optimi
     if found.facts.get("optimizer") != type(optimiser).__name__:
         raise UserError(f"{path} was written by the optimiser {found.facts.get('optimizer')}, and the settings ask for "
                         f"{type(optimiser).__name__}. Set train.optimizer back.")
-    checkpoint.fit(found.arrays, _arrays(model, optimiser), path)
+    arrays = _averages(found.arrays, optimiser)
+    checkpoint.fit(arrays, _arrays(model, optimiser), path)
     try:
         progress = Progress.from_facts(found.facts["progress"])
         random.set_state(found.facts["random"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not the state of a training run ({error}).") from None
-    model.load_state_dict(_part(found.arrays, "model."))
-    optimiser.load_state_dict(_part(found.arrays, "optimizer."))
+    model.load_state_dict(_part(arrays, "model."))
+    optimiser.load_state_dict(_part(arrays, "optimizer."))
     return progress
+
+
+def _averages(arrays: dict[str, np.ndarray], optimiser: Optimiser) -> dict[str, np.ndarray]:
+    """The arrays with averages of the weights where the optimiser keeps them, from now on if it did not, or without."""
+    names = {f"optimizer.{AVERAGE}.{name}": f"model.{name}" for name, _ in optimiser.named}
+    if not optimiser.average:
+        return {name: array for name, array in arrays.items() if name not in names}
+    new = {name: arrays[weights] for name, weights in names.items() if weights in arrays}
+    return arrays if names.keys() & arrays.keys() else arrays | new
 
 
 def _arrays(model: Transformer, optimiser: Optimiser) -> dict[str, np.ndarray]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import engine
-from microtfm import breakdown, checkpoint, curves, state
+from microtfm import breakdown, checkpoint, curves, kept, state
 from microtfm import material as materials
 from microtfm.checkpoint import Checkpoint
 from microtfm.data import Batch, TextPair
@@ -128,9 +130,10 @@ def describe(model: ModelSettings) -> str:
 
 def _optimiser(model: Transformer, settings: TrainSettings) -> Optimiser:
     named = list(model.named_parameters())
+    same: dict[str, Any] = {"weight_decay": settings.weight_decay, "average": settings.average}
     if settings.optimizer == "sgd":
-        return SGD(named, settings.lr, MOMENTUM, settings.weight_decay)
-    return (AdamW if settings.optimizer == "adamw" else Adam)(named, settings.lr, weight_decay=settings.weight_decay)
+        return SGD(named, settings.lr, MOMENTUM, **same)
+    return (AdamW if settings.optimizer == "adamw" else Adam)(named, settings.lr, **same)
 
 
 class _Training:
@@ -152,6 +155,7 @@ class _Training:
     def take_up(self, saved: Checkpoint) -> None:
         """Go on from the run's saved state."""
         self.progress = state.restore(saved, self.run.state, self.model, self.optimiser)
+        kept.forget_after(self.run.path, self.progress.validated)
         lines = keep_until(self.run.metrics, self.progress.step, self.progress.validated)
         self.spent = max((float(line.get("seconds", 0)) for line in lines), default=0.0)
         self.saved = (self.progress.step, self.progress.validated)
@@ -269,7 +273,9 @@ class _Training:
     def _validate(self, stopping: Stopping) -> bool:
         """Score the model; keep it if it is the best. False: a signal came in between, and nothing was changed."""
         began, now = time.monotonic(), self.progress
-        found = validate(self.model, self.material, self.settings, lambda: stopping.received is not None)
+        with self.optimiser.averaged():
+            found = validate(self.model, self.material, self.settings, lambda: stopping.received is not None)
+            weights = self.model.state_dict()
         self.model.train()
         if found is None:
             return False
@@ -278,7 +284,8 @@ class _Training:
         best = self._judge(found)
         now.validated = now.step
         if best:
-            self._keep_best(found)
+            self._keep_best(found, weights)
+        kept.keep(self.run.path, now.step, self.model.state_dict(), self.identity, self.settings.train.keep)
         self.events.validated(line, found.samples, best)
         self._draw(seldom=True)
         return True
@@ -291,10 +298,10 @@ class _Training:
         now.lowest = min(now.lowest, loss)
         return best
 
-    def _keep_best(self, found: Validation) -> None:
+    def _keep_best(self, found: Validation, weights: dict[str, np.ndarray]) -> None:
         now = self.progress
         now.best = {"step": now.step, **found.metrics}
-        checkpoint.save(self.run.model, self.model.state_dict(), {**self.identity, "kind": "model", **now.best})
+        checkpoint.save(self.run.model, weights, {**self.identity, "kind": "model", **now.best})
 
     def save(self) -> None:
         """Put the state on the disk, if it is not there. A state with numbers that are not finite is never kept."""

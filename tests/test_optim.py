@@ -154,6 +154,24 @@ def test_state_round_trip_goes_on_with_the_same_bits(make: Any) -> None:
         assert (a.numpy() == b.numpy()).all()
 
 
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_an_average_of_the_weights_can_take_their_place(make: Any) -> None:
+    opt = make(parameters(), lr=0.1, average=4)
+    seen = [[p.numpy().astype(np.float64)] for _, p in opt.named]
+    for step in range(1, 6):
+        steps(opt, 1, seed=step)
+        for values, (_, p) in zip(seen, opt.named, strict=True):
+            share = 1 / min(4, 1 + (step - 1) / 10)
+            values.append(p.numpy())
+            values[0] = values[0] + (values[-1] - values[0]) * share
+    with opt.averaged():
+        for values, (_, p) in zip(seen, opt.named, strict=True):
+            np.testing.assert_allclose(p.numpy(), values[0], rtol=1e-6)
+            assert (p.numpy() != values[-1]).any()
+    for values, (_, p) in zip(seen, opt.named, strict=True):
+        assert (p.numpy() == values[-1]).all()
+
+
 def test_a_foreign_state_is_refused() -> None:
     opt = Adam(parameters(), lr=0.1)
     state = opt.state_dict()

@@ -10,7 +10,8 @@ import pytest
 import tomli_w
 
 from microtfm.errors import UserError
-from microtfm.flags import flags, given, merged
+from microtfm.flags import flags, given
+from microtfm.recipes import RECIPES, expanded, merged
 from microtfm.settings import ModelSettings, Settings, TokenSettings, TrainSettings, names, read_toml
 
 
@@ -57,6 +58,10 @@ def test_training_always_ends(steps: int | None, minutes: float | None, last: in
     ({"valid_tgt": "x"}, "without --valid-src"),
     ({"threads": 0}, "threads = 0"),
     ({"src": 5}, "a path"),
+    ({"recipe": "tinny"}, "tiny | small | base"),
+    ({"beam": 0}, "beam = 0"),
+    ({"length_penalty": -1}, "length_penalty = -1"),
+    ({"train": {"average": -1}}, "train.average = -1"),
 ])
 def test_what_cannot_work_is_refused_in_one_paragraph(table: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as error:
@@ -102,6 +107,28 @@ def test_flags_win_over_the_file() -> None:
     below = {"seed": 1, "train": {"lr": 1.0, "warmup": 5}}
     both = {"seed": 1, "train": {"lr": 2.0, "warmup": 5}, "out": "x"}
     assert merged(below, {"train": {"lr": 2.0}, "out": "x"}) == both
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_lies_below_what_is_given(name: str, tmp_path: Path) -> None:
+    whole = Settings(recipe=name)  # type: ignore[arg-type]
+    assert whole == Settings.from_dict({"recipe": name}) == Settings.from_recipe(name)  # type: ignore[arg-type]
+    assert (whole.beam, whole.model.dropout, whole.model.tie, whole.tokens.joint) == (5, 0.3, "all", True)
+    assert whole.train.average > 0 < whole.train.label_smoothing
+    given = Settings.from_recipe("tiny", beam=2, model={"dropout": 0.1}, train={"minutes": 9})
+    assert (given.beam, given.model.dropout, given.model.layers, given.train.minutes) == (2, 0.1, 4, 9.0)
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps(given.to_dict()), encoding="utf-8")
+    assert read_toml(path) == given
+    path.write_text('recipe = "tiny"\nbeam = 2\n[model]\ndropout = 0.1\n[train]\nminutes = 9\n', encoding="utf-8")
+    assert read_toml(path) == given
+
+
+def test_a_recipe_of_the_line_lies_over_the_file_and_under_the_line() -> None:
+    file = Settings(train=TrainSettings(lr=0.5, clip_norm=3.0)).to_dict()
+    table = merged(file, expanded({"recipe": "tiny", "train": {"warmup": 7}}))
+    train = Settings.from_dict(table).train
+    assert (train.lr, train.warmup, train.clip_norm, train.average) == (0.005, 7, 3.0, 500)
 
 
 def test_settings_import_neither_numpy_nor_the_engine() -> None:

@@ -78,7 +78,7 @@ def test_the_run_folder_holds_everything(through: Path) -> None:
     names = {path.relative_to(through).as_posix() for path in through.rglob("*") if path.is_file()}
     assert names == {"config.toml", "tokenizer.source.json", "tokenizer.target.json", "model.safetensors",
                      "metrics.jsonl", "last/state.safetensors", "curves.svg", "curves.html", "train.tsv",
-                     "valid.tsv"}
+                     "valid.tsv", "checkpoints/step-10.safetensors", "checkpoints/step-12.safetensors"}
     run = RunFolder.open(through)
     assert run.settings.train.steps == 12
     assert run.settings.src == (through / "train.tsv").absolute()

@@ -65,6 +65,22 @@ def test_global_norm(dtype):
     assert kernel("global_norm")([]) == 0
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_average_is_that_of_the_last_tenth(dtype):
+    means, x = tensors(dtype, 0), tensors(dtype, 1)
+    expected = [m.astype(np.float64) for m in means]
+    for step in (1, 2, 11, 1001):
+        kernel("average")(means, x, step=np.array(step), window=50.0)
+        share = {1: 1.0, 2: 1 / 1.1, 11: 1 / 2, 1001: 1 / 50}[step]
+        expected = [m + (new - m) * share for m, new in zip(expected, x, strict=True)]
+        x = tensors(dtype, step)
+    for m, right in zip(means, expected, strict=True):
+        np.testing.assert_allclose(m, right, rtol=1e-6, atol=1e-6)
+    before = [m.copy() for m in means]
+    kernel("average")(means, x, step=np.array(5), window=50.0, norm=np.array(np.inf))
+    assert all((m == b).all() for m, b in zip(means, before, strict=True))
+
+
 WITHOUT_JIT_PROGRAM = """
 import sys
 import numpy as np
@@ -76,6 +92,8 @@ kernel("adam")(*[[a] for a in arrays], **options)
 kernel("sgd")(
     arrays[:1], arrays[1:2], arrays[2:3], lr=0.1, momentum=0.9, weight_decay=[0.1], nesterov=True, divisor=0.5
 )
+for step in (1, 40):
+    kernel("average")(arrays[:2], arrays[2:], step=np.array(step), window=3)
 print(kernel("global_norm")(arrays), *(x for a in arrays for x in a), sep="\\n")
 """
 

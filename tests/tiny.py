@@ -22,7 +22,7 @@ def corpus() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 def settings(out: Path, **train: object) -> Settings:
     """A model small enough to be trained in a second."""
     chosen = {"steps": 12, "batch_tokens": 60, "lr": 0.01, "warmup": 10, "validate_every": 5, "save_every": 4,
-              "validate_sentences": 12, "log_every": 2} | train
+              "validate_sentences": 12, "log_every": 2, "average": 8, "keep": 2} | train
     model = ModelSettings(d_model=16, heads=2, layers=1, ffn=32, dropout=0.1, tie="output")
     return Settings(out=out, seed=1, model=model,
                     train=TrainSettings(**chosen),  # type: ignore[arg-type]

@@ -9,11 +9,11 @@ from cyclopts import Parameter
 
 from microtfm.commands import STARTED
 from microtfm.commands.options import Json, show, use_threads
-from microtfm.flags import flags, given, merged
+from microtfm.flags import flags, given
+from microtfm.recipes import expanded, merged
 from microtfm.settings import Settings, read_table
 
-AllFlags: Any = flags("src", "tgt", "valid_src", "valid_tgt", "out", "init", "seed", "device", "threads", "force",
-                      "model", "train", "tokens", defaults=Settings())
+AllFlags: Any = flags(defaults=Settings())
 ResumeFlags: Any = flags("threads", "train")
 DEMO: dict[str, Any] = {                 # what the demo sets differently
     "model": {"d_model": 64, "layers": 2, "dropout": 0.0, "tie": "output"},
@@ -49,7 +49,7 @@ def train(run_toml: Annotated[Path | None, Parameter(help="Settings file, such a
     microtfm train --src my.zh --tgt my.en --out runs/mine
     """
     table = _settings_file(run_toml) if run_toml is not None else {}
-    chosen = Settings.from_dict(merged(table, given(settings)), "")
+    chosen = Settings.from_dict(merged(table, expanded(given(settings))), "")
     use_threads(chosen.threads)
     from microtfm import train as training
     from microtfm.progress import Report

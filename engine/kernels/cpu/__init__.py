@@ -31,11 +31,11 @@ _KERNELS = {
     "embed": ["embed", "embed_vjp"],
     "dropout": ["dropout", "dropout_vjp", "uniform"],
     "optim": ["global_norm", "adam", "sgd", "count"],
-    "inplace": ["copy", "accumulate", "write"],
+    "inplace": ["copy", "accumulate", "write", "average"],
 }  # fmt: skip
 
 # Kernels that also have a NumPy version, because no op's meaning could stand in for them: they change arrays in place.
-_ALSO_WITHOUT_JIT = {"global_norm", "adam", "sgd", "count", "copy", "accumulate", "write"}
+_ALSO_WITHOUT_JIT = {"global_norm", "adam", "sgd", "count", "copy", "accumulate", "write", "average"}
 
 MODULES = {name: module for module, names in _KERNELS.items() for name in names}
 

@@ -1,5 +1,6 @@
-"""Writing into arrays that outlive a step: copies, running sums, and one more position of a sequence."""
+"""Writing into arrays that outlive a step: copies, running sums and means, and one more position of a sequence."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,23 @@ Array = np.ndarray
 
 BLOCK = 16384  # elements of one block of work
 
+
+def mean_share(step, window):
+    """The weight of the newest value in a mean over the last tenth of `step` steps, and over at most `window`."""
+    return 1.0 / min(window, 1.0 + (step - 1.0) / 10.0)
+
+
 if not jit_disabled():
-    from .jit import kernel
+    from .jit import jit, kernel
+
+    mean_share_jit = jit(mean_share)
+
+    @kernel("T[::1], T[::1], int, int64[::1], float64[::1], float")
+    def _average(lo, hi, out, x, n, step, norm, window):
+        if math.isfinite(norm[0]):
+            share = mean_share_jit(float(step[0]), window)
+            for i in range(lo * BLOCK, min(hi * BLOCK, n)):
+                out[i] = out[i] + (x[i] - out[i]) * share
 
     @kernel("T[::1], T[::1], int, bool")
     def _take_up(lo, hi, out, x, n, add):
@@ -33,6 +49,19 @@ def copy(out: Sequence[Array], x: Sequence[Array]) -> None:
 def accumulate(out: Sequence[Array], x: Sequence[Array]) -> None:
     """Add each of x to its counterpart in out: C-contiguous, of one shape and dtype."""
     _all(out, x, True)
+
+
+def average(out: Sequence[Array], x: Sequence[Array], *, step: Array, window: float, norm: Array | None = None) -> None:
+    """Move each of out towards its counterpart in x, by `mean_share`; not at all where the norm is not finite.
+
+    step (int64) and norm (float64) have one element.
+    """
+    at, length = np.asarray(step, np.int64), np.asarray(0.0 if norm is None else norm, np.float64)
+    for a, b in zip(out, x, strict=True):
+        if not jit_disabled():
+            _average(-(-a.size // BLOCK), a, tape.contiguous(b), a.size, at, length, float(window))
+        elif math.isfinite(length):
+            a[...] = a + (b - a) * np.float64(mean_share(float(at), window))
 
 
 def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
