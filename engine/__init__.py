@@ -12,9 +12,10 @@ from engine import ops, random
 from engine.autograd import grad, hvp, jacobian
 from engine.core import Tensor, constant
 from engine.creation import ones, zeros
+from engine.device import default_device
 from engine.diagram import graph, observe
-from engine.errors import DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
-from engine.inplace import global_norm, update
+from engine.errors import DeviceError, DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
+from engine.inplace import global_norm, place, update
 from engine.ops.attention import attend_across as cross_attention
 from engine.ops.attention import attend_within as self_attention
 from engine.ops.attention import attention as scaled_dot_product_attention
@@ -63,6 +64,7 @@ from engine.ops.linear import linear, linears
 from engine.ops.loss import cross_entropy
 from engine.ops.matmul import matmul
 from engine.ops.norm import add_norm, layer_norm
+from engine.ops.place import to
 from engine.ops.reduce import argmax, cumsum, logsumexp, mean, var
 from engine.ops.reduce import max_ as max
 from engine.ops.reduce import min_ as min
@@ -77,6 +79,7 @@ from engine.state import no_grad, scope, shapes_only, unfused
 __all__ = [
                                     "OPS",
                                     "Bool",
+                                    "DeviceError",
                                     "DtypeError",
                                     "EngineError",
                                     "GraphError",
@@ -101,6 +104,7 @@ __all__ = [
                                     "cross_attention",
                                     "cross_entropy",
                                     "cumsum",
+                                    "default_device",
                                     "div",
                                     "dropout",
                                     "embed",
@@ -149,6 +153,7 @@ __all__ = [
                                     "op",
                                     "ops",
                                     "pad",
+                                    "place",
                                     "pow",
                                     "put",
                                     "random",
@@ -175,6 +180,7 @@ __all__ = [
                                     "swapaxes",
                                     "take",
                                     "tanh",
+                                    "to",
                                     "transpose",
                                     "unfused",
                                     "update",

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import Node, Tensor, checksum
+from engine.core import Node, Tensor
+from engine.device import checksum
 from engine.errors import DtypeError, GraphError, ShapeError
 from engine.record import OPS, OUT, Op
 from engine.shapes import Shape
@@ -92,7 +93,7 @@ def _cotangent(root: Tensor, grad: Any, what: str) -> Tensor:
             raise GraphError(f"{what}: {root.node.label()} has shape {root.shape}, not one number. Reduce it, say with "
                              f"sum(), or pass the cotangent: {what}(…, grad=…) of the same shape.")
         return _filled(root, 1.0)
-    seed = grad if isinstance(grad, Tensor) else Tensor(np.asarray(grad, root.dtype))
+    seed = grad if isinstance(grad, Tensor) else Tensor(grad, root.dtype, device=root.device)
     if seed.shape != root.shape:
         raise ShapeError(f"{what}: the cotangent has shape {seed.shape}, {root.node.label()} has {root.shape}")
     return seed if seed.dtype == root.dtype else OPS["astype"](seed, dtype=root.dtype)
@@ -101,7 +102,7 @@ def _cotangent(root: Tensor, grad: Any, what: str) -> Tensor:
 def _filled(like: Tensor, value: float) -> Tensor:
     if not STATE.get().computing:
         return Tensor.placeholder(like.shape, like.dtype)
-    return Tensor(np.full(like.shape, value, like.dtype))
+    return Tensor(np.full(like.shape, value, like.dtype), device=like.device)
 
 
 def _zeros(like: Tensor) -> Tensor:
@@ -230,9 +231,10 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bool = F
     for i in range(y.size):
         one = np.zeros(y.size, y.dtype)
         one[i] = 1
-        rows.append(grad(y, x, Tensor(one.reshape(y.shape)), create_graph=create_graph, retain_graph=True))
+        seed = Tensor(one.reshape(y.shape), device=y.device)
+        rows.append(grad(y, x, seed, create_graph=create_graph, retain_graph=True))
     if not rows:
-        return Tensor(np.zeros(y.shape + x.shape, x.dtype))
+        return Tensor(np.zeros(y.shape + x.shape, x.dtype), device=x.device)
     return OPS["reshape"](OPS["concat"]([OPS["reshape"](r, shape=(1, x.size)) for r in rows], axis=0),
                           shape=y.shape + x.shape)
 

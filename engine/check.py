@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import device as devices
 from engine.autograd import grad
 from engine.core import Tensor
 from engine.errors import DtypeError, EngineError
@@ -55,7 +56,7 @@ def gradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], order: int = 1, *
     elements: how many elements of each input to check one by one, after a direction through all of them.
     Raises GradcheckError, which names the input, the element, both numbers and the error bar.
     """
-    xs = [np.asarray(x.array() if isinstance(x, Tensor) else x) for x in inputs]
+    xs = [devices.host(x.array()) if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
     names = [f"input {i}" + (f" ({x.name})" if isinstance(x, Tensor) and x.name else "") for i, x in enumerate(inputs)]
     _check(f, xs, names, order, 1, rtol, np.random.default_rng(seed), elements)
 
@@ -70,12 +71,12 @@ def _check(f: Callable[..., Tensor], xs: list[np.ndarray], names: list[str], ord
     y = f(*tensors)
     if y.dtype.kind != "f":
         raise DtypeError(f"gradcheck: f gives {y.dtype}; only a floating tensor has a gradient")
-    if not np.isfinite(y.array()).all():
+    if not np.isfinite(devices.host(y.array())).all():
         raise GradcheckError("f is not finite here, so it has no slope to check")
     u = _cotangent(y, rng)
     got = [np.zeros_like(x) for x in xs]
     if y.requires_grad:
-        got = [g.array() for g in grad(y, tensors, leaf(u, False))]
+        got = [devices.host(g.array()) for g in grad(y, tensors, leaf(u, False))]
     for x, g, b, name in zip(xs, got, before, names, strict=True):
         if g.shape != x.shape or g.dtype != x.dtype:
             raise GradcheckError(f"{name}: the gradient is {g.dtype} {g.shape}, the input {x.dtype} {x.shape}")
@@ -160,11 +161,11 @@ def check_meaning(op: Op, call: Call) -> None:
     A kernel may skip what a mask or dropout would multiply by 0, also where that is NaN or infinite.
     """
     before = [None if a is None else a.copy() for a in call.arrays]
-    got = call.run(op).array()
+    got = devices.host(call.run(op).array())
     for i, (a, b) in enumerate(zip(call.arrays, before, strict=True)):
         if a is not None and not np.array_equal(a, np.asarray(b), equal_nan=is_float(a)):
             raise CheckError(f"{op.name}: input {i} was written to")
-    with unfused():
+    with unfused(), devices.default_device("cpu"):
         exact = call.run(op, WIDE).array()
         reals = [a for a in call.arrays if is_float(a)]
         if got.dtype.kind != "f":
@@ -228,7 +229,7 @@ def check_gradients(op: Op, call: Call, order: int = 1, elements: int = 8) -> No
             given[i] = x
         return call.on(op, given)
 
-    if not np.isfinite(call.run(op).array()).all():
+    if not np.isfinite(devices.host(call.run(op).array())).all():
         return                                   # the mean of no numbers: no value, no slope
     try:
         gradcheck(f, [call.arrays[i] for i in real], order, elements=elements)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import weakref
-import zlib
 from collections.abc import Sequence
 from itertools import count
 from time import perf_counter_ns
@@ -10,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine import device, promotion, shapes
+from engine import device as devices
+from engine import promotion, shapes
 from engine.errors import DtypeError, GraphError, IndexRangeError, ShapeError
 from engine.methods import Methods
 from engine.record import OUT, Op
@@ -70,18 +70,17 @@ class Tensor(Methods):
     """An array, and how it was made.
 
     `Tensor(data, dtype=None, requires_grad=False, name=None)`: arrays keep their dtype, Python floats become float32,
-    integers int64. The data is copied: changing the original afterwards changes nothing here.
+    integers int64. The data is copied: changing the original afterwards changes nothing here. It lives on `device`,
+    "cpu" or "cuda"; if that is None, on the CPU, where `default_device` says, or where an array of a card already is.
     """
     __slots__ = ("__weakref__", "_array", "grad", "node")
     __array_priority__ = 1000
     __hash__ = object.__hash__
 
-    def __init__(self, data: Any, dtype: Any = None, requires_grad: bool = False, name: str | None = None) -> None:
-        array = data.read() if isinstance(data, Tensor) else data
-        array = np.array(array, dtype=dtype or _default_dtype(array), order="C")
-        if array.dtype.kind not in "fiubc":
-            raise DtypeError(f"a tensor holds numbers; got {array.dtype} from {type(data).__name__}")
+    def __init__(self, data: Any, dtype: Any = None, requires_grad: bool = False, name: str | None = None,
+                 device: str | None = None) -> None:
         state = STATE.get()
+        array = devices.array_of(data.read() if isinstance(data, Tensor) else data, dtype, device)
         self._array: Any = array if state.computing else None
         self.node = Node(array.shape, array.dtype, state)
         self.grad: Tensor | None = None
@@ -121,7 +120,8 @@ class Tensor(Methods):
 
     @property
     def device(self) -> str:
-        return device.of(self._array)
+        """Where its numbers are: "cpu" or "cuda"."""
+        return devices.of(self._array)
 
     @property
     def name(self) -> str | None:
@@ -190,7 +190,7 @@ class Tensor(Methods):
         """The live array. Writing to it after an op has used it is found out by `backward`, which then refuses."""
         array, owner = self.read(), self.node.owner()
         if owner.used_by and owner.digest is None:
-            owner.digest = checksum(array)
+            owner.digest = devices.checksum(array)
         owner.exported = True
         return array
 
@@ -202,9 +202,15 @@ class Tensor(Methods):
         """Change values in place. A backward pass that still needs the old ones raises GraphError."""
         value = value.read() if isinstance(value, Tensor) else value
         try:
-            self.read()[_plain_index(index)] = value
+            array = self.read()
+            array[_plain_index(index)] = value if devices.of(array) == "cpu" else devices.beside(array, value)
         except (ValueError, IndexError) as e:
             raise ShapeError(f"{self.node.label()} of shape {self.shape}: {e}") from None
+        self.changed()
+
+    def relocate(self, array: Any) -> None:
+        """Hold the same numbers in this array from now on. For the engine itself."""
+        self._array = array
         self.changed()
 
     def changed(self) -> None:
@@ -235,9 +241,11 @@ class Tensor(Methods):
 
     def __repr__(self) -> str:
         what = [f"shape={self.shape}"] if self._array is None else [
-            np.array2string(self._array, prefix="Tensor(", separator=", ", threshold=20, precision=4)]
+            np.array2string(devices.host(self._array), prefix="Tensor(", separator=", ", threshold=20, precision=4)]
         if self.dtype != np.float32:
             what.append(f"dtype={self.dtype}")
+        if self.device != "cpu":
+            what.append(f"device={self.device}")
         if self.name:
             what.append(f"name={self.name!r}")
         if self.node.op:
@@ -252,28 +260,6 @@ def constant(x: Tensor) -> Tensor:
     node = Node(x.shape, x.dtype, STATE.get())
     node.storage = x.node.owner()
     return Tensor.wrap(x._array, node)
-
-
-def _default_dtype(data: Any) -> Any:
-    """None where the data has a dtype of its own; Python floats are float32, Python integers int64."""
-    if isinstance(data, (np.ndarray, np.generic)) or hasattr(data, "__array_interface__"):
-        return None
-    if isinstance(data, (list, tuple)) and _holds_arrays(data):
-        return None
-    kind = np.asarray(data).dtype.kind
-    return {"f": np.float32, "i": np.int64}.get(kind)
-
-
-def _holds_arrays(data: Sequence[Any]) -> bool:
-    return any(isinstance(x, (np.ndarray, np.generic)) or (isinstance(x, (list, tuple)) and _holds_arrays(x))
-               for x in data)
-
-
-def checksum(array: Any) -> int:
-    """A checksum of the whole memory that an array is a view of."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return zlib.crc32(np.ascontiguousarray(array).tobytes()) if array.size else 0
 
 
 def _plain_index(index: Any) -> Any:
@@ -305,14 +291,14 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
             with scope(op.name):
                 return op.meaning(*tensors, **params)
         return _record(op, tensors, params, None, shape, promotion.result_dtype(op, tensors, params), state, ())
-    arrays = [t.array() if t is not None else None for t in tensors]
+    arrays = devices.together(op.name, [t.array() if t is not None else None for t in tensors])
     recorder = state.recorder
     if op.check:
         (recorder.check if recorder else _check)(op, arrays, params)
     residuals: Sequence[Any] = ()
     began = perf_counter_ns() if state.watch else 0
     with np.errstate(all="ignore"):          # NaN and infinity are values here, not accidents
-        made = NotImplemented if op.fused and not state.fusing else device.run(op.name, arrays, params)
+        made = NotImplemented if op.fused and not state.fusing else devices.run(op.name, arrays, params)
         if made is NotImplemented:
             if op.fused:
                 with scope(op.name):
@@ -325,7 +311,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
             made, *residuals = made
     if recorder:
         recorder.note(op.name, state)
-    array = made if isinstance(made, np.ndarray) else np.asarray(made)
+    array = made if isinstance(made, np.ndarray) else devices.made(made)
     out = _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
     if state.watch:
         state.watch(out, op, tensors, began)
@@ -369,7 +355,7 @@ def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> N
                 continue
             owner, kept = t.node.storage or t.node, t._array
         owner.used_by = op.name
-        node.saved[i] = Saved(kept, owner.version, checksum(kept) if owner.exported else None)
+        node.saved[i] = Saved(kept, owner.version, devices.checksum(kept) if owner.exported else None)
 
 
 def _failed(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], state: State) -> Node:

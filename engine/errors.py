@@ -19,5 +19,9 @@ class DtypeError(EngineError, TypeError):
     """A dtype that the op, or a gradient, cannot take."""
 
 
+class DeviceError(EngineError, RuntimeError):
+    """A device that is not there, cannot be used, has no memory left, or does not hold what an op needs."""
+
+
 class GraphError(EngineError, RuntimeError):
     """A graph that cannot be walked back: freed, changed since, or without a cotangent."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from engine import device
 from engine.core import Tensor
 from engine.errors import EngineError
-from engine.kernels import cpu
 from engine.state import STATE
 
 RULES = ("adam", "sgd", "count", "copy", "accumulate", "write", "average")
@@ -37,8 +37,9 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     """
     if rule not in RULES:
         raise EngineError(f"update: there is no rule {rule!r}; there are {', '.join(RULES)}")
-    kernel: Any = cpu.kernel(rule)
-    kernel(*[[t.array() for t in many] for many in tensors], **{name: _plain(x) for name, x in settings.items()})
+    arrays = [[t.array() for t in many] for many in tensors]
+    run = device.in_place(rule, arrays[0][0] if arrays[0] else None)
+    run(*arrays, **{name: _plain(x) for name, x in settings.items()})
     for t in tensors[0]:
         t.changed()
     _note(rule)
@@ -49,10 +50,22 @@ def global_norm(tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> Tenso
 
     Squares and their sum are float64. Not an op: no gradient flows through it.
     """
-    kernel: Any = cpu.kernel("global_norm")
-    array = kernel([t.array() for t in tensors], _plain(scale))
+    arrays = [t.array() for t in tensors]
+    array = device.in_place("global_norm", arrays[0] if arrays else None)(arrays, _plain(scale))
     _note("global_norm")
     return Tensor.wrap(array, Tensor.placeholder((), np.float64).node)
+
+
+def place(tensors: Sequence[Tensor], device_name: str) -> None:
+    """Move the numbers of leaves to a device for good, "cpu" or "cuda": parameters stay the tensors that they are.
+
+    Gradients that they have go with them. Raises DeviceError where the device cannot be used.
+    """
+    where = device.named(device_name)
+    for t in tensors:
+        t.relocate(device.move(t.array(), where))
+        if t.grad is not None:
+            t.grad.relocate(device.move(t.grad.array(), where))
 
 
 def _note(name: str) -> None:

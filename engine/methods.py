@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine import device as devices
 from engine.errors import ShapeError
 from engine.record import OPS
 
@@ -23,6 +24,8 @@ class Methods:
         def shape(self) -> Shape: ...
         @property
         def ndim(self) -> int: ...
+        @property
+        def device(self) -> str: ...
         def read(self) -> Any: ...
 
     # -- operators
@@ -79,7 +82,8 @@ class Methods:
     # -- values
     def numpy(self) -> np.ndarray:
         """The values as a NumPy array of their own."""
-        return self.read().copy()
+        array = self.read()
+        return array.copy() if devices.of(array) == "cpu" else devices.host(array)
 
     def item(self) -> Any:
         """The value of a tensor of one number, as a Python number."""
@@ -90,6 +94,14 @@ class Methods:
     def tolist(self) -> Any:
         """The values as nested Python lists."""
         return self.read().tolist()
+
+    def to(self: Any, device: str) -> Tensor:
+        """The values on a device, "cpu" or "cuda": itself if it is there, else a copy that gradients come back through.
+
+        Raises DeviceError where there is no such device, or it cannot be used.
+        """
+        here = self.device
+        return self if here == device else OPS["to"](self, device=device, source=here)
 
     def astype(self, dtype: Any) -> Tensor: return OPS["astype"](self, dtype=dtype)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import arena, device, random
+from engine import device, random
 from engine.core import Node, Tensor
 from engine.errors import EngineError, GraphError
 from engine.state import STATE
@@ -48,7 +48,7 @@ class Replay:
         self._step, self._limit = step, plans
         self._plans: OrderedDict[Any, Any] = OrderedDict()
         self._trusted: set[Any] = set()                  # recorded twice, with the same outcome
-        self._memory = arena.allocate(0)
+        self._memory: dict[str, Any] = {}                # by device
         self._lock = threading.RLock()
         self._timing = False
         self.timings: list[tuple[Any, float]] | None = None      # of the last call that was timed
@@ -58,7 +58,8 @@ class Replay:
         if state.recorder is not None or not state.computing or device.jit_disabled():
             return self._step(*map(_tensor, arguments), **fixed)
         arrays = [_array(i, a) for i, a in enumerate(arguments)]
-        key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording)
+        key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording,
+               state.device)
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
@@ -73,12 +74,12 @@ class Replay:
             self.timings = plan.run_timed() if self._timing else plan.run()
             return plan.answer()
 
-    def _record(self, arrays: list[np.ndarray], fixed: dict[str, Any], like: Any = None) -> Any:
+    def _record(self, arrays: list[Any], fixed: dict[str, Any], like: Any = None) -> Any:
         """A recording for these arguments' shapes; with the buffers of `like` for what varies."""
         from engine.program import Program
         from engine.recorder import Recorder
         recorder = Recorder(like.recorder.key_buffers if like else [])
-        inputs = like.inputs if like else [np.empty(a.shape, a.dtype) for a in arrays]
+        inputs = like.inputs if like else [device.empty(a.shape, a.dtype, device.current()) for a in arrays]
         names = _parameter_names(self._step, len(arrays))
 
         def step() -> Any:
@@ -93,20 +94,21 @@ class Replay:
             raise GraphError(f"{_name(self._step)} cannot be replayed: in two recordings for the same shapes, "
                              f"{difference}. What changes from call to call must be an argument of the step.")
 
-    def _load(self, plan: Any, arrays: list[np.ndarray]) -> None:
+    def _load(self, plan: Any, arrays: list[Any]) -> None:
         """Memory, arguments and random keys for the next run."""
-        if plan.memory is not self._memory or len(self._memory) < plan.size:
-            if len(self._memory) < plan.size:
-                self._memory = arena.allocate(plan.size)
-            plan.bind(self._memory)
-        for buffer, array in zip(plan.inputs, arrays, strict=True):
-            np.copyto(buffer, array)
+        memory = self._memory.get(plan.device)
+        if memory is None or plan.memory is not memory or len(memory) < plan.size:
+            if memory is None or len(memory) < plan.size:
+                self._memory[plan.device] = None         # what no plan needs any longer is free first
+                memory = self._memory[plan.device] = device.memory(plan.size, plan.device)
+            plan.bind(memory)
+        plan.load(arrays)
         keys = plan.recorder.keys
         if keys:
             drawn = random.draw(len(keys))
             for i, buffer in enumerate(plan.recorder.key_buffers):
                 part = drawn[i * len(buffer):(i + 1) * len(buffer)]
-                buffer[:len(part)] = part
+                device.load(buffer[:len(part)], part)
 
     def timed(self, *arguments: Any, **fixed: Any) -> tuple[Any, list[tuple[Any, float]]]:
         """A call, and the seconds of each of its launches with a label (op, phase, scope); the list is empty where the
@@ -124,7 +126,7 @@ class Replay:
         return list(self._plans.values())
 
 
-def _array(position: int, value: Any) -> np.ndarray:
+def _array(position: int, value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.array()
     if isinstance(value, (bool, int, float, np.ndarray, np.generic)):
@@ -137,7 +139,7 @@ def _tensor(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else Tensor(np.asarray(value))
 
 
-def _leaf(array: np.ndarray, name: str | None) -> Tensor:
+def _leaf(array: Any, name: str | None) -> Tensor:
     t = Tensor.wrap(array, Node(array.shape, array.dtype, STATE.get()))
     t.name = name
     return t

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine import device
 from engine.arena import Buffer, layout
 from engine.core import Tensor
+from engine.errors import GraphError
+from engine.guards import guard, is_check
 from engine.kernels.cpu.table import Table
 from engine.kernels.cpu.tape import Addresses, Call, Launch
 from engine.recorder import Label, Recorder
@@ -27,8 +30,10 @@ class Place(NamedTuple):
     strides: tuple[int, ...]
     dtype: np.dtype
 
-    def within(self, memory: np.ndarray, start: int) -> np.ndarray:
+    def within(self, memory: Any, start: int) -> Any:
         """The array, its buffer beginning at byte `start` of the memory."""
+        if device.of(memory) == "cuda":
+            return device.within(memory, start + self.offset, self.shape, self.strides, self.dtype)
         return np.ndarray(self.shape, self.dtype, memory, start + self.offset, self.strides)
 
 
@@ -42,11 +47,12 @@ class Output:
 class Program:
     """What a recorded step does, with the memory it works in still to be chosen (`bind`)."""
 
-    def __init__(self, recorder: Recorder, inputs: Sequence[np.ndarray], result: Any) -> None:
+    def __init__(self, recorder: Recorder, inputs: Sequence[Any], result: Any) -> None:
         self.recorder, self.inputs = recorder, inputs
+        self.device = _device_of(recorder)
         self.leaves = [t for t in recorder.leaves.values() if t.grad is not None]
         self._buffers = [a for a in recorder.tape.made if a.nbytes]
-        self._starts = sorted((_address(a), i) for i, a in enumerate(self._buffers))
+        self._starts = sorted((device.address(a), i) for i, a in enumerate(self._buffers))
         self.steps: list[Step] = [_mapped(step, self._place) for step in recorder.tape.steps]
         self.labels: list[Label] = recorder.labels
         self._outputs: list[Output] = []
@@ -55,13 +61,13 @@ class Program:
         self._lay_out()
         self._forget()
         self.size: int                                   # bytes of memory that `bind` wants
-        self.memory: np.ndarray | None = None
+        self.memory: Any = None
 
     def _place(self, array: Any) -> Any:
         """Where an array of the step's own lies; any other array as it is."""
         if not array.nbytes:
-            return np.empty(array.shape, array.dtype)
-        address = _address(array)
+            return device.empty(array.shape, array.dtype, self.device)
+        address = device.address(array)
         low = address + sum(min(0, (n - 1) * stride) for n, stride in zip(array.shape, array.strides, strict=True))
         at = bisect_right(self._starts, (low, len(self._buffers))) - 1
         start, i = self._starts[at] if at >= 0 else (0, 0)
@@ -85,7 +91,7 @@ class Program:
             if isinstance(output.place, Place):
                 last[output.place.buffer] = len(self.steps)
         kept = {place.buffer for place in self.gradients if isinstance(place, Place)}
-        self.kept = {i: np.empty(self._buffers[i].nbytes, np.uint8) for i in kept}
+        self.kept = {i: device.empty(self._buffers[i].nbytes, np.uint8, self.device) for i in kept}
         shared = [i for i in range(len(self._buffers)) if i not in kept and last[i] >= 0]
         found, self.size = layout([Buffer(self._buffers[i].nbytes, max(first[i], 0), last[i]) for i in shared])
         self.offsets = dict(zip(shared, found, strict=True))
@@ -95,7 +101,7 @@ class Program:
         self.recorder.tape.made, self.recorder.tape.steps = [], []
         self._buffers, self._starts = [], []
 
-    def array(self, place: Any) -> np.ndarray:
+    def array(self, place: Any) -> Any:
         """The array at a place, in the memory that the program is bound to."""
         if not isinstance(place, Place):
             return place
@@ -104,12 +110,15 @@ class Program:
         assert self.memory is not None
         return place.within(self.memory, self.offsets[place.buffer])
 
-    def bind(self, memory: np.ndarray) -> None:
+    def bind(self, memory: Any) -> None:
         """Work in this memory from now on: at least `size` bytes from the beginning of a cache line on."""
         self.memory = memory
-        self.segments: list[Table | Call] = []
+        self.segments: list[Any] = []
         launches: list[Launch] = []
-        for step in (_mapped(step, self.array) for step in self.steps):
+        if self.device == "cuda":
+            self._guards = [guard(step, label, self.inputs) for step, label in self._both() if is_check(step)]
+            self.segments.append(device.graph([_mapped(step, self.array) for step, _ in self._launched()]))
+        for step in (_mapped(step, self.array) for step in self.steps if self.device == "cpu"):
             if isinstance(step, Launch):
                 launches.append(step)
                 continue
@@ -126,6 +135,22 @@ class Program:
         """What the step returns, its tensors copied from the program's memory."""
         return over(Output, self.result, lambda out: Tensor(self.array(out.place), name=out.name))
 
+    def _both(self) -> Iterator[tuple[Step, Label]]:
+        return zip(self.steps, self.labels, strict=True)
+
+    def _launched(self) -> list[tuple[Step, Label]]:
+        """What runs on the device, with labels: on a card, the checks are made before, on the host's arguments."""
+        return [(step, label) for step, label in self._both() if self.device == "cpu" or not is_check(step)]
+
+    def load(self, arrays: Sequence[Any]) -> None:
+        """Take the arguments of the next run. Raises what the checks of ops raise."""
+        if self.device == "cuda":
+            with np.errstate(all="ignore"):
+                for check in self._guards:
+                    check(arrays)
+        for buffer, array in zip(self.inputs, arrays, strict=True):
+            device.load(buffer, array)
+
     def _close(self, launches: list[Launch]) -> None:
         if launches:
             self.segments.append(Table(launches))
@@ -137,7 +162,7 @@ class Program:
                 if isinstance(segment, Call):
                     segment.function(*segment.arrays)
                 else:
-                    segment.run()
+                    self._run(segment.run)
         self._finish()
 
     def run_timed(self) -> list[tuple[Label, float]]:
@@ -150,9 +175,17 @@ class Program:
                     segment.function(*segment.arrays)
                     taken.append(time.perf_counter() - start)
                 else:
-                    taken += (segment.run_timed() / 1e9).tolist()
+                    taken += (self._run(segment.run_timed) / 1e9).tolist()
         self._finish()
-        return list(zip(self.labels, taken, strict=True))
+        return list(zip([label for _, label in self._launched()], taken, strict=True))
+
+    def _run(self, segment: Callable[[], Any]) -> Any:
+        try:
+            return segment()
+        except device.not_capturable() as e:
+            label = self._launched()[e.step][1]
+            raise GraphError(f"{label} cannot be part of a CUDA graph ({e}): a step that is replayed on a card may not "
+                             "wait for numbers. Run it without engine.replay, or compute this outside the step.") from e
 
     def _finish(self) -> None:
         """Say what was changed in place, and hand out the gradients."""
@@ -193,7 +226,7 @@ def arrays_of(step: Step) -> Iterator[Any]:
     for argument in (step.arguments if isinstance(step, Launch) else step.arrays):
         if isinstance(argument, Addresses):
             yield from argument.arrays
-        elif isinstance(argument, (np.ndarray, Place)):
+        elif _is_array(argument):
             yield argument
 
 
@@ -202,7 +235,7 @@ def _mapped(step: Step, change: Any) -> Step:
     def one(argument: Any) -> Any:
         if isinstance(argument, Addresses):
             return Addresses([change(a) for a in argument.arrays])
-        return change(argument) if isinstance(argument, (np.ndarray, Place)) else argument
+        return change(argument) if _is_array(argument) else argument
 
     if isinstance(step, Launch):
         return step._replace(arguments=tuple(map(one, step.arguments)))
@@ -212,7 +245,7 @@ def _mapped(step: Step, change: Any) -> Step:
 def _fixed(step: Step) -> tuple[Any, ...]:
     """What of a step must be the same in every recording, besides its arrays."""
     if isinstance(step, Launch):
-        plain = [x for x in step.arguments if not isinstance(x, (np.ndarray, Place, Addresses))]
+        plain = [x for x in step.arguments if not isinstance(x, Addresses) and not _is_array(x)]
         return (step.kernel, step.blocks, step.serial, plain, len(list(arrays_of(step))))
     f = step.function
     return ((f.func, f.args, f.keywords) if isinstance(f, partial) else (f,)) + (len(list(arrays_of(step))),)
@@ -222,9 +255,10 @@ def _agree(a: Any, b: Any) -> bool:
     """Whether two values are the same; arrays by their numbers."""
     if a is b:
         return True
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+    if _is_array(a) and type(a) is type(b) and not isinstance(a, Place):
         same = a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype
-        return same and (not a.nbytes or _address(a) == _address(b) or a.tobytes() == b.tobytes())
+        return same and (not a.nbytes or device.address(a) == device.address(b)
+                         or device.host(a).tobytes() == device.host(b).tobytes())
     if isinstance(a, (tuple, list)) and type(a) is type(b):
         return len(a) == len(b) and all(map(_agree, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
@@ -232,5 +266,13 @@ def _agree(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b or a != a)
 
 
-def _address(array: np.ndarray) -> int:
-    return int(array.__array_interface__["data"][0])
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, Place)) or device.is_on_card(value)
+
+
+def _device_of(recorder: Recorder) -> str:
+    """Where a recorded step computes. Raises GraphError where it does on two devices."""
+    found = {device.of(a) for a in recorder.tape.made}
+    if len(found) > 1:
+        raise GraphError("the step that is recorded for replay computes on two devices: move its inputs to one before")
+    return found.pop() if found else device.current()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import device as devices
 from engine.core import Node, Tensor
 from engine.kernels import cpu
 from engine.kernels.scalar import philox_numpy
@@ -62,37 +63,41 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def uniform_array(key: Any, shape: Shape) -> np.ndarray:
+def uniform_array(key: Any, shape: Shape) -> Any:
     """float32 in [0, 1), a multiple of 2⁻²⁴, for each element of `shape` in C order under an int64 key."""
     n = int(np.prod(shape, dtype=np.int64))
-    words = philox_numpy(int(key), np.arange((n + 3) // 4, dtype=np.uint64)).reshape(-1)[:n]
+    if devices.of(key) == "cuda":
+        words = philox_numpy(key.astype(np.uint64), np.arange((n + 3) // 4, dtype=np.uint64, like=key))
+    else:
+        words = philox_numpy(int(key), np.arange((n + 3) // 4, dtype=np.uint64))
+    words = words.reshape(-1)[:n]
     return ((words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
 
 def _drawn(key: Tensor, shape: Shape) -> np.ndarray:
     """The same by the kernel, where there are kernels."""
-    kernel = cpu.kernel("uniform")
-    return uniform_array(key.read(), shape) if kernel is None else kernel(key.read(), shape)
+    kernel, own = cpu.kernel("uniform"), devices.host(key.read())
+    return uniform_array(own, shape) if kernel is None else kernel(own, shape)
 
 
 def uniform(shape: Shape, low: float = 0.0, high: float = 1.0, dtype: Any = np.float32,
-            key: Tensor | None = None) -> Tensor:
-    """Independent numbers from [low, high). Without a key, the next one of the seed."""
+            key: Tensor | None = None, device: str | None = None) -> Tensor:
+    """Independent numbers from [low, high), the same on every device. Without a key, the next one of the seed."""
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)
     key = next_key() if key is None else key
-    return Tensor((low + (high - low) * _drawn(key, tuple(shape)).astype(np.float64)).astype(dtype))
+    return Tensor((low + (high - low) * _drawn(key, tuple(shape)).astype(np.float64)).astype(dtype), device=device)
 
 
 def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
-           key: Tensor | None = None) -> Tensor:
-    """Independent normal numbers (Box & Muller 1958). Without a key, the next one of the seed."""
+           key: Tensor | None = None, device: str | None = None) -> Tensor:
+    """Independent normal numbers (Box & Muller 1958), the same on every device. Without a key, the next of the seed."""
     if not STATE.get().computing:
         return Tensor.placeholder(tuple(shape), dtype)
     key = next_key() if key is None else key
     u = _drawn(key, (2, *shape)).astype(np.float64)
     radius = np.sqrt(-2 * np.log1p(-u[0]))
-    return Tensor((mean + std * radius * np.cos(2 * np.pi * u[1])).astype(dtype))
+    return Tensor((mean + std * radius * np.cos(2 * np.pi * u[1])).astype(dtype), device=device)
 
 
 __all__ = ["get_state", "next_key", "normal", "seed", "set_state", "uniform", "uniform_array"]

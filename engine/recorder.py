@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine import device
 from engine.core import Node, Tensor
 from engine.errors import GraphError
 from engine.kernels.cpu import tape
@@ -30,11 +31,11 @@ class Label(NamedTuple):
 class Recorder:
     """What `apply` and its kin tell while a step is recorded, and how they get what only a running step has."""
 
-    def __init__(self, key_buffers: list[np.ndarray]) -> None:
+    def __init__(self, key_buffers: list[Any]) -> None:
         """key_buffers: of an earlier recording of the same step, to be used again."""
         self.tape = tape.Tape()
         self.labels: list[Label] = []                    # one a step of the tape
-        self.keys: list[np.ndarray] = []                 # 0-d views of `key_buffers`, in the order of asking
+        self.keys: list[Any] = []                        # 0-d views of `key_buffers`, in the order of asking
         self.key_buffers = key_buffers
         self.owners: dict[int, Node] = {}                # whose memory the step changes in place
         self.leaves: dict[int, Tensor] = {}              # whose .grad the step sets
@@ -63,7 +64,7 @@ class Recorder:
         """Refuse values that a kernel could not survive, at every run. A rule's were refused by its op already."""
         of = STATE.get().of
         if of is None or of.op is None or of.op.check is None:
-            tape.call(partial(_check, op, params), *arrays)
+            tape.call(Check(op, params), *arrays)
 
     def meaning(self, op: Op, arrays: Sequence[Any], params: dict[str, Any], shape: Shape, dtype: np.dtype) -> Any:
         """The output of an op without a kernel: a view of its input now, or an array that its meaning fills later."""
@@ -71,15 +72,15 @@ class Recorder:
             view = op.meaning(*arrays, **params)
             if np.may_share_memory(view, arrays[0]):
                 return view
-        out = self.tape.empty(shape, dtype)
+        out = device.empty_on_tape(shape, dtype, arrays)
         tape.call(partial(_run_meaning, op, params), out, *arrays)
         return out
 
-    def key(self) -> np.ndarray:
+    def key(self) -> Any:
         """A random key, () int64, that is another one at every run."""
         n = len(self.keys)
         if n == KEYS * len(self.key_buffers):
-            self.key_buffers.append(np.zeros(KEYS, np.int64))
+            self.key_buffers.append(device.empty(KEYS, np.int64, device.current()))
         self.keys.append(self.key_buffers[n // KEYS][n % KEYS, ...])
         return self.keys[-1]
 
@@ -95,10 +96,15 @@ class Recorder:
         self.owners[id(owner)] = owner
 
 
-def _check(op: Op, params: dict[str, Any], *arrays: Any) -> None:
-    if op.check is not None:
-        op.check(*arrays, **params)
+class Check(NamedTuple):
+    """The refusal of values that a kernel could not survive, as a step of a program."""
+    op: Op
+    params: dict[str, Any]
+
+    def __call__(self, *arrays: Any) -> None:
+        if self.op.check is not None:
+            self.op.check(*arrays, **self.params)
 
 
-def _run_meaning(op: Op, params: dict[str, Any], out: np.ndarray, *arrays: Any) -> None:
+def _run_meaning(op: Op, params: dict[str, Any], out: Any, *arrays: Any) -> None:
     np.copyto(out, op.meaning(*arrays, **params))

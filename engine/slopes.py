@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from engine import device as devices
 from engine.core import Node, Tensor
 from engine.errors import EngineError
 from engine.state import STATE, unfused
@@ -46,7 +47,7 @@ class Oracle:
 
     def _run(self, xs: Sequence[np.ndarray]) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return np.asarray(self.f(*[leaf(x) for x in xs]).array())
+            return devices.host(self.f(*[leaf(x) for x in xs]).array())
 
     def _moved(self, way: Sequence[np.ndarray | float], h: complex) -> np.ndarray:
         return self._run([np.asarray(x + h * w) for x, w in zip(self.xs, way, strict=True)])
@@ -99,7 +100,8 @@ def random_way(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def leaf(array: np.ndarray, requires_grad: bool = True) -> Tensor:
-    """A tensor of this very array, in its own memory layout."""
+    """A tensor of this very array, or of one like it on the device where tensors are made, in its memory layout."""
+    array = devices.laid_out(array)
     t = Tensor.wrap(array, Node(array.shape, array.dtype, STATE.get()))
     t.requires_grad = requires_grad
     return t

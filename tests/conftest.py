@@ -1,6 +1,8 @@
 """How property tests run: few and always the same examples by default; HYPOTHESIS_PROFILE=deep looks further."""
 import os
 
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")      # device="cuda" is simulated; tests/gpu.py sets 0
+
 from hypothesis import HealthCheck, settings
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.differing_executors]

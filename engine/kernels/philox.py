@@ -6,6 +6,7 @@ the order, the layout or the number of threads. Element `i` of an array takes wo
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -61,11 +62,11 @@ def keep_from(p: float) -> int:
     return math.ceil(float(np.float32(p)) * 2**24)
 
 
-def philox_numpy(key: int, counters: np.ndarray) -> np.ndarray:
+def philox_numpy(key: Any, counters: Any) -> Any:
     """All words of many counters in NumPy: uint64 counters of shape (n,) -> uint32 words of shape (n, 4).
 
     `philox_numpy(key, np.arange((n + 3) // 4, dtype=np.uint64)).ravel()[:n]` are the words of an array of n elements.
-    `key` is any integer; its low 64 bits count.
+    `key` is any integer, of which the low 64 bits count; or, like the counters, a uint64 array of a card.
     """
-    words = philox(np.uint64(key & 0xFFFFFFFFFFFFFFFF), np.asarray(counters, np.uint64))
+    words = philox(np.uint64(key & 0xFFFFFFFFFFFFFFFF) if isinstance(key, int) else key, counters)
     return np.stack(words, axis=-1).astype(np.uint32)

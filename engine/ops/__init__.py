@@ -3,9 +3,23 @@
 Fused ops have a meaning in ops and a kernel for speed. The kernel of the same name is only an optimisation: what an op
 is, is written here.
 """
-from engine.ops import attention, dropout, elementwise, embed, index, linear, loss, matmul, norm, reduce, shape, softmax
+from engine.ops import (
+    attention,
+    dropout,
+    elementwise,
+    embed,
+    index,
+    linear,
+    loss,
+    matmul,
+    norm,
+    place,
+    reduce,
+    shape,
+    softmax,
+)
 
 __all__ = [
-    "attention", "dropout", "elementwise", "embed", "index", "linear", "loss", "matmul", "norm", "reduce", "shape",
-    "softmax",
+    "attention", "dropout", "elementwise", "embed", "index", "linear", "loss", "matmul", "norm", "place", "reduce",
+    "shape", "softmax",
 ]

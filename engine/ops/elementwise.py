@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import device as devices
 from engine.core import Tensor
 from engine.errors import DtypeError
 from engine.record import OPS, OUT, Bool, Op, Real, fused, op
@@ -59,7 +60,7 @@ cos: Op = op("cos", np.cos, lambda g, y, x: -g * sin(x), saves=(0,), result="flo
          equation=("Y = cos X", "X̄ = −Ȳ ⊙ sin X"))
 
 _erf: Any = np.frompyfunc(math.erf, 1, 1)
-erf = op("erf", lambda x: _erf(x).astype(x.dtype) if x.ndim else np.asarray(math.erf(x), x.dtype),
+erf = op("erf", lambda x: devices.erf(x) if devices.of(x) == "cuda" else np.asarray(_erf(x)).astype(x.dtype),
          lambda g, y, x: g * (2 / math.sqrt(math.pi)) * exp(-x * x), saves=(0,), result="float",
          equation=("Y = erf X", "X̄ = Ȳ ⊙ 2/√π e^(−X²)"), doc="The error function, 2/√π ∫₀ˣ e^(−t²) dt.")
 
@@ -87,7 +88,7 @@ where: Op = op("where", lambda condition, x, y: np.where(condition, x, y), None,
 
 
 def _clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
-    bounds: list[Any] = [None if bound is None else np.asarray(bound, x.dtype) for bound in (low, high)]
+    bounds: list[Any] = [None if bound is None else x.dtype.type(bound) for bound in (low, high)]
     return x.copy() if low is None and high is None else np.clip(x, *bounds)
 
 

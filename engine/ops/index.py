@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import device as devices
 from engine import shapes
 from engine.core import Tensor
 from engine.errors import DtypeError, IndexRangeError
@@ -19,7 +20,7 @@ def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
     if ids.dtype.kind not in "iu":
         raise DtypeError(f"{what}: ids must be integers, got {ids.dtype}")
     if ids.size and (ids.min() < low or ids.max() >= size):
-        bad = ids[(ids < low) | (ids >= size)].flat[0]
+        bad = ids[(ids < low) | (ids >= size)].reshape(-1)[0]
         raise IndexRangeError(f"{what}: id {bad} is out of range for {size} rows (allowed: {low} to {size - 1})")
 
 
@@ -45,8 +46,8 @@ take = op("take", lambda x, ids, *, axis=0: np.take(x, ids, axis=axis), _take_ru
 def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:
     ends = axis + ids.ndim
     rows = np.moveaxis(g.reshape(*g.shape[:axis], ids.size, *g.shape[ends:]), axis, 0)
-    out = np.zeros((size, *rows.shape[1:]), g.dtype)
-    np.add.at(out, ids.reshape(-1), rows)
+    out = np.zeros_like(g, order="C", shape=(size, *rows.shape[1:]))
+    devices.add_at(out, ids.reshape(-1), rows)
     return np.moveaxis(out, 0, axis)
 
 
@@ -97,11 +98,11 @@ def _is_basic(index: Any) -> bool:
 
 
 def _put(g: Any, *, index: Any, shape: Shape) -> Any:
-    out = np.zeros(shape, g.dtype)
+    out = np.zeros_like(g, order="C", shape=shape)
     if _is_basic(index):
         out[index] = g
     else:
-        np.add.at(out, index, g)
+        devices.add_at(out, index, g)
     return out
 
 
@@ -127,7 +128,7 @@ put: Op = op("put", _put, lambda h, y, g, *, index, shape: getitem(h, index=inde
          choices=lambda s: {"index": [(1, ...)] if s == (2,) else [(np.array([0, 2, 0]),)],
                             "shape": [(3, 2)] if s == (2,) else [(3, *s[1:])]}, samples=(((2,),), ((3, 2),), ((3,),)),
          equation=("Y[index] += X", "X̄ = Ȳ[index]"), doc="Zeros of `shape`, to which x is added at the index.")
-getitem: Op = op("getitem", lambda x, *, index: np.asarray(x[index]),
+getitem: Op = op("getitem", lambda x, *, index: x[devices.beside_in(x, index)],
                  lambda g, y, x, *, index: put(g, index=index, shape=x.shape),
                  saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
                  canonical=lambda params, s: {"index": _plain(params["index"])},
@@ -137,7 +138,7 @@ getitem: Op = op("getitem", lambda x, *, index: np.asarray(x[index]),
 
 # --- one-hot --------------------------------------------------------------------------------------
 def _one_hot(ids: Any, *, size: int, dtype: Any = np.float32) -> Any:
-    return (ids[..., None] == np.arange(size)).astype(dtype)
+    return (ids[..., None] == np.arange(size, like=ids)).astype(dtype)
 
 
 one_hot = op("one_hot", _one_hot, None, saves=(), signature=None, shape=lambda s, *, size, dtype: (*s, size),

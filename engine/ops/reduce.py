@@ -72,8 +72,7 @@ def _one_or_all(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {**params, "axis": None if axis is None else shapes.one_axis(axis, len(s))}
 
 
-argmax = op("argmax", lambda x, *, axis=None, keepdims=False: np.asarray(np.argmax(x, axis=axis, keepdims=keepdims)),
-            None,
+argmax = op("argmax", lambda x, *, axis=None, keepdims=False: np.argmax(x, axis=axis, keepdims=keepdims), None,
             saves=(), signature=None, canonical=_one_or_all, result="int64",
             shape=lambda s, *, axis, keepdims: shapes.reduced(s, range(len(s)) if axis is None else (axis,), keepdims),
             choices=lambda s: {"axis": [None, *range(len(s))], "keepdims": [False, True]},

@@ -7,7 +7,7 @@ would, `copy_to` and `fill` write.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Launch(NamedTuple):
 class Call(NamedTuple):
     """A Python function of arrays that runs between kernels: it changes what is in them and returns nothing."""
 
-    function: Callable[..., None]
+    function: Any
     arrays: tuple[Any, ...]
 
 
@@ -85,7 +85,7 @@ def empty(shape: tuple[int, ...] | int, dtype: Any) -> Array:
     return np.empty(shape, dtype) if tape is None else tape.empty(shape, dtype)
 
 
-def call(function: Callable[..., None], *arrays: Any) -> None:
+def call(function: Any, *arrays: Any) -> None:
     """Run a Python function of arrays, now or whenever the step that is being recorded runs."""
     tape = CURRENT.tape
     if tape is None:

@@ -8,6 +8,15 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+
+class NotCapturable(RuntimeError):
+    """A step does what a CUDA graph cannot hold; `step` says which one it is."""
+
+    def __init__(self, step: int, cause: str) -> None:
+        super().__init__(cause)
+        self.step = step
+
+
 _KERNELS = {
     "softmax": ["softmax"],
 }
@@ -23,3 +32,8 @@ def kernel(name: str) -> Callable[..., Any] | None:
         found = MODULES.get(name)
         _found[name] = getattr(importlib.import_module(f"{__name__}.{found}"), name) if found else None
     return _found[name]
+
+
+def give_up(name: str) -> None:
+    """Never again use the kernel of this op in this process."""
+    _found[name] = None

@@ -139,3 +139,52 @@ def words(array: Any, p: Any) -> list[Any]:
     size, item = (0, np.dtype(p.element).itemsize) if array is None else (array.size, array.itemsize)
     shape, strides = ((0,) * p.rank,) * 2 if array is None else (array.shape, array.strides)
     return [np.int64(n) for n in (0, 0, size, item, address, *shape, *strides)]
+
+
+# --- the card -------------------------------------------------------------------------------------
+class NoCard(RuntimeError):
+    """There is no driver, or no card that this process may use; the message says what to do."""
+
+
+def state() -> Any:
+    """What the driver says of the current card: a `card.State`. Raises NoCard."""
+    from .card import State
+    runtime = cupy().cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except Exception as e:
+        raise NoCard(_without_driver(str(e))) from e
+    if not count:
+        raise NoCard("no card is visible: CUDA_VISIBLE_DEVICES may hide it, and nvidia-smi shows what there is")
+    try:
+        number = runtime.getDevice()
+        properties = runtime.getDeviceProperties(number)
+        driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        free, total = runtime.memGetInfo()
+    except Exception as e:
+        raise NoCard(f"the card does not answer ({e}). Another process may hold it exclusively or fill its memory: "
+                     "nvidia-smi shows which") from e
+    label = properties["name"]
+    return State(label.decode() if isinstance(label, bytes) else label, (properties["major"], properties["minor"]),
+                 driver, built, free, total)
+
+
+def _without_driver(said: str) -> str:
+    if "insufficient" in said.lower():
+        return (f"the driver is too old for these CUDA packages ({said}): install a newer driver, or "
+                'pip install "microtfm[cuda12]"')
+    if "no cuda-capable device" in said.lower() or "NoDevice" in said:
+        return f"the driver finds no card ({said}): nvidia-smi shows what there is"
+    return f"there is no NVIDIA driver that answers ({said}): install one, and see whether nvidia-smi shows the card"
+
+
+def memory() -> tuple[int, int]:
+    """(free, all) bytes of the card's memory."""
+    free, total = cupy().cuda.runtime.memGetInfo()
+    return int(free), int(total)
+
+
+def erf(x: Any) -> Any:
+    """The error function, by CuPy's library."""
+    from cupyx.scipy.special import erf
+    return erf(x)

@@ -4,7 +4,9 @@ While a step is recorded, arrays that it makes have an address range and no numb
 never touched, on a card too): the program gives them their place on the card before it runs.
 """
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -38,6 +40,18 @@ def from_numpy(array: Any) -> Any:
     return provider.cupy().asarray(array, order="C")
 
 
+def laid_out(array: np.ndarray) -> Any:
+    """A copy on the card with the same strides."""
+    extents = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    if not array.size or min(extents, default=0) == max(extents, default=0) == 0:
+        return from_numpy(array)
+    low, high = sum(min(0, e) for e in extents), sum(max(0, e) for e in extents)
+    start = array.__array_interface__["data"][0] + low
+    text = (ctypes.c_char * (high - low + array.itemsize)).from_address(start)
+    memory = from_numpy(np.frombuffer(text, np.uint8))
+    return within(memory, -low, array.shape, array.strides, array.dtype)
+
+
 def contiguous(x: Any) -> Any:
     """x itself if it is C-contiguous, else a copy that is."""
     if x.flags.c_contiguous:
@@ -63,3 +77,39 @@ def _copy(out: Any, x: Any) -> None:
 
 def _fill(value: float, out: Any) -> None:
     out.fill(value)
+
+
+def lasting(shape: Any, dtype: Any) -> Any:
+    """An array of any numbers that is no part of what a tape records."""
+    if SIMULATED:
+        return SimulatedArray(np.empty(shape, dtype))
+    from . import provider
+    return provider.cupy().empty(shape, dtype)
+
+
+def within(memory: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> Any:
+    """An array in a piece of memory, its first element at a byte."""
+    if SIMULATED:
+        return SimulatedArray(np.ndarray(shape, dtype, memory.memory, offset, strides))
+    from . import provider
+    return provider.cupy().ndarray(shape, dtype, memory.data + offset, strides)
+
+
+def address(array: Any) -> int:
+    """Where an array's first element lies: on the card, or, of one of a recording, in its range of addresses."""
+    if isinstance(array, SimulatedArray):
+        return int(array.memory.__array_interface__["data"][0])
+    return int(array.data.ptr)
+
+
+@contextmanager
+def rolled_back(failure: type[Exception]) -> Iterator[None]:
+    """What is written on the tape inside is taken back where the failure is raised."""
+    tape = CURRENT.tape
+    marks = (len(tape.steps), len(tape.made)) if tape is not None else (0, 0)
+    try:
+        yield
+    except failure:
+        if tape is not None:
+            del tape.steps[marks[0]:], tape.made[marks[1]:]
+        raise

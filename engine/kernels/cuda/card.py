@@ -1,0 +1,110 @@
+"""The card: whether one can be used, what it is, what memory it has, and the words for all that can be wrong with it.
+
+Nothing here raises where there is no card: `problem()` says what is wrong, or None.
+"""
+
+import math
+import os
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LEAST_CAPABILITY = (8, 0)  # of a card that the kernels are written for
+SWITCH = "NUMBA_ENABLE_CUDASIM"
+
+
+class State(NamedTuple):
+    """What CuPy and the driver say."""
+
+    name: str
+    capability: tuple[int, int]
+    driver: int  # the newest CUDA that the driver serves, 13000 for 13.0
+    runtime: int  # the CUDA that CuPy was built for
+    free: int
+    total: int
+
+
+def simulated() -> bool:
+    """Whether kernels run in the simulator, on NumPy memory."""
+    return os.environ.get(SWITCH, "0") not in ("", "0")
+
+
+@cache
+def problem() -> str | None:
+    """Why no card can be used, and what to do about it; None if one can. Asked once a process."""
+    if simulated():
+        try:
+            import greenlet  # noqa: F401
+        except ImportError:
+            return 'the simulator needs the package greenlet: pip install "microtfm[test]"'
+        return None
+    try:
+        from . import provider
+        provider.cupy()
+    except ImportError as e:
+        return str(e)
+    return _unfit(provider)
+
+
+def _unfit(provider: Any) -> str | None:
+    """What is wrong with the driver or the card."""
+    try:
+        state = provider.state()
+    except provider.NoCard as e:
+        return str(e)
+    if state.driver < state.runtime // 1000 * 1000:
+        return (f"the driver serves CUDA {_version(state.driver)}, and the CUDA packages here are for "
+                f"{_version(state.runtime)}: install a newer driver, or the packages for CUDA {state.driver // 1000}: "
+                f'pip install "microtfm[cuda{state.driver // 1000}]"')  # fmt: skip
+    if state.capability < LEAST_CAPABILITY:
+        have, least = (".".join(map(str, c)) for c in (state.capability, LEAST_CAPABILITY))
+        return (f"the card {state.name} has compute capability {have}; the kernels need {least} (Ampere, 2020) or "
+                "newer. Use --device cpu")
+    return None
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def name() -> str:
+    """What the card is called."""
+    if simulated():
+        return "a simulated card"
+    from . import provider
+    state = provider.state()
+    return f"{state.name}, {state.free / 2**30:.1f} of {state.total / 2**30:.1f} GiB free"
+
+
+def erf(x: Any) -> Any:
+    """The error function, by CuPy's library."""
+    if simulated():
+        from .arrays import SimulatedArray
+        return SimulatedArray(np.asarray(np.frompyfunc(math.erf, 1, 1)(x.memory)).astype(x.dtype))
+    from . import provider
+    return provider.erf(x)
+
+
+def synchronise() -> None:
+    """Wait until the card has done all that it was given."""
+    if not simulated():
+        from . import provider
+        provider.cupy().cuda.get_current_stream().synchronize()
+
+
+def out_of_memory(needed: int, error: Exception) -> str:
+    """The words for memory that the card does not have."""
+    if simulated():
+        return f"the card has no memory for {_size(needed)}"
+    from . import provider
+    free, total = provider.memory()
+    held = provider.cupy().get_default_memory_pool().used_bytes()
+    return (f"the card has no memory for {_size(needed)}: {_size(free)} of {_size(total)} are free, and this process "
+            f"holds {_size(held)} (another process may hold the rest). A smaller --train.batch-tokens with "
+            "--train.accumulate learns the same; --model.d-model or --model.layers make a smaller model; --device cpu "
+            "uses the computer's memory")
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"
