@@ -156,7 +156,9 @@ class Transformer(Module):
         return self._encode(source, source_mask(source))
 
     def _encode(self, source: Tensor, mask: Tensor | None) -> Tensor:
-        return self.encoder(self.source_positions(source, self.source_embedding), mask)            # (B, S, D)
+        memory = self.encoder(self.source_positions(source, self.source_embedding), mask)          # (B, S, D)
+        memory.name = "memory"
+        return memory
 
     def decode(self, target: Any, memories: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Logits (B, T, V) of whole target sequences (B, T) at once, from what `decoder.project` made."""

@@ -9,7 +9,8 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1300,900")
+         "--enable-logging=stderr", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--window-size=1300,900")
 PROBE = """<script>(async () => { const out = {errors: window.__errors};
 try { %s } catch (e) { out.thrown = String(e); }
 const p = document.createElement('pre'); p.textContent = 'RESULT' + JSON.stringify(out) + 'END';
@@ -28,8 +29,10 @@ def run_in(page, script, folder):
     """Open a page and run a script in it, which fills `out`; `out.errors` holds what the console complained of."""
     path = folder / "page.html"
     path.write_text(page.replace("</body>", PROBE % script).replace("<head>", CATCH, 1), encoding="utf-8")
-    dom = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()],
-                         capture_output=True, text=True, timeout=120).stdout
-    found = re.search(r"RESULT(\{.*?\})END", dom, re.S)
-    assert found, dom[-2000:]
-    return json.loads(found[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
+    ran = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()],
+                         capture_output=True, text=True, timeout=120)
+    found = re.search(r"RESULT(\{.*?\})END", ran.stdout, re.S)
+    assert found, ran.stdout[-2000:]
+    out = json.loads(found[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
+    out["errors"] += re.findall(r"CONSOLE.*", ran.stderr)
+    return out

@@ -1,6 +1,7 @@
 """Colours and line styles: one colour an axis, and what each kind of line and box looks like."""
 from __future__ import annotations
 
+from colorsys import hls_to_rgb, rgb_to_hls
 from math import log10
 
 AXES = {"B": "#b45309", "T": "#1d6fb8", "S": "#0f766e", "D": "#15803d", "H": "#c2410c", "K": "#a21caf",
@@ -36,3 +37,19 @@ def heat(rms: float) -> str:
     t = max(-1.0, min(1.0, log10(max(rms, 1e-12)) / 4))
     r, g, b = (255, 255 - 150 * t, 255 - 200 * t) if t >= 0 else (255 + 190 * t, 255 + 110 * t, 255)
     return f"#{round(r):02x}{round(g):02x}{round(b):02x}"
+
+
+def dark(colour: str) -> str:
+    """The same hue for a dark page: pale becomes deep and deep becomes pale, with contrast kept."""
+    r, g, b = (int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, light, strong = rgb_to_hls(r, g, b)
+    turned = 0.09 + 0.83 * (1 - light) if light < 0.75 else 0.09 + 0.5 * (1 - light)
+    return "#" + "".join(f"{round(255 * v):02x}" for v in hls_to_rgb(hue, turned, strong * 0.8))
+
+
+def dark_rules(selector: str) -> str:
+    """CSS that recolours a picture for a dark page: presentation attributes give way to any rule."""
+    fixed = (INK, FAINT, PAPER, SAVED, RESIDUAL, RED, TICK)
+    every = {*FILL.values(), *BACK.values(), *TWICE.values(), *AXES.values(), *OTHERS, *STROKE, *fixed}
+    return "\n".join(f'{selector} [{what}="{c}"] {{ {what}: {dark(c)} }}' for c in sorted(every)
+                     for what in ("fill", "stroke"))

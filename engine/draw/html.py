@@ -6,58 +6,81 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from engine.diagram.boxes import Box
+from engine.diagram.boxes import Box, Path
 from engine.diagram.cost import flop, touched
 from engine.diagram.memory import memory
 from engine.diagram.view import Item, Viewer, opened, ticks
+from engine.draw import colours
 from engine.draw.svg import Picture
 from engine.draw.words import duration
 
 if TYPE_CHECKING:
     from engine.diagram.graph import Graph
 
-ROOT_DEPTH = 2                           # of the first page
-MANY = 700                               # boxes on one page
+ROOT_DEPTH = 2                           # of the first picture
+STATES = 16                              # ways to have its modules open or closed, each laid out
+SCRIPTS = ("panels.js", "viewer.js")
 
 
 def page(graph: Graph, title: str = "") -> str:
-    """The graph as one self-contained page: a view a module, and what there is to say about every box."""
-    template = resources.files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
+    """The graph as one self-contained page: a picture a module, and what there is to say about every box."""
+    folder = resources.files(__package__)
+    template = folder.joinpath("viewer.html").read_text(encoding="utf-8")
+    script = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     data = json.dumps(_data(graph, title), ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    return template.replace("__TITLE__", escape(title or "computation graph")).replace('"__DATA__"', data)
+    return (template.replace("__TITLE__", escape(title or "computation graph"))
+            .replace("/* dark */", colours.dark_rules("body.dark main"))
+            .replace("/* script */", script).replace('"__DATA__"', data))
 
 
 def _data(graph: Graph, title: str) -> dict[str, Any]:
     texts: dict[str, int] = {}
-    views: dict[str, Any] = {}
-    for path in graph.tree.modules:
-        picture = _picture(graph, path)
-        svg = picture.svg("i", legend=not path, title="graph")
-        number = texts.setdefault(svg, len(texts))
-        views["/".join(path)] = [number, [_item(item) for item in picture.view.items]]
+
+    def kept(picture: Picture, legend: bool = False) -> list[Any]:
+        number = texts.setdefault(picture.svg("i", legend=legend, title="graph"), len(texts))
+        items = picture.view.items
+        return [number, [_item(item) for item in items], [round(picture.drawing.floors[item.id], 1) for item in items]]
+    views = {"/".join(path): kept(_picture(graph, {path[:n] for n in range(len(path) + 1)}, path))
+             for path in graph.tree.modules if path}
+    states = {",".join(sorted("/".join(p) for p in state if p)): kept(_picture(graph, state, ()), True)
+              for state in _states(graph)}
     paths = ["/".join(p) for p in graph.tree.modules]
     at = {p: i for i, p in enumerate(paths)}
     lives = memory(graph.boxes)
-    return {"title": title, "svgs": list(texts), "views": views, "paths": paths,
-            "boxes": [_box(b, graph.boxes, at) for b in graph.boxes],
+    return {"title": title, "svgs": list(texts), "views": views, "states": states, "first": next(iter(states)),
+            "paths": paths, "boxes": [_box(b, graph.boxes, at) for b in graph.boxes],
             "modules": {"/".join(p): _module(graph, p) for p in graph.tree.modules},
-            "columns": sorted(graph.columns), "notice": graph.notice,
+            "columns": sorted(graph.columns), "notice": graph.notice, "measured": graph.measured,
             "memory": {"live": lives.live, "peak": list(lives.peak)},
             "lives": [[life.box, life.born, life.dies, life.bytes] for life in lives.lives]}
 
 
-def _picture(graph: Graph, path: tuple[str, ...]) -> Picture:
-    """The picture of one module with its children closed; of the whole graph, folded for a first look."""
-    viewer = Viewer(graph.boxes, graph.tree, graph.columns)
-    if path:
-        view = viewer.view({path[:n] for n in range(len(path) + 1)}, {path}, path)
-    else:
-        view = viewer.view(opened(graph.tree, ROOT_DEPTH, (), "module"))
+def _states(graph: Graph) -> list[set[Path]]:
+    """Which modules of the first picture are open: the picture as it opens, then every other way, if they are few."""
+    first = opened(graph.tree, ROOT_DEPTH, (), "module")
+    shown = sorted(_viewer(graph).view(first).frames, key=lambda p: (len(p), p))
+    states: list[set[Path]] = [{()}]
+    for path in shown:
+        states += [{*state, path} for state in states if path[:-1] in state]
+        if len(states) > STATES:
+            states = [{p for p in ((), *shown) if len(p) <= depth} for depth in range(ROOT_DEPTH + 1)]
+            break
+    whole = {(), *shown}
+    return [whole, *(state for state in states if state != whole)]
+
+
+def _viewer(graph: Graph) -> Viewer:
+    return Viewer(graph.boxes, graph.tree, graph.columns)
+
+
+def _picture(graph: Graph, open_: set[Path], root: Path) -> Picture:
+    """The picture of one module with its children closed; or of the whole graph with some modules open."""
+    view = _viewer(graph).view(open_, {root} if root else set(), root)
     if 0 not in graph.columns:
         from engine.diagram.graph import alone
         alone(view, min(graph.columns))
     view.title = ""
-    return Picture(view, graph.boxes, False, viewer=True)
+    return Picture(view, graph.boxes, graph.measured, viewer=True)
 
 
 def _item(item: Item) -> Any:

@@ -42,6 +42,7 @@ class Drawing:
     routes: list[Route]
     labels: list[Label]
     columns: dict[int, tuple[float, float]]                          # column -> left and right edge
+    floors: dict[int, float]                                         # item -> where its row ends
 
 
 class Router(Wiring):
@@ -210,7 +211,9 @@ class Router(Wiring):
             boxes[i] = (self.middle(i) - w / 2, self.row_y[row] + (self.row_h[row] - h) / 2, float(w), float(h))
         routes = [Route(net, link, self._points(net, link, end, boxes))
                   for net in self.nets for link, end in zip(net.links, net.ends, strict=True)]
-        return Drawing(self.width, self.height, boxes, self._frame_boxes(), routes, self._labels(boxes), self.edges)
+        floors = {i: self.row_y[row] + self.row_h[row] for i, (row, _) in self.grid.place.items()}
+        return Drawing(self.width, self.height, boxes, self._frame_boxes(), routes, self._labels(boxes), self.edges,
+                       floors)
 
     def _points(self, net: Net, link: Link, end: tuple[str, float],
                 boxes: dict[int, tuple[float, float, float, float]]) -> list[Point]:

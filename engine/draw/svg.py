@@ -24,7 +24,7 @@ class Picture:
         self.view, self.boxes, self.viewer = view, boxes, viewer
         self.measured = measured
         self.first_bad = next((b.id for b in boxes if b.seen is not None and not b.seen.finite), None)
-        self.speaker = Speaker(view, boxes, measured)
+        self.speaker = Speaker(view, boxes, measured, viewer)
         self.words: list[Words] = [self.speaker.item(item) for item in view.items]
         router = Router(view, arrange(view, self.words), self.words)
         self.drawing: Drawing = router.draw()
@@ -39,9 +39,9 @@ class Picture:
         height, width = d.height, d.width
         if legend:
             key, wide, tall = self._legend(height + 6)
-            parts += key
+            parts.append('<g class="legend">' + "".join(key) + "</g>")
             height, width = height + tall + 10, max(width, wide)
-        if self.measured and legend:
+        if self.measured and legend and not self.viewer:
             parts.append(memory_strip(self.boxes, 12.0, height, width - 24))
             height += 74
         what = escape(title or self.view.title or "computation graph")
@@ -107,7 +107,8 @@ class Picture:
             copies = f" {frame.copies}" if frame and frame.copies else ""
             tip = escape(path[-1].rpartition(".")[0] if self.viewer else "/".join(path) + copies)
             anchor, at = ("start", x + 6) if column == 0 else ("end", x + w - 6)
-            out.append(f'<g class="module"><title>{tip}</title><rect x="{_n(x)}" y="{_n(y)}" width="{_n(w)}" '
+            place = f' data-p="{escape("/".join(path))}"' if self.viewer else ""
+            out.append(f'<g class="module"{place}><title>{tip}</title><rect x="{_n(x)}" y="{_n(y)}" width="{_n(w)}" '
                        f'height="{_n(h)}" rx="7" fill="{self.hue(column)}" fill-opacity="0.05" '
                        f'stroke="{self.hue(column)}" stroke-opacity="0.45"/>'
                        + _text(at, y + 12, spans, 9.5, anchor) + "</g>")
@@ -121,7 +122,8 @@ class Picture:
             ' stroke-dasharray="5 3"' if kind == "constant" else "")
         width = 1.0 if kind == "saved" else 1.8 if route.link.residual else 1.2
         tip = escape(self.speaker.link(route.link))
-        return (f'<g class="edge {"residual" if route.link.residual else kind}"><title>{tip}</title>'
+        ends = f' data-e="{route.link.source} {route.link.target}"' if self.viewer else ""
+        return (f'<g class="edge {"residual" if route.link.residual else kind}"{ends}><title>{tip}</title>'
                 f'<path d="{rounded(route.points)}" fill="none" stroke="{colour}" stroke-width="{width}"{dash}/>'
                 f'<path d="{arrow(route.points)}" fill="{colour}"/></g>')
 
@@ -143,9 +145,12 @@ class Picture:
         text, at = [], y + 4.0
         for line in words.lines:
             at += line.size * 1.32
-            text.append(_text(x + w / 2, at - line.size * 0.3, line.spans, line.size, "middle"))
+            text.append(_text(x + w / 2, at - line.size * 0.3, line.spans if not line.mark else (), line.size, "middle",
+                              line.mark))
         if self.viewer:
-            return f'<g id="{prefix}{item.id}" class="box {kind}" tabindex="0">{shape}{"".join(text)}</g>'
+            room = (f'<g class="w" data-x="{_n(x + 4)}" data-y="{_n(y + h - 33)}" data-w="{_n(w - 8)}"/>'
+                    if words.below else "")
+            return f'<g data-k="{item.id}" class="box {kind}" tabindex="0">{shape}{"".join(text)}{room}</g>'
         content = f"<title>{escape(words.tip)}</title>{shape}{''.join(text)}"
         if self.measured and item.module is None and not item.port:
             content += marks(box, self.boxes, x, y, w, h, box.id == self.first_bad)
@@ -240,12 +245,13 @@ def _label(label: Label) -> str:
     return f'<g class="shape">{back}{_text(x, label.y, label.line.spans, label.line.size, "start")}</g>'
 
 
-def _text(x: float, y: float, spans: Sequence[Span], size: float, anchor: str) -> str:
+def _text(x: float, y: float, spans: Sequence[Span], size: float, anchor: str, mark: str = "") -> str:
     pieces = []
     for span in spans:
         style = f' fill="{span.colour}"' + ' font-weight="bold"' * span.bold + ' font-style="italic"' * span.italic
         pieces.append(f"<tspan{style}>{escape(span.text)}</tspan>")
     place = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    place += f' class="{mark}" fill="{colours.INK}"' if mark else ""
     return f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}"{place} xml:space="preserve">{"".join(pieces)}</text>'
 
 

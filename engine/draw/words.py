@@ -26,9 +26,10 @@ class Span:
 
 @dataclass
 class Line:
-    """A line of a box."""
+    """A line of a box. `mark`: what the viewer writes into it, step by step."""
     spans: list[Span]
     size: float = SMALL
+    mark: str = ""
 
     @property
     def width(self) -> float:
@@ -93,8 +94,9 @@ def _colour(size: Size) -> str:
 class Speaker:
     """Words for the boxes of one view."""
 
-    def __init__(self, view: View, boxes: list[Box], measured: bool) -> None:
-        self.view, self.boxes, self.measured = view, boxes, measured
+    def __init__(self, view: View, boxes: list[Box], measured: bool, viewer: bool = False) -> None:
+        """viewer: room for the numbers that the page writes as they are made, instead of the numbers."""
+        self.view, self.boxes, self.measured, self.viewer = view, boxes, measured, viewer
 
     def item(self, item: Item) -> Words:
         """The text of a box."""
@@ -109,8 +111,8 @@ class Speaker:
         if item.port == "to":
             text = name if box.name else "out" if item.column == 0 else "gradient out"
         else:
-            inside = box.path[-1].rstrip("0123456789.") if box.path else ""
-            text = box.name.rpartition(".")[2] or f"{inside} {box.label}".strip()
+            text = box.name.rpartition(".")[2] or ("gradient in" if item.column else
+                                                   f"from {box.path[-1]}" if box.path else box.label)
         return Words([Line([Span(text, italic=True)], 10.0)], f"{name} of {where}: {box.shape}").measure()
 
     def _module(self, item: Item) -> Words:
@@ -131,7 +133,7 @@ class Speaker:
             facts += f", {item.residuals} residual"
         lines.append(Line([Span(facts, colours.FAINT)]))
         if self.measured:
-            lines += total_lines(made)
+            lines += blank_lines(item.column == 0) if self.viewer else total_lines(made)
         tip = f"{'/'.join(item.module)}{' ' + item.copies if item.copies else ''}: {facts}"
         return Words(lines, tip + (f", {tick.text} parameters" if tick and tick.text else ""),
                      pile=6 if item.copies else 0).measure()
@@ -163,9 +165,10 @@ class Speaker:
         if box.kind == "failed":
             lines.append(Line([Span("the shapes do not fit", colours.RED)]))
         if self.measured:
-            lines += measured_lines(box, self.boxes)
+            lines += blank_lines(box.column == 0) if self.viewer else measured_lines(box, self.boxes)
         seen = box.seen if self.measured else None
-        return Words(lines, self.tip(item), below=(7 + 30 * bool(seen.weights)) if seen is not None else 0).measure()
+        below = 30 * bool(seen.weights) + 7 * (not self.viewer) if seen is not None else 0
+        return Words(lines, self.tip(item), below=below).measure()
 
     def _shared(self, box: Box) -> list[Box]:
         """Weights that are counted elsewhere."""
@@ -218,6 +221,12 @@ def _cut(text: str) -> str:
     while text_width(text, SMALL) > WIDE:
         text = text[:-2].rstrip("…") + "…"
     return text
+
+
+def blank_lines(graded: bool) -> list[Line]:
+    """Room for a value and, in the forward pass, a gradient."""
+    room = [Span("value rms 0.00012")]
+    return [Line(room, mark="v"), *([Line([Span("gradient rms 0.00012")], mark="g")] if graded else [])]
 
 
 def measured_lines(box: Box, boxes: list[Box]) -> list[Line]:
