@@ -203,15 +203,3 @@ def test_intrinsics_run_by_their_twins_and_copies_arrive_when_waited_for(tmp_pat
     copies[1, 16](x, out, 0)
     assert np.isnan(out[:64]).all()
     """)
-
-
-def test_softmax_is_the_meaning_at_odd_sizes(tmp_path):
-    simulate(tmp_path, """
-    from engine.kernels import cuda as kernels
-    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-14)):
-        for shape in ((1, 1), (9, 33), (2, 3, 70)):
-            x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-            e = np.exp(x - x.max(-1, keepdims=True))
-            y = kernels.kernel("softmax")(tape.from_numpy(x)).get()
-            assert y.dtype == dtype and abs(y - e / e.sum(-1, keepdims=True)).max() < tolerance
-    """)

@@ -1,7 +1,8 @@
 """CUDA kernels. Importing this package imports neither Numba nor CuPy.
 
 `kernel("softmax")` gives the fast version of the op of that name, or None where there is none. How kernels are written,
-launched and tested is told in `jit.py`; `softmax.py` is an example to start from.
+launched and tested is told in `jit.py`. They serve float32; what they leave to the array library, and float64, runs by
+the ops' meanings.
 """
 
 import importlib
@@ -18,8 +19,15 @@ class NotCapturable(RuntimeError):
 
 
 _KERNELS = {
-    "softmax": ["softmax"],
-}
+    "lift": [
+        "exp", "log", "sin", "cos", "tanh", "sigmoid", "erf", "gelu", "silu", "relu", "sqrt", "abs", "neg",
+        "add", "sub", "mul", "div", "pow", "maximum", "minimum", "where", "clip",
+        "relu_vjp", "gelu_vjp", "tanh_vjp", "sigmoid_vjp", "silu_vjp",
+    ],
+    "matmul": ["matmul"],
+    "linear": ["linear", "linear_vjp", "linears", "linears_input_vjp", "relu_dropout_vjp"],
+    "softmax": ["softmax", "softmax_vjp", "log_softmax", "log_softmax_vjp"],
+}  # fmt: skip
 
 MODULES = {name: module for module, names in _KERNELS.items() for name in names}
 

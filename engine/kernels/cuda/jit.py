@@ -25,8 +25,8 @@ launch returns at once; it runs on CuPy's current stream, after all launches bef
 written down on the tape instead. `twice` may look at shapes, strides and dtypes, never at an array's numbers.
 
 **Types of parameters** are the CPU kernels': `T[::1]` (any rank, C-contiguous, seen flat: an address on a card, so that
-x[i] is all a kernel may say of it), `T[:, :]` (this rank, any strides), `T`, `int` (int64), `int32`, `uint32`,
-`uint64`, `float` (float64), `float32`, `bool`; element types T (float32 or float64: the dtype of the first T array that
+x[i] is all a kernel may say of it), `T[...]` (the same for any strides that are not negative: x[i] is what lies i
+elements behind the first), `T[:, :]` (this rank, any strides), `T`, `int` (int64), `int32`, `uint32`, `uint64`, `float` (float64), `float32`, `bool`; element types T (float32 or float64: the dtype of the first T array that
 is not None), float32, float64, int64, int32, int16, int8 and their unsigned forms, uint8, bool. `None` for an array is
 one of size 0. T may be narrowed: `kernel("T[::1]", floats=("float32",))`.
 
@@ -112,7 +112,7 @@ class CompileFailure(Exception):
 
 
 class Parameter(NamedTuple):
-    """A parameter of a kernel: element type, and rank (None: a number; 0: flat, any rank, C-contiguous)."""
+    """A parameter of a kernel: element type, and rank (None: a number; 0: flat and C-contiguous; -1: any strides)."""
 
     element: str
     rank: int | None
@@ -277,8 +277,8 @@ def _three(n: Any) -> tuple[int, int, int]:
 def _parameters(signature: str) -> list[Parameter]:
     """From a text such as "T[::1], bool[:, :], int"."""
     found: list[Parameter] = []
-    for element, axes in re.findall(r"(\w+)(?:\[([:1, ]*)\])?", signature):
-        rank = None if not axes else 0 if axes == "::1" else axes.count(":")
+    for element, axes in re.findall(r"(\w+)(?:\[([:1, .]*)\])?", signature):
+        rank = None if not axes else {"::1": 0, "...": -1}.get(axes, axes.count(":"))
         name = _NUMBERS.get(element, element) if rank is None else element
         if name not in _ELEMENTS:
             raise ValueError(f"unknown type {element!r} in the kernel signature {signature!r}")
@@ -287,12 +287,15 @@ def _parameters(signature: str) -> list[Parameter]:
 
 
 def _described(p: Parameter) -> str:
-    return f"a C-contiguous {p.element} array" if p.rank == 0 else f"a {p.rank}-D {p.element} array"
+    kind = {0: "a C-contiguous {} array", -1: "a {} array with strides that are not negative"}
+    return kind.get(p.rank or 0, f"a {p.rank}-D {{}} array").format(p.element)
 
 
 def _fits(argument: Any, p: Parameter) -> bool:
     if getattr(argument, "dtype", None) != np.dtype(p.element):
         return False
+    if p.rank == -1:
+        return all(stride >= 0 and stride % argument.itemsize == 0 for stride in argument.strides)
     return argument.flags.c_contiguous if p.rank == 0 else argument.ndim == p.rank
 
 
@@ -308,4 +311,7 @@ def _seen(argument: Any, p: Parameter) -> np.ndarray:
     if argument is None:
         return np.empty((0,) * max(p.rank or 1, 1), p.element)
     memory = getattr(argument, "memory", argument)
-    return memory.reshape(-1) if p.rank == 0 else memory
+    if p.rank == -1 and memory.size:
+        last = sum((n - 1) * stride for n, stride in zip(memory.shape, memory.strides, strict=True))
+        return np.lib.stride_tricks.as_strided(memory, (1 + last // memory.itemsize,), (memory.itemsize,))
+    return memory.reshape(-1) if p.rank in (0, -1) else memory

@@ -62,7 +62,7 @@ def signature(kernel: Any, dtype: str | None) -> Any:
         element = types.boolean if p.element == "bool" else getattr(types, p.element)
         if p.rank is None:
             return element
-        return types.Array(element, p.rank, "A") if p.rank else types.CPointer(element)
+        return types.Array(element, p.rank, "A") if p.rank > 0 else types.CPointer(element)
 
     return types.void(*(one(p.typed(dtype)) for p in kernel.parameters))
 
@@ -134,7 +134,7 @@ def words(array: Any, p: Any) -> list[Any]:
     """An array as Numba's kernels take it: the address of a flat one, else two unused words, size, item size, address,
     shape and strides."""
     address = 0 if array is None else array.data.ptr
-    if p.rank == 0:
+    if p.rank <= 0:
         return [np.int64(address)]
     size, item = (0, np.dtype(p.element).itemsize) if array is None else (array.size, array.itemsize)
     shape, strides = ((0,) * p.rank,) * 2 if array is None else (array.shape, array.strides)

@@ -1,0 +1,250 @@
+"""Every CUDA kernel in the simulator against its op's meaning in long double, at sizes that leave odd tails.
+
+The simulator is chosen when the kernels are imported, so this file runs itself again in a process of its own.
+"""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import OPS, Tensor, unfused
+from engine.check import WIDE, tolerance
+from engine.kernels import cuda
+
+pytest.importorskip("greenlet")
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+if not SIMULATED:
+    FAMILIES = ["lift", "matmul", "linear", "softmax"]
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_in_the_simulator(family):
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", f"{family}_"]
+        environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+        run = subprocess.run(command, cwd=Path(__file__).parent.parent, env=environment, capture_output=True, text=True,
+                             timeout=300)
+        assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-4000:] + run.stderr[-2000:]
+
+    pytestmark = []
+else:
+    from engine.kernels.cuda import matmul as products
+    from engine.kernels.cuda import tape
+    from engine.kernels.cuda.simulator import order
+
+KEY = np.array(0x123456789ABCDEF, np.int64)
+simulated = pytest.mark.skipif(not SIMULATED, reason="runs in the simulator")
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def on_card(x):
+    """An array on the simulated card, in the memory layout that it has here."""
+    if x is None:
+        return None
+    memory = np.empty_like(x)
+    memory[...] = x
+    return tape.SimulatedArray(memory if memory.strides == x.strides else np.array(x, order="C"))
+
+
+def call(name, *arrays, **params):
+    """What the kernel gives; residuals too, where it has any."""
+    made = cuda.kernel(name)(*(on_card(x) for x in arrays), **params)
+    assert made is not NotImplemented
+    return made
+
+
+def meaning(name, *arrays, **params):
+    """The op's meaning in long double."""
+    wide = [None if x is None else Tensor(x.astype(WIDE) if x.dtype.kind == "f" else x) for x in arrays]
+    with unfused():
+        return OPS[name](*wide, **params).array()
+
+
+def close(got, expected, terms=1):
+    got = got.get() if hasattr(got, "get") else got
+    assert got.shape == expected.shape
+    assert got.dtype == (np.float32 if expected.dtype == WIDE else expected.dtype)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    np.testing.assert_array_equal(got[~finite], expected[~finite].astype(got.dtype))
+    scale = float(np.max(np.abs(expected[finite]), initial=1.0))
+    np.testing.assert_allclose(got[finite], expected[finite], rtol=0, atol=tolerance(np.float32, terms) * scale)
+
+
+def check(name, *arrays, terms=1, **params):
+    made = call(name, *arrays, **params)
+    close(made[0] if type(made) is tuple else made, meaning(name, *arrays, **params), terms)
+
+
+# --- elementwise ----------------------------------------------------------------------------------
+UNARY = ["exp", "sin", "cos", "tanh", "sigmoid", "erf", "gelu", "silu", "relu", "abs", "neg"]
+BINARY = ["add", "sub", "mul", "div", "maximum", "minimum", "relu_vjp", "gelu_vjp", "tanh_vjp", "sigmoid_vjp",
+          "silu_vjp"]
+SHAPES = [((5,), (5,)), ((2, 8), (8,)), ((3, 8), (3, 1)), ((3, 7), (7,)), ((2, 3, 4), (3, 1)), ((2, 3, 4), (2, 1, 4)),
+          ((2, 3, 4), ()), ((3, 1), (1, 8)), ((0, 3), (3,)), ((2, 3, 8), (1, 3, 8))]
+
+
+@simulated
+@pytest.mark.parametrize("name", UNARY)
+def test_lift_of_one_operand(name):
+    for x in (numbers(3, 7), numbers(8, 4).T, numbers(), numbers(0, 2), numbers(1030)[::2]):
+        check(name, x)
+
+
+@simulated
+@pytest.mark.parametrize("name", ["log", "sqrt"])
+def test_lift_of_a_positive_operand(name):
+    check(name, np.abs(numbers(9)) + 1)
+
+
+@simulated
+@pytest.mark.parametrize("name", BINARY)
+def test_lift_of_two_operands(name):
+    for first, second in SHAPES[:4] if name != "sub" else SHAPES:
+        x, y = numbers(*first), numbers(*second, seed=1) + 4
+        check(name, x, y)
+        check(name, y, x + 4)
+
+
+@simulated
+def test_lift_of_the_others():
+    x, y = numbers(3, 8), numbers(8)
+    for condition in (x > 0, y > 0, np.array(True)):
+        check("where", condition, x, y)
+    check("clip", x, low=-0.5, high=None)
+    check("pow", np.abs(x) + 1, y)
+    assert cuda.kernel("add")(on_card(x.astype(np.float64)), on_card(y.astype(np.float64))) is NotImplemented
+
+
+@simulated
+def test_lift_keeps_nan_and_infinity():
+    x = np.array([np.nan, np.inf, -np.inf, 1, 0, -0.0], np.float32)
+    for name in ("exp", "relu", "abs", "sigmoid", "tanh"):
+        check(name, x)
+    for name in ("maximum", "add", "mul"):
+        check(name, x[:, None], x)
+
+
+# --- products -------------------------------------------------------------------------------------
+@pytest.fixture
+def tile(request, monkeypatch):
+    """One tile for every product, and k cut as soon as it can be."""
+    monkeypatch.setattr(products, "TILES", products.TILES[request.param:request.param + 1])
+    monkeypatch.setattr(products, "LEAST_DEPTH", 16)
+
+
+every_tile = pytest.mark.parametrize("tile", [0, 1, 2], indirect=True)
+
+
+@simulated
+@every_tile
+def test_matmul_in_every_layout(tile):
+    for a, b in [(numbers(6, 12), numbers(12, 8)), (numbers(5, 33), numbers(33, 7)), (numbers(3, 8), numbers(20, 8).T),
+                 (numbers(12, 36).T, numbers(12, 20)), (numbers(9, 3).T, numbers(5, 9).T)]:
+        check("matmul", a, b, terms=a.shape[1])
+
+
+@simulated
+def test_matmul_of_more_than_a_tile():
+    check("matmul", numbers(33, 20), numbers(20, 37), terms=20)
+    check("matmul", numbers(12, 70)[::2, ::3], numbers(24, 3), terms=24)
+
+
+@simulated
+def test_matmul_of_batches_and_vectors():
+    for a, b in [((2, 3, 2, 5), (2, 3, 5, 3)), ((3, 2, 5), (2, 1, 5, 3)), ((2, 1, 2, 2, 5), (2, 1, 5, 3)),
+                 ((5,), (5, 3)), ((2, 3, 5), (5,)), ((5,), (5,)), ((2, 0), (0, 3)), ((0, 2), (2, 3))]:
+        check("matmul", numbers(*a), numbers(*b), terms=5)
+    check("matmul", numbers(2, 3, 4, 5).swapaxes(1, 2), numbers(2, 3, 6, 5).transpose(0, 1, 3, 2)[:, :1], terms=5)
+
+
+@simulated
+def test_matmul_does_not_depend_on_the_tile_or_the_batch():
+    a, b = numbers(40, 24), numbers(24, 40)
+    whole = call("matmul", a, b).get()
+    np.testing.assert_array_equal(call("matmul", a[3:5], b).get(), whole[3:5])
+    tiles, products.TILES = products.TILES, products.TILES[:1]
+    try:
+        np.testing.assert_array_equal(call("matmul", a, b).get(), whole)
+    finally:
+        products.TILES = tiles
+
+
+@simulated
+@every_tile
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_linear_with_its_epilogue(tile, p):
+    for rows, inputs, outputs in [(5, 7, 9), (3, 4, 36)]:
+        x, w, b = numbers(rows, inputs), numbers(inputs, outputs), numbers(outputs)
+        check("linear", x, w, b, KEY, activation="relu", p=p, terms=inputs)
+    check("linear", x[0], w, None, KEY, activation="none", p=p, terms=inputs)
+
+
+@simulated
+@every_tile
+def test_linear_gradients(tile):
+    x, g = numbers(2, 9, 5), numbers(2, 9, 12)
+    for widths in (None, (4, 8), (1, 8, 3)):
+        check("linear_vjp", x, g, widths=widths, terms=18)
+    check("linear_vjp", numbers(35, 4), numbers(35, 8), terms=35)
+    check("linear_vjp", numbers(0, 2), numbers(0, 3))
+    for p in (0.0, 0.4, 1.0):
+        check("relu_dropout_vjp", numbers(21), numbers(21, seed=1), p=p)
+
+
+@simulated
+@every_tile
+def test_linear_layers_side_by_side(tile):
+    for rows, inputs, outputs in [(5, 7, (3, 4, 5)), (3, 8, (4, 8, 36)), (4, 2, (0, 3, 17)), (2, 5, (6, 2))]:
+        weights = [numbers(inputs, n, seed=i) for i, n in enumerate(outputs)] + [None] * (3 - len(outputs))
+        biases = [numbers(outputs[0]), None, numbers(outputs[-1]) if len(outputs) > 2 else None]
+        check("linears", numbers(rows, inputs), *weights, *biases, terms=inputs)
+        check("linears_input_vjp", numbers(rows, sum(outputs)), *weights, terms=sum(outputs))
+
+
+# --- softmax --------------------------------------------------------------------------------------
+@simulated
+@pytest.mark.parametrize("shape", [(3, 5), (9, 8), (2, 130), (1, 515), (1, 4098), (2, 0)])
+def test_softmax_of_rows(shape):
+    x, g = numbers(*shape), numbers(*shape, seed=1)
+    for name in ("softmax", "log_softmax"):
+        check(name, x)
+        y = call(name, x).get() if x.size else x
+        check(f"{name}_vjp", g, y, terms=shape[1])
+
+
+@simulated
+def test_softmax_along_any_axis_and_with_masks():
+    x, g = numbers(2, 3, 4), numbers(2, 3, 4, seed=1)
+    for axis in (0, 1):
+        check("softmax", x, axis=axis)
+        check("softmax_vjp", g, call("softmax", x, axis=axis).get(), axis=axis)
+    seen = np.random.default_rng(0).random((2, 3, 4)) < 0.5
+    seen[0, 0] = False
+    for mask in (seen, seen[:, :1], seen[0, 0], seen[:1, :, 1:2]):
+        check("softmax", x, mask)
+        check("softmax", x.astype(np.float32), mask, axis=1)
+    check("softmax", numbers(2, 1, 2, 2, 3), seen[:, None, None, :1, :3])
+    x[0, 1], mask = np.nan, np.ones((3, 4), bool)
+    mask[1] = False
+    assert np.isfinite(call("softmax", x, mask).get()).all()
+
+
+@simulated
+def test_softmax_of_infinities_and_nan():
+    x = np.array([[1, np.inf, 2], [-np.inf, -np.inf, -np.inf], [np.nan, 1, 2], [-np.inf, 1, 2]], np.float32)
+    for name in ("softmax", "log_softmax"):
+        check(name, x)
+
+
+@simulated
+def test_softmax_bits_do_not_depend_on_the_order_of_threads():
+    x = numbers(1, 700)
+    first = call("softmax", x).get()
+    with order("reversed"):
+        np.testing.assert_array_equal(call("softmax", x).get(), first)
