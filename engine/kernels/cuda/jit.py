@@ -26,9 +26,10 @@ written down on the tape instead. `twice` may look at shapes, strides and dtypes
 
 **Types of parameters** are the CPU kernels': `T[::1]` (any rank, C-contiguous, seen flat: an address on a card, so that
 x[i] is all a kernel may say of it), `T[...]` (the same for any strides that are not negative: x[i] is what lies i
-elements behind the first), `T[:, :]` (this rank, any strides), `T`, `int` (int64), `int32`, `uint32`, `uint64`, `float` (float64), `float32`, `bool`; element types T (float32 or float64: the dtype of the first T array that
-is not None), float32, float64, int64, int32, int16, int8 and their unsigned forms, uint8, bool. `None` for an array is
-one of size 0. T may be narrowed: `kernel("T[::1]", floats=("float32",))`.
+elements behind the first), `T[:, :]` (this rank, any strides), `T`, `int` (int64), `int32`, `uint32`, `uint64`, `float`
+(float64), `float32`, `bool`; element types T (float32 or float64: the dtype of the first T array that is not None),
+float32, float64, int64, int32, int16, int8 and their unsigned forms, uint8, bool. `None` for an array is one of size 0.
+T may be narrowed: `kernel("T[::1]", floats=("float32",))`.
 
 **Inside a kernel** there are `cuda` from here (never `from numba import cuda`: it would not be simulated), `math`,
 NumPy's dtypes (`np.float32(0.5)`, `cuda.shared.array(64, np.float32)`), the functions of `..compiled` (exp, log,

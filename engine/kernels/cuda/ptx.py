@@ -9,9 +9,9 @@ four, in memory that is aligned to 16 bytes.
 
 Tensor cores (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t of a warp holds of a 16 × K
 matrix a the rows g and g + 8, of a K × 8 matrix b the column g, of the 16 × 8 sums c the rows g and g + 8 in columns
-2 t and 2 t + 1. `mma_tf32` has K = 8: a is (a[g, t], a[g+8, t], a[g, t+4], a[g+8, t+4]) and b (b[t, g], b[t+4, g]), each
-a `to_tf32` number. `mma_bf16` has K = 16: the same with pairs of bfloat16 (`pack_bf16`) in columns 2 t, 2 t + 1 and
-2 t + 8, 2 t + 9.
+2 t and 2 t + 1. `mma_tf32` has K = 8: a is (a[g, t], a[g+8, t], a[g, t+4], a[g+8, t+4]) and b (b[t, g], b[t+4, g]),
+each a `to_tf32` number. `mma_bf16` has K = 16: the same with pairs of bfloat16 (`pack_bf16`) in columns 2 t, 2 t + 1
+and 2 t + 8, 2 t + 9.
 """
 
 from typing import Any
