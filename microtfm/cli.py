@@ -35,6 +35,7 @@ app = App(name="microtfm", help="A Transformer you can take apart, and a transla
           version=_version, help_format="plaintext")
 for name, place in COMMANDS.items():
     app.command(f"microtfm.commands.{place}", name=name)
+app.command("microtfm.commands.texts:app", name="data", help="Look at parallel text before it is trained on.")
 app.command("microtfm.bench.commands:app", name="bench",
             help="How fast it is, beside NumPy, PyTorch and JAX, and where the time goes.")
 

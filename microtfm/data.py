@@ -81,16 +81,17 @@ def read_parallel(source: PathLike, target: PathLike | None = None) -> Corpus:
     of columns, or when no pair is left.
     """
     if target is None:
-        pairs, places = _columns(source, read_lines(source)), str(source)
+        pairs, places = columns(source, read_lines(source)), str(source)
     else:
         left, right = read_lines(source), read_lines(target)
         if len(left) != len(right):
-            raise UserError(_unequal(source, left, target, right))
+            raise UserError(unequal(source, left, target, right))
         pairs, places = list(zip(left, right, strict=True)), f"{source} and {target}"
     return _checked([(normalise(a), normalise(b)) for a, b in pairs], places)
 
 
-def _columns(path: PathLike, lines: Sequence[str]) -> list[TextPair]:
+def columns(path: PathLike, lines: Sequence[str]) -> list[TextPair]:
+    """The two sides of lines of `source TAB target`. UserError for a line with another number of columns."""
     pairs = []
     for number, line in enumerate(lines, 1):
         cells = line.split("\t")
@@ -101,7 +102,8 @@ def _columns(path: PathLike, lines: Sequence[str]) -> list[TextPair]:
     return pairs
 
 
-def _unequal(source: PathLike, left: Sequence[str], target: PathLike, right: Sequence[str]) -> str:
+def unequal(source: PathLike, left: Sequence[str], target: PathLike, right: Sequence[str]) -> str:
+    """What to say of two files with different numbers of lines, and where they may begin to drift apart."""
     message = (f"{source} has {len(left):,} lines and {target} has {len(right):,}. "
                "Line n of one must translate line n of the other.")
     for number, (a, b) in enumerate(zip(left, right, strict=False), 1):
