@@ -109,7 +109,7 @@ def test_no_drift_where_all_lines_are_as_long() -> None:
 
 def test_overlap_with_other_text(tmp_path: Path) -> None:
     left, right = sides(100)
-    test = [(left[0], right[0]), (left[1], "Another."), ("猫猫猫", right[2]), (left[3][:2] + " " + left[3][2:-1], "New."),
+    test = [(left[0], right[0]), (left[1], "Another."), ("猫猫猫", right[2]), (f"{left[3][:2]} {left[3][2:-1]}", "N"),
             ("狗狗", "Dogs.")]
     found = check(tmp_path, left, right, test=test)["overlap"]["test"]
     assert {name: found[name]["lines"] for name in found if name not in ("file", "pairs")} == {
