@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 import engine
 from engine import Tensor
+from microtfm.architecture import Model
+from microtfm.recurrent import Recurrent
+from microtfm.recurrent_session import RecurrentCached
 from microtfm.session import NEVER, Cached, most_probable
 from microtfm.tokens import BOS, EOS, PAD
-from microtfm.transformer import Transformer, source_mask
+from microtfm.transformer import source_mask
 
 Ids = list[int]
 
@@ -30,10 +34,10 @@ def limits(source: np.ndarray, max_length: int | None = None) -> np.ndarray:
 class _Whole:
     """The model on whole prefixes, anew for each token: slow and plain, what the cached way is tested against."""
 
-    def __init__(self, model: Transformer, source: np.ndarray) -> None:
+    def __init__(self, model: Model, source: np.ndarray) -> None:
         ids = Tensor(source, name="source")
         self.model, self.mask = model, source_mask(ids)
-        self.memories = model.decoder.project(model.encode(ids))
+        self.memories = model.memories(ids)
         self.prefix = np.empty((len(source), 0), np.int64)                                         # (B, t)
 
     def __call__(self, ids: np.ndarray, choose: bool) -> np.ndarray:
@@ -52,7 +56,14 @@ class _Whole:
         """Nothing is held."""
 
 
-def greedy(model: Transformer, source: np.ndarray, max_length: int | None = None, cache: bool = True) -> list[Ids]:
+def _steps(model: Model, source: np.ndarray, cache: bool) -> Any:
+    """A translation under way: call it for the next token, `select` its rows, `close` it."""
+    if not cache:
+        return _Whole(model, source)
+    return RecurrentCached(model, source) if isinstance(model, Recurrent) else Cached(model, source)
+
+
+def greedy(model: Model, source: np.ndarray, max_length: int | None = None, cache: bool = True) -> list[Ids]:
     """The most probable token after each token, up to <eos>: one list of ids a row of `source` (B, S).
 
     <bos> and <eos> are left out. `source` has <eos> at the end of each row, then padding (`data.pad_sources`).
@@ -61,7 +72,7 @@ def greedy(model: Transformer, source: np.ndarray, max_length: int | None = None
     out: list[Ids] = [[] for _ in source]
     rows = np.arange(len(source))                         # row of the batch -> row of the source
     ids = np.full(len(source), BOS)
-    with engine.no_grad(), closing((Cached if cache else _Whole)(model, source)) as steps:
+    with engine.no_grad(), closing(_steps(model, source, cache)) as steps:
         while len(rows):
             ids = steps(ids, choose=True)
             for row, token in zip(rows, ids.tolist(), strict=True):
@@ -130,7 +141,7 @@ class _Search:
         return max([*self.finished, *cut], key=lambda hypothesis: hypothesis[0])[1]
 
 
-def beam(model: Transformer, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0,
+def beam(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0,
          max_length: int | None = None, cache: bool = True,
          watch: Callable[[_Search], None] | None = None) -> list[Ids]:
     """Beam search: the hypothesis with the highest log-probability / length^length_penalty, length with <eos>.
@@ -140,7 +151,7 @@ def beam(model: Transformer, source: np.ndarray, beam: int = 4, length_penalty: 
     form is that of Marian and Hugging Face.) A beam of 1 is greedy search. `watch` is called after each token of each
     sentence with its search, whose `live` and `finished` hold (score, ids).
     """
-    with engine.no_grad(), closing((Cached if cache else _Whole)(model, source)) as steps:
+    with engine.no_grad(), closing(_steps(model, source, cache)) as steps:
         limit = limits(source, max_length)
         searches = [_Search(beam, length_penalty, int(n)) for n in limit]
         going = list(searches)                            # each owns the next len(live) rows of the batch

@@ -10,6 +10,7 @@ import numpy as np
 
 import engine
 from engine import Tensor
+from microtfm.architecture import Model, build
 from microtfm.axes import IDS
 from microtfm.errors import UserError
 from microtfm.loss import translation_loss
@@ -68,7 +69,7 @@ def record(run: Path | None, size: str | None, unfused: bool = False, real: bool
         return loss
 
 
-def _size_model(name: str) -> tuple[Transformer, tuple[int, int, int]]:
+def _size_model(name: str) -> tuple[Model, tuple[int, int, int]]:
     from microtfm.bench.sizes import SIZES
 
     if name not in SIZES:
@@ -80,16 +81,16 @@ def _size_model(name: str) -> tuple[Transformer, tuple[int, int, int]]:
     return Transformer(settings, size.vocabulary, size.vocabulary), (size.batch, size.length, size.length)
 
 
-def _run_model(folder: Path, real: bool) -> tuple[Transformer, tuple[int, int, int]]:
+def _run_model(folder: Path, real: bool) -> tuple[Model, tuple[int, int, int]]:
     from microtfm.run_folder import RunFolder
 
     run = RunFolder.open(folder)
     source, target = run.tokenizers()
-    model = run.load_model() if real else Transformer(run.settings.model, len(source), len(target))
+    model = run.load_model() if real else build(run.settings.model, len(source), len(target))
     return model, SAMPLE
 
 
-def _ids(model: Transformer, batch: tuple[int, int, int], real: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _ids(model: Model, batch: tuple[int, int, int], real: bool) -> tuple[Tensor, Tensor, Tensor]:
     """A batch of random ids, or of their shapes."""
     rows, s, t = batch
     made: list[Any] = []

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from microtfm import checkpoint, metrics
+from microtfm.architecture import Model
 from microtfm.run_folder import RunFolder, check_model, new_model
-from microtfm.transformer import Transformer
 
 PACKAGES = ("microtfm", "numpy", "numba", "sentencepiece", "sacrebleu", "safetensors")
 SCORES = ("step", "bleu", "chrf", "exact_match", "valid_loss", "bleu_signature")
@@ -40,7 +40,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     }
 
 
-def by_part(model: Transformer) -> dict[str, int]:
+def by_part(model: Model) -> dict[str, int]:
     """Parameters by part of the model, to the depth of its layers; tied weights are counted where they first stand."""
     counts: dict[str, int] = {}
     for name, tensor in model.named_parameters():

@@ -8,11 +8,11 @@ import numpy as np
 
 import engine
 from engine import Tensor
+from microtfm.architecture import Model
 from microtfm.data import Batch
 from microtfm.loss import translation_loss
 from microtfm.optim import Optimiser, global_norm
 from microtfm.settings import TrainSettings
-from microtfm.transformer import Transformer
 
 
 class Learner:
@@ -22,7 +22,7 @@ class Learner:
     large one would. Where the loss or the gradient's norm is not finite, nothing is changed.
     """
 
-    def __init__(self, model: Transformer, optimiser: Optimiser, settings: TrainSettings, replay: bool = True) -> None:
+    def __init__(self, model: Model, optimiser: Optimiser, settings: TrainSettings, replay: bool = True) -> None:
         self.model, self.optimiser, self.settings = model, optimiser, settings
         self.parameters = model.parameters()
         self.sums: list[Tensor] = []                     # gradients of several batches

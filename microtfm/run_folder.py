@@ -26,10 +26,10 @@ import numpy as np
 import tomli_w
 
 from microtfm import atomic, checkpoint, kept, lock, tokens
+from microtfm.architecture import Model, build
 from microtfm.errors import UserError
 from microtfm.settings import ModelSettings, Settings, read_table
 from microtfm.tokens import Tokenizer
-from microtfm.transformer import Transformer
 
 VERSION = 2                              # of the folder's layout; the first one did not say whose its checkpoints are
 OWN = ("config.toml", "tokenizer.json", "tokenizer.source.json", "tokenizer.target.json", "held-out.tsv",
@@ -144,7 +144,7 @@ class RunFolder:
             return one, one
         return tokens.load(self.path / "tokenizer.source.json"), tokens.load(self.path / "tokenizer.target.json")
 
-    def load_model(self) -> Transformer:
+    def load_model(self) -> Model:
         """The best model, in eval mode."""
         if not self.model.exists():
             raise UserError(f"{self.path} has no model yet: training stopped before its first validation. Go on with: "
@@ -195,13 +195,13 @@ def _moved(settings: Settings, path: Path) -> Settings:
                                valid_src=rebased(settings.valid_src), valid_tgt=rebased(settings.valid_tgt))
 
 
-def new_model(settings: ModelSettings, source: Tokenizer, target: Tokenizer) -> Transformer:
+def new_model(settings: ModelSettings, source: Tokenizer, target: Tokenizer) -> Model:
     """A model whose weights are about to be loaded: the seed's sequence of random numbers stays as it was."""
     from engine import random
 
     state = random.get_state()
     try:
-        return Transformer(settings, len(source), len(target))
+        return build(settings, len(source), len(target))
     finally:
         random.set_state(state)
 

@@ -30,8 +30,9 @@ DEFAULT_STEPS = 10_000                   # where neither steps nor minutes are g
 class ModelSettings:
     """The Transformer: its sizes and the few choices that the field disagrees on."""
 
-    kind: Literal["transformer"] = "transformer"
-    """Architecture of the model."""
+    kind: Literal["transformer", "rnn"] = "transformer"
+    """Architecture: the Transformer, or a recurrent encoder-decoder (GRU) with attention, for which heads, ffn,
+    inner_dropout, norm and final_norm have no meaning."""
     d_model: int = 128
     """Width D of every embedding and every layer's output."""
     heads: int = 4

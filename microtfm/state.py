@@ -10,11 +10,11 @@ import numpy as np
 
 from engine import random
 from microtfm import checkpoint
+from microtfm.architecture import Model
 from microtfm.checkpoint import Checkpoint
 from microtfm.errors import UserError
 from microtfm.optim import AVERAGE, Optimiser
 from microtfm.run_folder import check_model
-from microtfm.transformer import Transformer
 
 
 @dataclass
@@ -41,13 +41,13 @@ class Progress:
         return cls(**{**facts, "lowest": float("inf") if facts["lowest"] is None else facts["lowest"]})
 
 
-def save(path: Path, model: Transformer, optimiser: Optimiser, progress: Progress, identity: dict[str, Any]) -> None:
+def save(path: Path, model: Model, optimiser: Optimiser, progress: Progress, identity: dict[str, Any]) -> None:
     """Write the state, whole or not at all."""
     checkpoint.save(path, _arrays(model, optimiser), {**identity, "kind": "state", "progress": progress.to_facts(),
                                    "random": random.get_state(), "optimizer": type(optimiser).__name__})
 
 
-def not_finite(model: Transformer, optimiser: Optimiser) -> str | None:
+def not_finite(model: Model, optimiser: Optimiser) -> str | None:
     """The name of an array that holds NaN or infinity: such a state is not worth keeping."""
     return next((name for name, array in _arrays(model, optimiser).items() if not np.isfinite(array).all()), None)
 
@@ -69,7 +69,7 @@ def read(path: Path, identity: dict[str, Any]) -> Checkpoint:
     return found
 
 
-def restore(found: Checkpoint, path: Path, model: Transformer, optimiser: Optimiser) -> Progress:
+def restore(found: Checkpoint, path: Path, model: Model, optimiser: Optimiser) -> Progress:
     """Take up a state that was read from `path`: model, optimiser, random numbers; returns the counters.
 
     Raises UserError, before anything is changed, where it does not fit.
@@ -98,7 +98,7 @@ def _averages(arrays: dict[str, np.ndarray], optimiser: Optimiser) -> dict[str, 
     return arrays if names.keys() & arrays.keys() else arrays | new
 
 
-def _arrays(model: Transformer, optimiser: Optimiser) -> dict[str, np.ndarray]:
+def _arrays(model: Model, optimiser: Optimiser) -> dict[str, np.ndarray]:
     arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
     return arrays | {f"optimizer.{name}": array for name, array in optimiser.state_dict().items()}
 

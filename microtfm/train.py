@@ -17,6 +17,7 @@ import numpy as np
 import engine
 from microtfm import breakdown, checkpoint, curves, kept, state
 from microtfm import material as materials
+from microtfm.architecture import Model, build, describe
 from microtfm.checkpoint import Checkpoint
 from microtfm.data import Batch, TextPair
 from microtfm.errors import UserError
@@ -26,11 +27,10 @@ from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
 from microtfm.optim import SGD, Adam, AdamW, Optimiser, rate
 from microtfm.run_folder import RunFolder, check_free, free_folder, new_model, run_code
-from microtfm.settings import ModelSettings, Settings, TrainSettings
+from microtfm.settings import Settings, TrainSettings
 from microtfm.state import Progress
 from microtfm.stopping import Stopped, Stopping
 from microtfm.threads import default_threads
-from microtfm.transformer import Transformer
 from microtfm.validation import Validation, validate
 
 MOMENTUM = 0.9                           # of plain gradient descent
@@ -71,7 +71,7 @@ def train(settings: Settings, events: Events | None = None, corpus: tuple[list[T
     for notice in [*said, *material.report]:
         events.notice(notice)
     engine.seed(settings.seed)
-    model = Transformer(settings.model, len(source), len(target)) if first is None else first.load_model()
+    model = build(settings.model, len(source), len(target)) if first is None else first.load_model()
     settings = _resolved(settings, out, corpus is not None)
     run = RunFolder(out, settings, run_code(settings, source, target, material.digest, model.state_dict()))
     files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
@@ -122,13 +122,7 @@ def _resolved(settings: Settings, out: Path, own_text: bool) -> Settings:
                    train=replace(settings.train, steps=settings.train.last_step))
 
 
-def describe(model: ModelSettings) -> str:
-    """The model in one line."""
-    return (f"{model.norm}-norm Transformer, encoder {model.layers} + decoder {model.layers} layers, width "
-            f"{model.d_model}, {model.heads} heads, feed-forward {model.ffn}")
-
-
-def _optimiser(model: Transformer, settings: TrainSettings) -> Optimiser:
+def _optimiser(model: Model, settings: TrainSettings) -> Optimiser:
     named = list(model.named_parameters())
     same: dict[str, Any] = {"weight_decay": settings.weight_decay, "average": settings.average}
     if settings.optimizer == "sgd":
@@ -139,7 +133,7 @@ def _optimiser(model: Transformer, settings: TrainSettings) -> Optimiser:
 class _Training:
     """One run from a state to its end."""
 
-    def __init__(self, run: RunFolder, material: Material, model: Transformer, events: Events, started: float) -> None:
+    def __init__(self, run: RunFolder, material: Material, model: Model, events: Events, started: float) -> None:
         self.run, self.material, self.model, self.events = run, material, model, events
         self.progress = Progress()
         self.settings = run.settings

@@ -146,13 +146,17 @@ class Transformer(Module):
 
     def forward(self, source: Any, target: Any) -> Tensor:
         """Logits (B, T, V) of every next token. Ids of 0 are padding: nothing attends to them."""
-        source, target = _ids(source, "source"), _ids(target, "target")
+        source, target = as_ids(source, "source"), as_ids(target, "target")
         mask = source_mask(source)
         return self.decode(target, self.decoder.project(self._encode(source, mask)), mask)
 
+    def memories(self, source: Any) -> list[Tensor]:
+        """What decoding needs of source ids (B, S): each layer's keys and values (B, S, 2D) of the encoder's output."""
+        return self.decoder.project(self.encode(source))
+
     def encode(self, source: Any) -> Tensor:
         """The encoder's output (B, S, D) for source ids (B, S)."""
-        source = _ids(source, "source")
+        source = as_ids(source, "source")
         return self._encode(source, source_mask(source))
 
     def _encode(self, source: Tensor, mask: Tensor | None) -> Tensor:
@@ -162,7 +166,7 @@ class Transformer(Module):
 
     def decode(self, target: Any, memories: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Logits (B, T, V) of whole target sequences (B, T) at once, from what `decoder.project` made."""
-        x = self.target_positions(_ids(target, "target"), self.target_embedding)
+        x = self.target_positions(as_ids(target, "target"), self.target_embedding)
         return self.project(self.decoder(x, memories, mask))
 
     def step(self, ids: Any, positions: Tensor, memories: Sequence[Tensor], mask: Tensor | None,
@@ -193,7 +197,7 @@ class Transformer(Module):
                 layer.seen = None
 
 
-def _ids(ids: Any, name: str) -> Tensor:
+def as_ids(ids: Any, name: str) -> Tensor:
     """Token ids (B, T) as a named int64 tensor."""
     if not isinstance(ids, Tensor):
         ids = Tensor(np.asarray(ids, np.int64))

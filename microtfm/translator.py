@@ -9,11 +9,11 @@ from typing import Self
 import numpy as np
 
 from microtfm import decode
+from microtfm.architecture import Model
 from microtfm.data import pad_sources
 from microtfm.run_folder import RunFolder
 from microtfm.sentences import joined, pieces
 from microtfm.tokens import BOS, Tokenizer, normalise
-from microtfm.transformer import Transformer
 
 BATCH_TOKENS = 2048                      # rows × longest source, so that a batch stays in the processor's cache
 LONGEST = 1000                           # source tokens of a piece at most, so that memory stays bounded
@@ -22,7 +22,7 @@ LONGEST = 1000                           # source tokens of a piece at most, so 
 class Translator:
     """A model and its tokenizers. `Translator.load("runs/demo").translate(["我喜欢猫。"])`"""
 
-    def __init__(self, model: Transformer, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST) -> None:
+    def __init__(self, model: Model, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST) -> None:
         """`max_length`: source tokens of the longest sentence in training; longer lines are translated in pieces."""
         self.model, self.source, self.target, self.max_length = model, source, target, min(max_length, LONGEST)
         self.notices: list[str] = []     # what there is to say about the last call of `translate`

@@ -7,11 +7,11 @@ from typing import Any
 
 import engine
 from microtfm import evaluate
+from microtfm.architecture import Model
 from microtfm.events import Sample
 from microtfm.loss import translation_loss
 from microtfm.material import Material
 from microtfm.settings import Settings
-from microtfm.transformer import Transformer
 from microtfm.translator import Translator
 
 SAMPLES = 3
@@ -25,7 +25,7 @@ class Validation:
     samples: list[Sample]
 
 
-def validate(model: Transformer, material: Material, settings: Settings,
+def validate(model: Model, material: Material, settings: Settings,
              interrupted: Callable[[], bool] = lambda: False) -> Validation | None:
     """The loss over all validation pairs, smoothed as in training so that the two compare, and the scores of greedy
     translations of a sample of them. Returns None as soon as `interrupted()` is true. Leaves the model in eval mode.
@@ -48,7 +48,7 @@ def validate(model: Transformer, material: Material, settings: Settings,
     return Validation(metrics, _chosen(samples))
 
 
-def _loss(model: Transformer, material: Material, settings: Settings, interrupted: Callable[[], bool]) -> float | None:
+def _loss(model: Model, material: Material, settings: Settings, interrupted: Callable[[], bool]) -> float | None:
     total, count = 0.0, 0
     with engine.no_grad():
         for batch in material.valid_batches(settings):
