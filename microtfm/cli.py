@@ -18,6 +18,7 @@ COMMANDS = {                             # name: where it is
     "resume": "training:resume",
     "translate": "translating:translate",
     "evaluate": "scoring:evaluate",
+    "score": "scoring:score",
     "info": "looking:info",
     "graph": "looking:graph",
 }

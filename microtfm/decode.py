@@ -135,10 +135,11 @@ class _Search:
             return False
         return self._value(self.live[0][0], len(self.live[0][1])) <= self.finished[-1][0]
 
-    def best(self) -> Ids:
-        """The hypothesis of the highest value; one cut off at the limit counts as it stands."""
+    def ranked(self) -> list[tuple[float, Ids]]:
+        """The hypotheses that are left and their values, the highest first; one cut off at the limit counts as it
+        stands."""
         cut = [(self._value(total, len(ids)), ids) for total, ids in self.live if len(ids) >= self.limit]
-        return max([*self.finished, *cut], key=lambda hypothesis: hypothesis[0])[1]
+        return sorted([*self.finished, *cut], key=lambda hypothesis: -hypothesis[0])[:self.beam]
 
 
 def beam(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0,
@@ -151,6 +152,13 @@ def beam(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float 
     form is that of Marian and Hugging Face.) A beam of 1 is greedy search. `watch` is called after each token of each
     sentence with its search, whose `live` and `finished` hold (score, ids).
     """
+    return [found[0][1] for found in n_best(model, source, beam, length_penalty, max_length, cache, watch)]
+
+
+def n_best(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0, max_length: int | None = None,
+           cache: bool = True, watch: Callable[[_Search], None] | None = None) -> list[list[tuple[float, Ids]]]:
+    """Beam search as in `beam`: for each row at most `beam` hypotheses (log-probability / length^length_penalty, ids),
+    the best first."""
     with engine.no_grad(), closing(_steps(model, source, cache)) as steps:
         limit = limits(source, max_length)
         searches = [_Search(beam, length_penalty, int(n)) for n in limit]
@@ -173,4 +181,4 @@ def beam(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float 
             going, ids = still, np.array(tokens, np.int64)
             if going:
                 steps.select(np.array(rows, np.int64))
-    return [search.best() for search in searches]
+    return [search.ranked() for search in searches]

@@ -1,6 +1,7 @@
-"""`microtfm evaluate`: a model's scores on sentence pairs, and its worst translations."""
+"""`microtfm evaluate` and `score`: how good a model's translations are, and how good it finds others."""
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from microtfm.run_folder import RunFolder
 from microtfm.translator import Translator
 
 
-def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int, length_penalty: float, lowercase: bool,
-            worst: int) -> dict[str, Any]:
+def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int | None, length_penalty: float | None,
+            lowercase: bool, worst: int) -> dict[str, Any]:
     """Scores, signatures, speed, notices and the worst sentences, as plain values."""
     if src is None and tgt is not None:
         raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
@@ -22,6 +23,7 @@ def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int, length_
     translator = Translator.load(folder)
     sources, references = [a for a, _ in corpus.pairs], [b for _, b in corpus.pairs]
     began = time.monotonic()
+    beam, length_penalty = translator.search(beam, length_penalty)
     translations = translator.translate(sources, beam, length_penalty)
     seconds = time.monotonic() - began
     scores = scoring.score(translations, references, lowercase=lowercase)
@@ -58,4 +60,35 @@ def as_text(answer: dict[str, Any]) -> str:
     for each in answer["worst"]:
         lines += [f"  {each['chrf']:5.1f}  {each['source']}", f"     said  {each['translation']}",
                   f"   wanted  {each['reference']}"]
+    return "\n".join(lines)
+
+
+def probe(folder: Path, src: Path, tgt: Path | None) -> dict[str, Any]:
+    """Log-probabilities of given translations, line by line, and of all of them."""
+    from microtfm.data import read_parallel
+
+    corpus = read_parallel(src, tgt)
+    sources, targets = [a for a, _ in corpus.pairs], [b for _, b in corpus.pairs]
+    scores = Translator.load(folder).score(sources, targets)
+    total, count = sum(each.log_probability for each in scores), sum(len(each.tokens) for each in scores)
+    return {
+        "folder": str(folder), "text": str(src), "sentences": len(scores), "tokens": count, "log_probability": total,
+        "perplexity": math.exp(min(-total / count, 700)), "notices": corpus.report,
+        "scores": [{"source": a, "target": b, "log_probability": each.log_probability,
+                    "tokens": [{"token": token, "log_probability": p}
+                               for token, p in zip(each.tokens, each.log_probabilities, strict=True)]}
+                   for a, b, each in zip(sources, targets, scores, strict=True)],
+    }
+
+
+def probed(answer: dict[str, Any], tokens: bool) -> str:
+    """The same for a person: a line each with the sum, the mean over tokens, and the translation."""
+    lines = [f"note    {notice}" for notice in answer["notices"]]
+    for each in answer["scores"]:
+        total = each["log_probability"]
+        lines.append(f"{total:9.3f}  {total / len(each['tokens']):7.3f}  {each['target']}")
+        if tokens:
+            lines.append("    " + "  ".join(f"{one['token']} {one['log_probability']:.3f}" for one in each["tokens"]))
+    lines.append(f"all     {answer['sentences']:,} sentences, {answer['tokens']:,} tokens: log-probability "
+                 f"{answer['log_probability']:.3f}, perplexity {answer['perplexity']:.3f}")
     return "\n".join(lines)

@@ -16,9 +16,10 @@ EVERY = 5.0                              # seconds between lines where there is 
 
 
 class Report(Events):
-    """Prints a run as it goes."""
+    """Prints a run as it goes; quiet: nothing of it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
@@ -28,6 +29,8 @@ class Report(Events):
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line."""
+        if self.quiet:
+            return
         self.console.print(escape(text), style=style)
 
     def notice(self, text: str) -> None:
@@ -48,7 +51,7 @@ class Report(Events):
                  f"{' or '.join(until)}; Ctrl-C saves and stops")
         if opening.step == 0:
             self.say("        the first step takes longest: it compiles what is not compiled yet", "dim")
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.quiet:
             self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=24),
                                 TextColumn("{task.fields[text]}"), console=self.console, transient=True)
             self.task = self.bar.add_task("step 0", total=1.0, text="")

@@ -1,42 +1,163 @@
-"""`microtfm translate`: sentences from the line, a file, standard input or a prompt; one line out for each line in."""
+"""The prompt of `microtfm translate RUN`: type a sentence, see its translation, and ask how it came about."""
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from microtfm.data import split_lines
+from microtfm import translating
 from microtfm.errors import UserError
-from microtfm.files import read_bytes
+from microtfm.translating import Wish
 from microtfm.translator import Translator
 
-
-def translate(run: Path, sentences: list[str], file: Path | None, beam: int, length_penalty: float) -> int:
-    """Translate what was given, one line out for each line in. Returns the exit code."""
-    if any("\ud800" <= char <= "\udfff" for sentence in sentences for char in sentence):
-        raise UserError("A sentence on the command line is not valid UTF-8. Put it into a UTF-8 file and use --file.")
-    lines = sentences or (split_lines(read_bytes(file), str(file)) if file is not None else None)
-    translator = Translator.load(run)
-    if lines is None and sys.stdin.isatty():
-        return _prompt(translator, beam, length_penalty)
-    if lines is None:
-        lines = split_lines(sys.stdin.buffer.read(), "Standard input")
-    for text in translator.translate(lines, beam, length_penalty):
-        print(text)
-    for notice in translator.notices:
-        print(f"note: {notice}", file=sys.stderr)
-    return 0
+REMEMBERED = 1000                        # lines of history
+HELP = """\
+  a sentence        its translation
+  :attention        where the model looked for each token of the last translation; also as a picture
+  :beam             the translations that the last search ended with, and their scores
+  :beam 5           search with 5 hypotheses side by side from now on; 1 is greedy
+  :alternatives     what else stood to choose at each token of the last translation
+  :help             this
+  an empty line, :quit or Ctrl-D ends; Ctrl-C drops the line, or stops the translation"""
 
 
-def _prompt(translator: Translator, beam: int, length_penalty: float) -> int:
-    print("Type a sentence and press Enter; an empty line or Ctrl-D ends.")
-    while True:
+def run(folder: Path, wish: Wish) -> int:
+    """Answer what is typed until the end. Returns the exit code."""
+    loading = _Loading(folder)
+    with _history():
+        print("Type a sentence and press Enter; :help shows what else there is; an empty line or Ctrl-D ends.")
+        prompt = Prompt(folder, wish, loading.wait)
+        while True:
+            try:
+                line = input("> ").strip()
+                if not line or line == ":quit":
+                    return 0
+                prompt.answer(line)
+            except EOFError:
+                print()
+                return 0
+            except KeyboardInterrupt:
+                print()
+
+
+class Prompt:
+    """What each line that is typed is answered with."""
+
+    def __init__(self, folder: Path, wish: Wish, translator: Callable[[], Translator]) -> None:
+        self.folder, self.wish, self._translator = folder, wish, translator
+        self.last = ""
+
+    def answer(self, line: str) -> None:
+        """Print the answer to a sentence or a command."""
         try:
-            line = input("> ")
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return 0
-        if not line.strip():
-            return 0
-        print(translator.translate([line.encode(errors="replace").decode()], beam, length_penalty)[0])
-        for notice in translator.notices:
-            print(f"note: {notice}", file=sys.stderr)
+            word, _, rest = line.partition(" ")
+            if not word.startswith((":", "：")):
+                self._translate(line.encode(errors="replace").decode())
+                return
+            command = {"attention": self._attention, "beam": self._beam, "alternatives": self._alternatives,
+                       "help": lambda rest: print(HELP)}.get(word[1:])
+            if command is None:
+                print(f"There is no command {word}.\n{HELP}")
+            else:
+                command(rest.strip())
+        except UserError as error:
+            print(f"note: {error}", file=sys.stderr)
+
+    def _translate(self, line: str) -> None:
+        translator = self._translator()
+        found = translating.answer(translator, [line], self.wish)
+        self.last = line
+        print("\n".join(translating.as_text(found, self.wish)))
+        if not self.wish.quiet:
+            for notice in translator.notices:
+                print(f"note: {notice}", file=sys.stderr)
+
+    def _sentence(self) -> str:
+        if not self.last:
+            raise UserError("Type a sentence first; this is about the last one.")
+        return self.last
+
+    def _attention(self, rest: str) -> None:
+        from microtfm import atomic
+        from microtfm.attention_map import attention_svg
+
+        line, translator = self._sentence(), self._translator()
+        weights, source, target = translator.attention(line)
+        for t, token in enumerate(target):
+            seen = weights[-1, :, t].mean(axis=0)                                                  # (S,)
+            most = [int(i) for i in (-seen).argsort(kind="stable")[:3]]
+            print(f"  {token:<16}  looked at  " + "  ".join(f"{source[i]} {seen[i]:.2f}" for i in most))
+        out = self.folder / "attention.svg"
+        picture = attention_svg(weights, source, target, title=f"{line} → {translator.translate([line], 1)[0]}")
+        atomic.write(out, [picture.encode()])
+        print(f"  (the last layer, over its heads; all of them: {out})")
+
+    def _beam(self, rest: str) -> None:
+        if rest:
+            if not rest.isdecimal() or not int(rest):
+                raise UserError(f":beam {rest}: the width is a whole number from 1 on.")
+            self.wish = replace(self.wish, beam=int(rest))
+            return
+        translator = self._translator()
+        beam = self.wish.beam or translator.beam
+        for each in translator.candidates([self._sentence()], max(beam, 5), max(beam, 5), self.wish.length_penalty)[0]:
+            print(f"  {each.score:8.3f}  {each.text}")
+
+    def _alternatives(self, rest: str) -> None:
+        wish = replace(self.wish, alternatives=True, nbest=1)
+        print("\n".join(translating.as_text(translating.answer(self._translator(), [self._sentence()], wish), wish)))
+
+
+class _Loading:
+    """The model is loaded, and its kernels run once, while the person types."""
+
+    def __init__(self, folder: Path) -> None:
+        self.translator: Translator | None = None
+        self.error: Exception | None = None
+        from microtfm.run_folder import RunFolder
+
+        if not folder.is_file() and not RunFolder.open(folder).model.exists():
+            Translator.load(folder)      # says what is missing
+        self.folder = folder
+        self.thread = threading.Thread(target=self._load, daemon=True)
+        self.thread.start()
+
+    def _load(self) -> None:
+        try:
+            self.translator = Translator.load(self.folder)
+            self.translator.translate(["."])
+            self.translator.translate(["."], 2)
+        except Exception as error:       # is raised where the translator is waited for
+            self.error = error
+
+    def wait(self) -> Translator:
+        """The translator, when it is there."""
+        self.thread.join()
+        if self.error is not None:
+            raise self.error
+        assert self.translator is not None
+        return self.translator
+
+
+@contextlib.contextmanager
+def _history() -> Iterator[None]:
+    """Lines of earlier times come back with the arrow keys, where the system has readline."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "microtfm"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(home / "history")
+    readline.set_history_length(REMEMBERED)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            readline.write_history_file(home / "history")

@@ -2,29 +2,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
-from microtfm import decode
+from microtfm import decode, forced
 from microtfm.architecture import Model
 from microtfm.data import pad_sources
+from microtfm.errors import UserError
+from microtfm.forced import Choice, Scored
 from microtfm.run_folder import RunFolder
 from microtfm.sentences import joined, pieces
 from microtfm.tokens import BOS, Tokenizer, normalise
 
 BATCH_TOKENS = 2048                      # rows × longest source, so that a batch stays in the processor's cache
+Found = TypeVar("Found")
 LONGEST = 1000                           # source tokens of a piece at most, so that memory stays bounded
 
 
-class Translator:
-    """A model and its tokenizers. `Translator.load("runs/demo").translate(["我喜欢猫。"])`"""
+@dataclass(frozen=True)
+class Candidate:
+    """One of several translations of a line."""
 
-    def __init__(self, model: Model, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST) -> None:
+    text: str
+    score: float                         # log-probability / length^A, by which a search compares; of a line that was
+                                         # cut, the sum over its pieces
+
+
+class Translator:
+    """A trained model and its tokenizers: text in, text out, the same whatever else is translated with it.
+
+        from microtfm import Translator
+        translator = Translator.load("runs/demo")
+        translator.translate(["我喜欢猫。"])                # ['i like cats .']
+        translator.candidates(["我喜欢猫。"], n=3)          # several translations of each line, with scores
+        translator.score(["我喜欢猫。"], ["i like cats ."])  # how probable the model finds a given translation
+        translator.alternatives("我喜欢猫。")               # what else stood to choose at each token
+        translator.attention("我喜欢猫。")                  # where each head looked
+
+    `beam` and `length_penalty` are what is used where a call does not say; `load` takes the run's settings. `notices`
+    holds what there is to say about the last call. One thread at a time; `microtfm.serving` shows how to queue for it.
+    """
+
+    def __init__(self, model: Model, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST, beam: int = 1,
+                 length_penalty: float = 1.0) -> None:
         """`max_length`: source tokens of the longest sentence in training; longer lines are translated in pieces."""
         self.model, self.source, self.target, self.max_length = model, source, target, min(max_length, LONGEST)
+        self.beam, self.length_penalty = beam, length_penalty
         self.notices: list[str] = []     # what there is to say about the last call of `translate`
 
     @classmethod
@@ -32,44 +60,101 @@ class Translator:
         """The best model of a run folder. Raises UserError for a folder that is not one, or is damaged."""
         run = RunFolder.open(Path(folder))
         source, target = run.tokenizers()
-        return cls(run.load_model(), source, target, run.settings.tokens.max_length)
+        settings = run.settings
+        return cls(run.load_model(), source, target, settings.tokens.max_length, settings.beam, settings.length_penalty)
 
-    def translate(self, lines: Sequence[str], beam: int = 1, length_penalty: float = 1.0,
+    def translate(self, lines: Sequence[str], beam: int | None = None, length_penalty: float | None = None,
                   cache: bool = True) -> list[str]:
         """The translation of each line; a line without text stays empty.
 
-        beam: hypotheses kept side by side, 1 = greedy. length_penalty: see `decode.beam`. The result for a line does
-        not depend on the other lines.
+        beam: hypotheses kept side by side, 1 = greedy. length_penalty: see `decode.beam`. Unset: the translator's own.
+        The result for a line does not depend on the other lines.
         """
-        out = [""] * len(lines)
+        out = [""] * len(_checked(lines))
         for index, text in self.each(lines, beam, length_penalty, cache):
             out[index] = text
         return out
 
-    def each(self, lines: Sequence[str], beam: int = 1, length_penalty: float = 1.0,
+    def each(self, lines: Sequence[str], beam: int | None = None, length_penalty: float | None = None,
              cache: bool = True) -> Iterator[tuple[int, str]]:
         """(index, translation) of every line that has text, batch by batch, short sentences first.
 
         A line of more than `max_length` tokens is cut at the ends of sentences, and its pieces are translated apart;
         `notices` counts such lines. No translation contains a line end.
         """
-        cut = {i: self._pieces(normalise(line)) for i, line in enumerate(lines)}
+        width, penalty = self.search(beam, length_penalty)
+
+        def found(source: np.ndarray) -> list[decode.Ids]:
+            if width == 1:
+                return decode.greedy(self.model, source, cache=cache)
+            return decode.beam(self.model, source, width, penalty, cache=cache)
+
+        for i, parts in self._each(lines, found):
+            yield i, joined([self._text(ids) for ids in parts])
+
+    def candidates(self, lines: Sequence[str], n: int = 5, beam: int | None = None,
+                   length_penalty: float | None = None) -> list[list[Candidate]]:
+        """At most n different translations of each line, the best first; a line without text has one, empty.
+
+        The search is as wide as `beam`, and at least n. The k-th translation of a line that was cut is made of the k-th
+        of each of its pieces.
+        """
+        width, penalty = self.search(beam, length_penalty)
+        width = max(width, n)
+        out = [[Candidate("", 0.0)] for _ in _checked(lines)]
+        for i, parts in self._each(lines, lambda source: decode.n_best(self.model, source, width, penalty)):
+            found = [Candidate(joined([self._text(ids) for _, ids in choice]), sum(score for score, _ in choice))
+                     for choice in zip(*parts, strict=False)]
+            different = {each.text: each for each in reversed(found)}        # of equal texts, the best
+            out[i] = [each for each in found if different[each.text] is each][:n]
+        return out
+
+    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[Scored]:
+        """How probable the model finds given translations (forced decoding); see `forced.Scored`."""
+        return forced.score(self.model, self.source, self.target, sources, targets)
+
+    def alternatives(self, line: str, n: int = 5, beam: int | None = None,
+                     length_penalty: float | None = None) -> list[Choice]:
+        """For each token of a line's translation, how probable it was and the n most probable tokens in its place."""
+        width, penalty = self.search(beam, length_penalty)
+        source = pad_sources([self.source.encode(normalise(line))[:LONGEST]])
+        with self._evaluating():
+            if width == 1:
+                ids = decode.greedy(self.model, source)[0]
+            else:
+                ids = decode.beam(self.model, source, width, penalty)[0]
+        return forced.choices(self.model, self.target, source, ids, n)
+
+    def search(self, beam: int | None, length_penalty: float | None) -> tuple[int, float]:
+        """The width and the length penalty of a search that says so, or does not."""
+        return (self.beam if beam is None else beam,
+                self.length_penalty if length_penalty is None else length_penalty)
+
+    def _each(self, lines: Sequence[str], search: Callable[[np.ndarray], list[Found]]) -> Iterator[
+            tuple[int, list[Found]]]:
+        """Of every line that has text, its index and what the search finds of each of its pieces."""
+        cut = {i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))}
         self._notice(cut)
         units = {(i, n): ids for i, parts in cut.items() for n, ids in enumerate(parts)}
-        found: dict[int, dict[int, str]] = {i: {} for i in cut}
+        found: dict[int, dict[int, Found]] = {i: {} for i in cut}
+        with self._evaluating():
+            for group in _batches(units):
+                answers = search(pad_sources([units[unit] for unit in group]))
+                for (i, n), answer in zip(group, answers, strict=True):
+                    found[i][n] = answer
+                    if len(found[i]) == len(cut[i]):
+                        yield i, [answer for _, answer in sorted(found.pop(i).items(), key=lambda item: item[0])]
+
+    def _text(self, ids: decode.Ids) -> str:
+        return normalise(self.target.decode(ids))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout."""
         was_training = self.model.training
         self.model.eval()
         try:
-            for group in _batches(units):
-                source = pad_sources([units[unit] for unit in group])
-                if beam == 1:
-                    ids = decode.greedy(self.model, source, cache=cache)
-                else:
-                    ids = decode.beam(self.model, source, beam, length_penalty, cache=cache)
-                for (i, n), out in zip(group, ids, strict=True):
-                    found[i][n] = normalise(self.target.decode(out))
-                    if len(found[i]) == len(cut[i]):
-                        yield i, joined([text for _, text in sorted(found.pop(i).items())])
+            yield
         finally:
             self.model.train(was_training)
 
@@ -86,14 +171,10 @@ class Translator:
 
         Row t shows where the model looked while it wrote target piece t. Both end with <eos>.
         """
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with self._evaluating():
             source = pad_sources([self.source.encode(line)[:LONGEST]])                             # (1, S)
             out = decode.greedy(self.model, source)[0]
             weights = self.model.attention(source, np.array([[BOS, *out]]))                     # (layers, H, T, S)
-        finally:
-            self.model.train(was_training)
         return weights, self.source.pieces(source[0]), [*self.target.pieces(out), "<eos>"]
 
     def _notice(self, cut: dict[int, list[list[int]]]) -> None:
@@ -102,6 +183,13 @@ class Translator:
         self.notices = [] if not long else [
             f"{len(long):,} of {len(cut):,} lines ({lines}) had more tokens than the {self.max_length} of a sentence "
             f"in training: each was translated in pieces, cut at the ends of sentences where there are any."]
+
+
+def _checked(lines: Sequence[str]) -> Sequence[str]:
+    """The lines, if they are a sequence of texts; a single text would be taken for one line a character."""
+    if isinstance(lines, str):
+        raise UserError("translate takes a list of lines, and a text was given: put it into brackets.")
+    return lines
 
 
 Unit = tuple[int, int]                   # line and piece

@@ -153,6 +153,7 @@ def test_translate_refuses_what_it_cannot_do(folder: Path, capsys: pytest.Captur
 
 def test_a_prompt_where_there_is_a_person(folder: Path, capsys: pytest.CaptureFixture[str],
                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder.parent))
     typed = iter(["一二三", ""])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))

@@ -12,15 +12,17 @@ from microtfm.errors import UserError
 
 Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard output, all else on standard error.")]
 Threads = Annotated[int | None, Parameter(help="Processor threads. The result does not depend on it. [default: all]")]
-Beam = Annotated[int, Parameter(help="Hypotheses kept side by side; 1 is greedy search.")]
-Penalty = Annotated[float, Parameter(help="A: hypotheses compare by log-probability / length^A.")]
+Quiet = Annotated[bool, Parameter(negative=(), help="Only what was asked for, no notes and no progress.")]
+Beam = Annotated[int | None, Parameter(help="Hypotheses kept side by side; 1 is greedy search. [default: the run's]")]
+Penalty = Annotated[float | None, Parameter(
+    help="A: hypotheses compare by log-probability / length^A. [default: the run's]")]
 
 
-def check_search(beam: int, length_penalty: float) -> None:
+def check_search(beam: int | None, length_penalty: float | None) -> None:
     """UserError for a search that cannot be."""
-    if beam < 1:
+    if beam is not None and beam < 1:
         raise UserError(f"--beam {beam} must be 1 or more.")
-    if not 0 <= length_penalty < 100:
+    if length_penalty is not None and not 0 <= length_penalty < 100:
         raise UserError(f"--length-penalty {length_penalty} must be 0 or more, and usually about 1.")
 
 

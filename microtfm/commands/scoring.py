@@ -1,4 +1,4 @@
-"""`microtfm evaluate`."""
+"""`microtfm evaluate` and `score`."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,7 +13,7 @@ def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.
              src: Annotated[Path | None, Parameter(
                  help="Text to translate, or a TSV of source and target. Unset: the run's validation text.")] = None,
              tgt: Annotated[Path | None, Parameter(help="Its reference translations, line by line.")] = None,
-             beam: Beam = 1, length_penalty: Penalty = 1.0,
+             beam: Beam = None, length_penalty: Penalty = None,
              lowercase: Annotated[bool, Parameter(negative=(), help="Ignore case.")] = False,
              worst: Annotated[int, Parameter(help="Show this many of the worst translations.")] = 5,
              threads: Threads = None, json: Json = False) -> int:
@@ -24,4 +24,18 @@ def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.
 
     answer = examination.examine(run, src, tgt, beam, length_penalty, lowercase, max(worst, 0))
     show(answer, examination.as_text, json)
+    return 0
+
+
+def score(run: Annotated[Path, Parameter(help="Run folder of a trained model.")], /, *,
+          src: Annotated[Path, Parameter(help="Source text, or a TSV of source and translation.")],
+          tgt: Annotated[Path | None, Parameter(help="Translations to score, line by line.")] = None,
+          tokens: Annotated[bool, Parameter(negative=(), help="Show each token's log-probability too.")] = False,
+          threads: Threads = None, json: Json = False) -> int:
+    """How probable a model finds given translations (forced decoding): natural logarithms, of each token and their sum.
+    """
+    use_threads(threads)
+    from microtfm import examination
+
+    show(examination.probe(run, src, tgt), lambda answer: examination.probed(answer, tokens), json)
     return 0

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from microtfm.commands import STARTED
-from microtfm.commands.options import Json, show, use_threads
+from microtfm.commands.options import Json, Quiet, show, use_threads
 from microtfm.flags import flags, given
 from microtfm.recipes import expanded, merged
 from microtfm.settings import Settings, read_table
@@ -26,7 +26,8 @@ DemoFlags: Any = flags("out", "seed", "device", "threads", "force", "model", "tr
 UNSET = {"all": AllFlags(), "resume": ResumeFlags(), "demo": DemoFlags()}
 
 
-def demo(*, settings: Annotated[DemoFlags, Parameter(name="*")] = UNSET["demo"], json: Json = False) -> int:
+def demo(*, settings: Annotated[DemoFlags, Parameter(name="*")] = UNSET["demo"], json: Json = False,
+         quiet: Quiet = False) -> int:
     """See it work: learn to translate Chinese into English on a corpus of its own, in a minute or two.
 
     Every model, token and train setting can be changed from the line.
@@ -37,13 +38,14 @@ def demo(*, settings: Annotated[DemoFlags, Parameter(name="*")] = UNSET["demo"],
     from microtfm import demo as shown
     from microtfm.progress import Report
 
-    report = Report(sys.stderr if json else sys.stdout)
+    report = Report(sys.stderr if json else sys.stdout, quiet)
     answer = shown.run(chosen, report, STARTED)
     return _ended(answer, report, json)
 
 
 def train(run_toml: Annotated[Path | None, Parameter(help="Settings file, such as a run's config.toml.")] = None,
-          /, *, settings: Annotated[AllFlags, Parameter(name="*")] = UNSET["all"], json: Json = False) -> int:
+          /, *, settings: Annotated[AllFlags, Parameter(name="*")] = UNSET["all"], json: Json = False,
+          quiet: Quiet = False) -> int:
     """Train a translator from your own text: two files of equally many lines, or one of lines with source, tab, target.
 
     microtfm train --src my.zh --tgt my.en --out runs/mine
@@ -54,12 +56,13 @@ def train(run_toml: Annotated[Path | None, Parameter(help="Settings file, such a
     from microtfm import train as training
     from microtfm.progress import Report
 
-    report = Report(sys.stderr if json else sys.stdout)
+    report = Report(sys.stderr if json else sys.stdout, quiet)
     return _trained(training.train(chosen, report, started=STARTED), report, json)
 
 
 def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
-           settings: Annotated[ResumeFlags, Parameter(name="*")] = UNSET["resume"], json: Json = False) -> int:
+           settings: Annotated[ResumeFlags, Parameter(name="*")] = UNSET["resume"], json: Json = False,
+           quiet: Quiet = False) -> int:
     """Go on with a run that was stopped, exactly as if it had not been. Train settings may be changed, such as its end.
 
     microtfm resume runs/mine --train.steps 20000
@@ -74,7 +77,7 @@ def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
     from microtfm import train as training
     from microtfm.progress import Report
 
-    report = Report(sys.stderr if json else sys.stdout)
+    report = Report(sys.stderr if json else sys.stdout, quiet)
     return _trained(training.resume(run, report, STARTED, chosen.train), report, json)
 
 
