@@ -36,8 +36,10 @@ class Call(NamedTuple):
 class Addresses:
     """Several flat arrays for one kernel, which sees a table int64[:, 2] of their addresses and sizes.
 
-    While recording, an argument of a launch; else `table` makes the array.
+    While recording, an argument of a launch; else `table` makes the array. (Kernels on a card get their own table.)
     """
+
+    on_card: Any = None
 
     def __init__(self, arrays: Sequence[Array]) -> None:
         self.arrays = arrays

@@ -24,9 +24,18 @@ _KERNELS = {
         "add", "sub", "mul", "div", "pow", "maximum", "minimum", "where", "clip",
         "relu_vjp", "gelu_vjp", "tanh_vjp", "sigmoid_vjp", "silu_vjp",
     ],
+    "reduce": ["sum"],
+    "extremes": ["max", "min", "argmax"],
     "matmul": ["matmul"],
     "linear": ["linear", "linear_vjp", "linears", "linears_input_vjp", "relu_dropout_vjp"],
     "softmax": ["softmax", "softmax_vjp", "log_softmax", "log_softmax_vjp"],
+    "norm": ["layer_norm", "layer_norm_vjp", "add_norm", "add_norm_vjp"],
+    "loss": ["cross_entropy", "cross_entropy_vjp"],
+    "index": ["take", "embedding", "scatter_add"],
+    "embed": ["embed", "embed_vjp"],
+    "dropout": ["dropout", "dropout_vjp", "uniform"],
+    "optim": ["global_norm", "adam", "sgd", "count"],
+    "inplace": ["copy", "accumulate", "write"],
 }  # fmt: skip
 
 MODULES = {name: module for module, names in _KERNELS.items() for name in names}

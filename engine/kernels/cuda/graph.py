@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cpu.tape import Addresses, Call, Launch
+from ..cpu.tape import Call, Launch
 from . import NotCapturable
 from .jit import SIMULATED
 
@@ -103,8 +103,7 @@ def _ready(step: Launch | Call) -> tuple[Any, tuple[Any, ...]]:
     """What to call for a step, and with what; a launch with its arguments already packed."""
     if isinstance(step, Call):
         return step.function, step.arrays
-    arguments = tuple(a.table() if isinstance(a, Addresses) else a for a in step.arguments)
-    kernel = step.kernel
+    kernel, arguments = step.kernel, step.arguments
     return _Packed(kernel.loaded(arguments), arguments), (step.blocks, kernel.packed(arguments))
 
 

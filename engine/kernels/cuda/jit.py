@@ -26,7 +26,8 @@ written down on the tape instead. `twice` may look at shapes, strides and dtypes
 
 **Types of parameters** are the CPU kernels': `T[::1]` (any rank, C-contiguous, seen flat: an address on a card, so that
 x[i] is all a kernel may say of it), `T[...]` (the same for any strides that are not negative: x[i] is what lies i
-elements behind the first), `T[:, :]` (this rank, any strides), `T`, `int` (int64), `int32`, `uint32`, `uint64`, `float`
+elements behind the first), `T[[]]` (several flat arrays, given as `Addresses`: x[i] is one of them),
+`T[:, :]` (this rank, any strides), `T`, `int` (int64), `int32`, `uint32`, `uint64`, `float`
 (float64), `float32`, `bool`; element types T (float32 or float64: the dtype of the first T array that is not None),
 float32, float64, int64, int32, int16, int8 and their unsigned forms, uint8, bool. `None` for an array is one of size 0.
 T may be narrowed: `kernel("T[::1]", floats=("float32",))`.
@@ -85,7 +86,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cpu.tape import CURRENT, Launch
+from ..cpu.tape import CURRENT, Addresses, Launch
 
 __all__ = ["KERNELS", "SIMULATED", "CompileFailure", "Kernel", "cuda", "intrinsic", "jit", "kernel", "precision",
            "set_precision", "simulation", "written"]  # fmt: skip
@@ -113,7 +114,7 @@ class CompileFailure(Exception):
 
 
 class Parameter(NamedTuple):
-    """A parameter of a kernel: element type, and rank (None: a number; 0: flat and C-contiguous; -1: any strides)."""
+    """A parameter of a kernel: element type, and rank (None: a number; 0: C-contiguous; -1: any strides; -2: several)."""
 
     element: str
     rank: int | None
@@ -278,8 +279,8 @@ def _three(n: Any) -> tuple[int, int, int]:
 def _parameters(signature: str) -> list[Parameter]:
     """From a text such as "T[::1], bool[:, :], int"."""
     found: list[Parameter] = []
-    for element, axes in re.findall(r"(\w+)(?:\[([:1, .]*)\])?", signature):
-        rank = None if not axes else {"::1": 0, "...": -1}.get(axes, axes.count(":"))
+    for element, axes in re.findall(r"(\w+)(?:\[([:1, .\[\]]*)\])?", signature):
+        rank = None if not axes else {"::1": 0, "...": -1, "[]": -2}.get(axes, axes.count(":"))
         name = _NUMBERS.get(element, element) if rank is None else element
         if name not in _ELEMENTS:
             raise ValueError(f"unknown type {element!r} in the kernel signature {signature!r}")
@@ -288,11 +289,14 @@ def _parameters(signature: str) -> list[Parameter]:
 
 
 def _described(p: Parameter) -> str:
-    kind = {0: "a C-contiguous {} array", -1: "a {} array with strides that are not negative"}
+    kind = {0: "a C-contiguous {} array", -1: "a {} array with strides that are not negative",
+            -2: "Addresses of C-contiguous {} arrays"}  # fmt: skip
     return kind.get(p.rank or 0, f"a {p.rank}-D {{}} array").format(p.element)
 
 
 def _fits(argument: Any, p: Parameter) -> bool:
+    if isinstance(argument, Addresses):
+        return p.rank == -2 and all(_fits(array, Parameter(p.element, 0)) for array in argument.arrays)
     if getattr(argument, "dtype", None) != np.dtype(p.element):
         return False
     if p.rank == -1:
@@ -307,8 +311,10 @@ def _number(argument: Any, element: str) -> Any:
     return int(number) if SIMULATED and issubclass(kind, np.integer) else number
 
 
-def _seen(argument: Any, p: Parameter) -> np.ndarray:
-    """The memory behind an array, as the simulated kernel sees it."""
+def _seen(argument: Any, p: Parameter) -> Any:
+    """The memory behind an array (or several), as the simulated kernel sees it."""
+    if isinstance(argument, Addresses):
+        return [_seen(array, Parameter(p.element, 0)) for array in argument.arrays]
     if argument is None:
         return np.empty((0,) * max(p.rank or 1, 1), p.element)
     memory = getattr(argument, "memory", argument)

@@ -62,6 +62,8 @@ def signature(kernel: Any, dtype: str | None) -> Any:
         element = types.boolean if p.element == "bool" else getattr(types, p.element)
         if p.rank is None:
             return element
+        if p.rank == -2:
+            return types.CPointer(types.CPointer(element))
         return types.Array(element, p.rank, "A") if p.rank > 0 else types.CPointer(element)
 
     return types.void(*(one(p.typed(dtype)) for p in kernel.parameters))
@@ -132,7 +134,10 @@ DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may h
 
 def words(array: Any, p: Any) -> list[Any]:
     """An array as Numba's kernels take it: the address of a flat one, else two unused words, size, item size, address,
-    shape and strides."""
+    shape and strides. Several: the address of a table of addresses on the card, which they keep."""
+    if p.rank == -2:
+        array.on_card = cupy().asarray(np.array([a.data.ptr for a in array.arrays], np.int64))
+        array = array.on_card
     address = 0 if array is None else array.data.ptr
     if p.rank <= 0:
         return [np.int64(address)]

@@ -134,7 +134,8 @@ class Rows:
     The template's constants: THREADS and PARTS, ROWS of a block, SUM and MAX over the threads of a row, and its own.
     """
 
-    def __init__(self, name: str, signature: str, source: template, longest: str = "long", **constants: Any) -> None:
+    def __init__(self, name: str, signature: str, source: template, longest: str = "long",
+                 blocks_per_multiprocessor: int = 1, **constants: Any) -> None:  # fmt: skip
         self._kernels: list[tuple[int, int, int, Kernel]] = []
         for form, (threads, parts) in FORMS.items():
             short = threads == WARP
@@ -143,7 +144,8 @@ class Rows:
                 f"{name}_{form}", THREADS=threads, PARTS=parts, ROWS=rows, SUM=warp_sum if short else block_sum,
                 MAX=warp_max if short else block_max, **constants,
             )  # fmt: skip
-            made = kernel(signature, threads=threads * rows)(function)
+            bounds = {"threads": threads * rows, "blocks_per_multiprocessor": blocks_per_multiprocessor}
+            made = kernel(signature, **bounds)(function)
             self._kernels.append((4 * threads * parts, rows, threads * rows, made))
             if form == longest:
                 break
@@ -152,13 +154,15 @@ class Rows:
         """Whether there is a kernel for rows of n numbers."""
         return n <= self._kernels[-1][0]
 
-    def __call__(self, rows: int, n: int, *arguments: Any, blocks: int | None = None) -> None:
-        """Launch for rows of n numbers, in one block for each `ROWS` of them or in `blocks`."""
-        for most, at_once, threads, made in self._kernels:
-            if n <= most:
-                count = -(-rows // at_once)
-                made[count if blocks is None else min(count, blocks), threads](*arguments, rows, n)
-                return
+    def blocks(self, rows: int, n: int, most: int | None = None) -> int:
+        """How many blocks rows of n numbers take, of which at most so many are wanted."""
+        at_once = next(at_once for longest, at_once, _, _ in self._kernels if n <= longest)
+        return min(-(-rows // at_once), most or rows)
+
+    def __call__(self, rows: int, n: int, *arguments: Any, most: int | None = None) -> None:
+        """Launch for rows of n numbers, in at most so many blocks where the kernel itself goes on to further rows."""
+        threads, made = next((threads, made) for longest, _, threads, made in self._kernels if n <= longest)
+        made[self.blocks(rows, n, most), threads](*arguments, rows, n)
 
 
 def aligned(x: Any) -> bool:

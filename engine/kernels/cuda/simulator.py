@@ -229,6 +229,12 @@ def _thread_class() -> type:
     return _thread_classes[0]
 
 
+def _memory(argument: Any, what: str) -> Any:
+    if isinstance(argument, list):
+        return [_memory(array, f"{what}, array {i}") for i, array in enumerate(argument)]
+    return Memory(argument, what) if isinstance(argument, np.ndarray) else argument
+
+
 def launch(function: Callable[..., None], grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int,
            arguments: tuple[Any, ...], name: str) -> None:
     """Run all blocks, in order. Raises SimulatedFault where the kernel does what a card forbids."""
@@ -237,7 +243,7 @@ def launch(function: Callable[..., None], grid: tuple[int, ...], block: tuple[in
         raise SimulatedFault(f"kernel {name}: a block of {b.x * b.y * b.z} threads; a card takes {MOST_THREADS}")
     if shared_bytes > MOST_SHARED:
         raise SimulatedFault(f"kernel {name}: {shared_bytes} bytes of shared memory; a block has {MOST_SHARED}")
-    given = tuple(Memory(a, f"argument {i}") if isinstance(a, np.ndarray) else a for i, a in enumerate(arguments))
+    given = tuple(_memory(a, f"argument {i}") for i, a in enumerate(arguments))
     with np.errstate(all="ignore"):
         for z in range(g.z):
             for y in range(g.y):

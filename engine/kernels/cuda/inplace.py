@@ -1,0 +1,59 @@
+"""Writing into arrays that outlive a step: copies, running sums, and one more position of a sequence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import plain, tape
+from .jit import cuda, kernel
+from .optim import PIECE, THREADS, arranged, fit
+from .rows import FLOAT32
+
+Array = Any
+
+
+@kernel("float32[[]], float32[[]], int32[::1], int32[::1], bool", threads=THREADS)
+def _take_up(outs, xs, pieces, sizes, adding):
+    s, first = pieces[2 * cuda.blockIdx.x], pieces[2 * cuda.blockIdx.x + 1] * PIECE
+    out, x, end = outs[s], xs[s], min(sizes[2 * s], first + PIECE)
+    for i in range(first + cuda.threadIdx.x, end, THREADS):
+        out[i] = out[i] + x[i] if adding else x[i]
+
+
+@kernel("float32[::1], float32[::1], int64[::1], int32, int32, int32", threads=THREADS)
+def _write(out, x, at, n, capacity, cols):
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < n:
+        out[(i // cols * np.int64(capacity) + at[0]) * cols + i % cols] = x[i]
+
+
+def copy(out: Sequence[Array], x: Sequence[Array]) -> None:
+    """Write each of x over its counterpart in out: C-contiguous, of one shape and dtype."""
+    _all(out, x, False)
+
+
+def accumulate(out: Sequence[Array], x: Sequence[Array]) -> None:
+    """Add each of x to its counterpart in out: C-contiguous, of one shape and dtype."""
+    _all(out, x, True)
+
+
+def _all(out: Sequence[Array], x: Sequence[Array], adding: bool) -> None:
+    x = [tape.contiguous(a) for a in x]
+    if not fit(out, x):
+        (plain.accumulate if adding else plain.copy)(out, x)
+        return
+    lists, _, how = arranged([0.0] * len(x), out, x)
+    if how is not None:
+        pieces, sizes, count = how
+        _take_up[count, THREADS](*lists, pieces, sizes, adding)
+
+
+def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
+    """out[:, at] = x[:, 0] for each out (B, C, D) and x (B, 1, D); `at` is an int64 array of one element."""
+    at = tape.from_numpy(np.asarray(at, np.int64)) if isinstance(at, (int, np.generic, np.ndarray)) else at
+    for to, source in zip(out, x, strict=True):
+        if to.dtype != FLOAT32 or not to.flags.c_contiguous or to.size > 2**31 - THREADS:
+            plain.write([to], [source], at=at)
+        elif source.size:
+            _write[-(-source.size // THREADS), THREADS](to, tape.contiguous(source), at, source.size, *to.shape[1:])
