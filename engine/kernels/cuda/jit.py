@@ -114,7 +114,7 @@ class CompileFailure(Exception):
 
 
 class Parameter(NamedTuple):
-    """A parameter of a kernel: element type, and rank (None: a number; 0: C-contiguous; -1: any strides; -2: several)."""
+    """A kernel's parameter: element type, and rank (None: a number; 0: C-contiguous; -1: any strides; -2: several)."""
 
     element: str
     rank: int | None

@@ -144,8 +144,8 @@ class Rows:
                 f"{name}_{form}", THREADS=threads, PARTS=parts, ROWS=rows, SUM=warp_sum if short else block_sum,
                 MAX=warp_max if short else block_max, **constants,
             )  # fmt: skip
-            bounds = {"threads": threads * rows, "blocks_per_multiprocessor": blocks_per_multiprocessor}
-            made = kernel(signature, **bounds)(function)
+            at_once = blocks_per_multiprocessor
+            made = kernel(signature, threads=threads * rows, blocks_per_multiprocessor=at_once)(function)
             self._kernels.append((4 * threads * parts, rows, threads * rows, made))
             if form == longest:
                 break
