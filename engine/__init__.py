@@ -12,7 +12,8 @@ from engine import ops, random
 from engine.autograd import grad, hvp, jacobian
 from engine.core import Tensor, constant
 from engine.creation import ones, zeros
-from engine.device import default_device
+from engine.device import choose as choose_device
+from engine.device import default_device, precision
 from engine.diagram import graph, observe
 from engine.errors import DeviceError, DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
 from engine.inplace import global_norm, place, update
@@ -74,6 +75,7 @@ from engine.ops.softmax import log_softmax, softmax
 from engine.plan import Replay, replay
 from engine.random import seed
 from engine.record import OPS, Bool, Index, Key, Op, Real, fused, op
+from engine.selftest import Finding, health
 from engine.state import no_grad, scope, shapes_only, unfused
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
                                     "DeviceError",
                                     "DtypeError",
                                     "EngineError",
+                                    "Finding",
                                     "GraphError",
                                     "Index",
                                     "IndexRangeError",
@@ -97,6 +100,7 @@ __all__ = [
                                     "argmax",
                                     "astype",
                                     "broadcast_to",
+                                    "choose_device",
                                     "clip",
                                     "concat",
                                     "constant",
@@ -121,6 +125,7 @@ __all__ = [
                                     "graph",
                                     "greater",
                                     "greater_equal",
+                                    "health",
                                     "hvp",
                                     "isfinite",
                                     "isinf",
@@ -155,6 +160,7 @@ __all__ = [
                                     "pad",
                                     "place",
                                     "pow",
+                                    "precision",
                                     "put",
                                     "random",
                                     "relu",

@@ -88,6 +88,29 @@ def _described(device: str) -> str:
     return f" ({card.name()})"
 
 
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Products of float32 matrices inside are computed in "float32", "tf32" or "bf16", where the device can.
+
+    tf32 and bf16 are for cards: they round the factors to 10 and 7 bits of mantissa, sum in float32 and are several
+    times as fast. Tensors, and what learns, stay float32. On the CPU everything is float32. Raises DeviceError.
+    """
+    from engine.kernels.cuda import precision as chosen
+    if name not in chosen.PRECISIONS:
+        raise DeviceError(f"there is no precision {name!r}; there are {', '.join(chosen.PRECISIONS)}")
+    before = chosen.set_precision(name)
+    try:
+        yield
+    finally:
+        chosen.set_precision(before)
+
+
+def current_precision() -> str:
+    """What `precision` says here."""
+    from engine.kernels.cuda.precision import precision
+    return precision()
+
+
 # --- arrays ---------------------------------------------------------------------------------------
 def array_of(data: Any, dtype: Any, device: str | None) -> Any:
     """A C-contiguous copy of data. Python floats become float32, integers int64; arrays keep their dtype and, without a

@@ -59,7 +59,7 @@ class Replay:
             return self._step(*map(_tensor, arguments), **fixed)
         arrays = [_array(i, a) for i, a in enumerate(arguments)]
         key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording,
-               state.device)
+               state.device, device.current_precision())
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:

@@ -96,7 +96,7 @@ def attention_weights(q: Tensor, k: Tensor, mask: Any = None, causal: bool = Fal
     """softmax(q kᵀ / √K), (B, H, T, S): what the attention op computes on its way and does not keep."""
     t, s = q.shape[-2], k.shape[-2]
     if causal:
-        past = Tensor(np.tril(np.ones((t, s), bool), s - t))
+        past = Tensor(np.tril(np.ones((t, s), bool), s - t), device=q.device)
         mask = past if mask is None else mask & past
     with engine.no_grad():
         return engine.softmax(q @ k.mT / math.sqrt(q.shape[-1]), mask).numpy()

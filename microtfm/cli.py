@@ -21,6 +21,7 @@ COMMANDS = {                             # name: where it is
     "score": "scoring:score",
     "info": "looking:info",
     "graph": "looking:graph",
+    "doctor": "checking:doctor",
 }
 
 

@@ -5,8 +5,8 @@ off, in any batch and in any order.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class _Whole:
     """The model on whole prefixes, anew for each token: slow and plain, what the cached way is tested against."""
 
     def __init__(self, model: Model, source: np.ndarray) -> None:
-        ids = Tensor(source, name="source")
+        ids = Tensor(source, name="source", device=model.device)
         self.model, self.mask = model, source_mask(ids)
         self.memories = model.memories(ids)
         self.prefix = np.empty((len(source), 0), np.int64)                                         # (B, t)
@@ -48,7 +48,7 @@ class _Whole:
 
     def select(self, rows: np.ndarray) -> None:
         """Go on with these rows, each as often as it stands here."""
-        ids = Tensor(rows)
+        ids = Tensor(rows, device=self.mask.device)
         self.memories, self.mask = [memory[ids] for memory in self.memories], self.mask[ids]
         self.prefix = self.prefix[rows]
 
@@ -63,6 +63,14 @@ def _steps(model: Model, source: np.ndarray, cache: bool) -> Any:
     return RecurrentCached(model, source) if isinstance(model, Recurrent) else Cached(model, source)
 
 
+@contextmanager
+def _under_way(model: Model, source: np.ndarray, cache: bool) -> Iterator[Any]:
+    """The same on the model's device, without a record, closed at the end."""
+    with (engine.default_device(model.device), engine.no_grad(),
+          closing(_steps(model, source, cache)) as steps):
+        yield steps
+
+
 def greedy(model: Model, source: np.ndarray, max_length: int | None = None, cache: bool = True) -> list[Ids]:
     """The most probable token after each token, up to <eos>: one list of ids a row of `source` (B, S).
 
@@ -72,7 +80,7 @@ def greedy(model: Model, source: np.ndarray, max_length: int | None = None, cach
     out: list[Ids] = [[] for _ in source]
     rows = np.arange(len(source))                         # row of the batch -> row of the source
     ids = np.full(len(source), BOS)
-    with engine.no_grad(), closing(_steps(model, source, cache)) as steps:
+    with _under_way(model, source, cache) as steps:
         while len(rows):
             ids = steps(ids, choose=True)
             for row, token in zip(rows, ids.tolist(), strict=True):
@@ -159,7 +167,7 @@ def n_best(model: Model, source: np.ndarray, beam: int = 4, length_penalty: floa
            cache: bool = True, watch: Callable[[_Search], None] | None = None) -> list[list[tuple[float, Ids]]]:
     """Beam search as in `beam`: for each row at most `beam` hypotheses (log-probability / length^length_penalty, ids),
     the best first."""
-    with engine.no_grad(), closing(_steps(model, source, cache)) as steps:
+    with _under_way(model, source, cache) as steps:
         limit = limits(source, max_length)
         searches = [_Search(beam, length_penalty, int(n)) for n in limit]
         going = list(searches)                            # each owns the next len(live) rows of the batch

@@ -15,7 +15,7 @@ from microtfm.translator import Translator
 
 
 def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int | None, length_penalty: float | None,
-            lowercase: bool, worst: int) -> dict[str, Any]:
+            lowercase: bool, worst: int, place: str = "cpu") -> dict[str, Any]:
     """Scores, signatures, speed, notices and the worst sentences, as plain values."""
     if src is None and tgt is not None:
         raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
@@ -28,7 +28,8 @@ def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int | None, 
     seconds = time.monotonic() - began
     scores = scoring.score(translations, references, lowercase=lowercase)
     return {
-        "folder": str(folder), "text": name, **scores.as_dict(), "beam": beam, "length_penalty": length_penalty,
+        "folder": str(folder), "text": name, "device": place, **scores.as_dict(), "beam": beam,
+        "length_penalty": length_penalty,
         "sentences_per_s": round(len(sources) / max(seconds, 1e-9), 2),
         "notices": [*corpus.report, *translator.notices],
         "worst": [{"source": sources[each.index], "translation": each.translation, "reference": each.reference,

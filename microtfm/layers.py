@@ -88,7 +88,8 @@ class PositionalEncoding(Module):
 
     def forward(self, ids: Tensor, embedding: Embedding, start: int = 0) -> Tensor:
         """The vectors of ids (B, T) that stand at positions start, start + 1, …"""
-        positions = Tensor(self.rows(start, start + ids.shape[1]), name="positions")               # (T, D)
+        rows = self.rows(start, start + ids.shape[1])
+        positions = Tensor(rows, name="positions", device=embedding.weight.device)                 # (T, D)
         return self.added(ids, embedding, positions)
 
     def added(self, ids: Tensor, embedding: Embedding, positions: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ class Learner:
 
     def __call__(self, batches: Sequence[Batch], lr: float, tokens: int) -> tuple[float, float]:
         """The sum of the losses of all tokens, and the norm of its gradient."""
+        with engine.default_device(self.model.device):
+            return self._update(batches, lr, tokens)
+
+    def _update(self, batches: Sequence[Batch], lr: float, tokens: int) -> tuple[float, float]:
         if len(batches) == 1:
             loss, norm = self._learn(*_arrays(batches[0]), float(lr), tokens)
             return float(loss.item()), float(norm.item())

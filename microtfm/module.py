@@ -3,11 +3,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from engine import Tensor, scope
+from engine import Tensor, place, scope
 from microtfm.errors import UserError
 
 
@@ -79,6 +79,17 @@ class Module:
     def count(self) -> int:
         """How many numbers the parameters hold, tied weights counted once."""
         return sum(t.size for _, t in self.named_parameters())
+
+    # -- where the numbers live
+    @property
+    def device(self) -> str:
+        """Where its parameters are: "cpu" or "cuda"."""
+        return next((t.device for _, t in self._walk("")), "cpu")
+
+    def to(self, device: str) -> Self:
+        """Move its parameters to a device, "cpu" or "cuda", in place. Raises DeviceError where it cannot be used."""
+        place([t for _, t in self.named_parameters()], device)
+        return self
 
     # -- modes
     def train(self, mode: bool = True) -> Module:

@@ -52,11 +52,13 @@ class Optimiser:
         if not self.named:
             raise UserError("there is nothing to train: no parameter requires a gradient")
         self.lr, self.weight_decay = lr, weight_decay
-        self.count = Tensor(np.zeros((), np.int64), name="step")            # updates made so far
-        self.kept = {slot: [Tensor(np.zeros(p.shape, p.dtype)) for _, p in self.named] for slot in self.slots}
+        device = self.named[0][1].device
+        self.count = Tensor(np.zeros((), np.int64), name="step", device=device)                # updates made so far
+        self.kept = {slot: [Tensor(np.zeros(p.shape, p.dtype), device=p.device) for _, p in self.named]
+                     for slot in self.slots}
         self.average = average
         if average:
-            self.kept[AVERAGE] = [Tensor(p.numpy()) for _, p in self.named]
+            self.kept[AVERAGE] = [Tensor(p.numpy(), device=p.device) for _, p in self.named]
 
     def decays(self) -> list[float]:
         """Weight decay of each parameter: none on biases and norms, which are vectors."""

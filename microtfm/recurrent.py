@@ -68,7 +68,7 @@ class RecurrentEncoder(Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         """x (B, S, D) and mask (B, S); the output (B, S, D), and each layer's last state from the right (B, D/2)."""
-        begin = engine.zeros((x.shape[0], self.forwards[0].hidden))
+        begin = engine.zeros((x.shape[0], self.forwards[0].hidden), device=x.device)
         masks = [mask[:, t:t + 1] for t in range(x.shape[1])]                                      # S times (B, 1)
         ends = []
         for left, right in zip(self.forwards, self.backwards, strict=True):
@@ -128,12 +128,12 @@ class Recurrent(Module):
 
     def forward(self, source: Any, target: Any) -> Tensor:
         """Logits (B, T, V) of every next token. Ids of 0 are padding: nothing attends to them."""
-        source = as_ids(source, "source")
+        source = as_ids(source, "source", self.device)
         return self.decode(target, self.memories(source), source_mask(source))
 
     def memories(self, source: Any) -> list[Tensor]:
         """What decoding needs of source ids (B, S): keys and values (B, S, 2D), and each layer's first state (B, D)."""
-        source = as_ids(source, "source")
+        source = as_ids(source, "source", self.device)
         mask = source_mask(source)[:, 0, 0]                                                        # (B, S)
         memory, ends = self.encoder(self.dropout(self.source_embedding(source)), mask)
         with engine.scope(self.decoder.name):
@@ -143,7 +143,7 @@ class Recurrent(Module):
 
     def decode(self, target: Any, memories: Sequence[Tensor], mask: Tensor) -> Tensor:
         """Logits (B, T, V) of whole target sequences (B, T) at once, from what `memories` made."""
-        x = self.dropout(self.target_embedding(as_ids(target, "target")))
+        x = self.dropout(self.target_embedding(as_ids(target, "target", self.device)))
         return self.project(self.decoder(x, memories[0], memories[1:], mask))
 
     def step(self, ids: Tensor, memory: Tensor, states: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, list[Tensor]]:

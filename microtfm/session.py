@@ -50,7 +50,7 @@ class Session:
         (B, V)."""
         positions = self.model.target_positions.rows(length, length + 1)                           # (1, D)
         seen = np.arange(self.room)[None, None, None] <= length                                    # (1, 1, 1, C)
-        return self._step(ids, positions, length, seen, self.ids, choose=choose, training=self.model.training).array()
+        return self._step(ids, positions, length, seen, self.ids, choose=choose, training=self.model.training).numpy()
 
     def take(self, other: Session, rows: np.ndarray, length: int) -> None:
         """Go on with these rows of another session, or of this one, that hold `length` tokens."""
@@ -59,9 +59,9 @@ class Session:
         self.ids[:] = PAD
         self.ids[:n, :width] = chosen
         for mine, theirs in zip(self.memories, other.memories, strict=True):
-            mine[:n, :width] = theirs.array()[rows]
+            mine[:n, :width] = theirs[rows]
         for mine, theirs in zip(self.kept, other.kept, strict=True):
-            mine[:n, :length] = theirs.array()[rows, :length]
+            mine[:n, :length] = theirs[rows, :length]
 
     def _project(self, source: Tensor, *, training: bool) -> None:
         engine.update("copy", self.memories, self.model.decoder.project(self.model.encode(source)))
@@ -77,7 +77,7 @@ def most_probable(logits: Tensor) -> Tensor:
     """The id of the largest of the logits (…, V) that may stand in a translation: (…) int64."""
     barred = np.zeros(logits.shape[-1], logits.dtype)
     barred[NEVER] = -np.inf
-    return engine.argmax(logits + Tensor(barred, name="barred"), axis=-1)
+    return engine.argmax(logits + Tensor(barred, name="barred", device=logits.device), axis=-1)
 
 
 class Cached:

@@ -26,6 +26,7 @@ from microtfm.learner import Learner
 from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
 from microtfm.optim import SGD, Adam, AdamW, Optimiser, rate
+from microtfm.place import computing
 from microtfm.run_folder import RunFolder, check_free, free_folder, new_model, run_code
 from microtfm.settings import Settings, TrainSettings
 from microtfm.state import Progress
@@ -57,8 +58,13 @@ def train(settings: Settings, events: Events | None = None, corpus: tuple[list[T
     the command began, from which train.minutes counts. Raises UserError for everything a person can put right; nothing
     is left half-made.
     """
-    events, started = events or Events(), time.monotonic() if started is None else started
-    _check_device(settings)
+    started = time.monotonic() if started is None else started
+    with computing(settings.device, settings.precision) as place:
+        return _train(settings, events or Events(), corpus, started, place)
+
+
+def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], list[TextPair]] | None, started: float,
+           place: str) -> Result:
     out = settings.out if settings.out is not None else free_folder(Path("runs/run"))
     check_free(out, settings.force)
     first = RunFolder.open(settings.init) if settings.init is not None else None
@@ -75,7 +81,7 @@ def train(settings: Settings, events: Events | None = None, corpus: tuple[list[T
     settings = _resolved(settings, out, corpus is not None)
     run = RunFolder(out, settings, run_code(settings, source, target, material.digest, model.state_dict()))
     files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
-    training = _Training(run, material, model, events, started)
+    training = _Training(run, material, model, events, started, place)
     with run.claim(), Stopping(events.stopping) as stopping:
         run.create(source, target, files | ({"held-out.tsv": texts.valid} if texts.held_out else {}), training.save_to)
         return training.run_all(stopping)
@@ -90,24 +96,24 @@ def resume(folder: Path, events: Events | None = None, started: float | None = N
     if changes is not None:
         run = RunFolder(folder, replace(before, train=changes), run.code)
     settings = run.settings
-    _check_device(settings)
+    with computing(settings.device, settings.precision) as place:
+        return _resume(run, before, events, started, changes is not None, place)
+
+
+def _resume(run: RunFolder, before: Settings, events: Events, started: float, changed: bool, place: str) -> Result:
+    settings = run.settings
     source, target = run.tokenizers()
     material = materials.prepare(materials.read(settings), settings, source, target)
     with run.claim(), Stopping(events.stopping) as stopping:
         saved = state.read(run.state, {**run.identity(source, target), "data": material.digest})
-        training = _Training(run, material, new_model(settings.model, source, target), events, started)
+        training = _Training(run, material, new_model(settings.model, source, target), events, started, place)
         training.take_up(saved)
         if settings.train.batch_tokens != before.train.batch_tokens:
             training.progress.epoch, training.progress.index = training.progress.epoch + 1, 0
             events.notice("Other batches than before: the run goes on with a new pass over the text.")
-        if changes is not None:
+        if changed:
             run.write_config()
         return training.run_all(stopping)
-
-
-def _check_device(settings: Settings) -> None:
-    if settings.device == "cuda":
-        raise UserError("--device cuda: this version of microtfm computes on the processor only. Use --device cpu.")
 
 
 def _resolved(settings: Settings, out: Path, own_text: bool) -> Settings:
@@ -133,8 +139,9 @@ def _optimiser(model: Model, settings: TrainSettings) -> Optimiser:
 class _Training:
     """One run from a state to its end."""
 
-    def __init__(self, run: RunFolder, material: Material, model: Model, events: Events, started: float) -> None:
-        self.run, self.material, self.model, self.events = run, material, model, events
+    def __init__(self, run: RunFolder, material: Material, model: Model, events: Events, started: float,
+                 place: str) -> None:
+        self.run, self.material, self.model, self.events, self.place = run, material, model, events, place
         self.progress = Progress()
         self.settings = run.settings
         self.optimiser = _optimiser(model, self.settings.train)
@@ -326,7 +333,7 @@ class _Training:
     def _open(self) -> None:
         train = self.settings.train
         self.events.opening(Opening(
-            folder=self.run.path, device="cpu", threads=default_threads(),
+            folder=self.run.path, device=self.place, threads=default_threads(),
             pairs=len(self.material.train), valid=len(self.material.valid),
             vocabulary=(len(self.material.source), len(self.material.target)), parameters=self.model.count(),
             model=describe(self.settings.model), last_step=train.last_step, minutes=train.minutes,

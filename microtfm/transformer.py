@@ -146,7 +146,7 @@ class Transformer(Module):
 
     def forward(self, source: Any, target: Any) -> Tensor:
         """Logits (B, T, V) of every next token. Ids of 0 are padding: nothing attends to them."""
-        source, target = as_ids(source, "source"), as_ids(target, "target")
+        source, target = as_ids(source, "source", self.device), as_ids(target, "target", self.device)
         mask = source_mask(source)
         return self.decode(target, self.decoder.project(self._encode(source, mask)), mask)
 
@@ -156,7 +156,7 @@ class Transformer(Module):
 
     def encode(self, source: Any) -> Tensor:
         """The encoder's output (B, S, D) for source ids (B, S)."""
-        source = as_ids(source, "source")
+        source = as_ids(source, "source", self.device)
         return self._encode(source, source_mask(source))
 
     def _encode(self, source: Tensor, mask: Tensor | None) -> Tensor:
@@ -166,7 +166,7 @@ class Transformer(Module):
 
     def decode(self, target: Any, memories: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Logits (B, T, V) of whole target sequences (B, T) at once, from what `decoder.project` made."""
-        x = self.target_positions(as_ids(target, "target"), self.target_embedding)
+        x = self.target_positions(as_ids(target, "target", self.device), self.target_embedding)
         return self.project(self.decoder(x, memories, mask))
 
     def step(self, ids: Any, positions: Tensor, memories: Sequence[Tensor], mask: Tensor | None,
@@ -197,10 +197,10 @@ class Transformer(Module):
                 layer.seen = None
 
 
-def as_ids(ids: Any, name: str) -> Tensor:
-    """Token ids (B, T) as a named int64 tensor."""
+def as_ids(ids: Any, name: str, device: str) -> Tensor:
+    """Token ids (B, T) as a named int64 tensor on a device."""
     if not isinstance(ids, Tensor):
-        ids = Tensor(np.asarray(ids, np.int64))
+        ids = Tensor(np.asarray(ids, np.int64), device=device)
     ids.name = ids.name or name
     ids.axes = ids.axes or (axes.IDS[name] if ids.ndim == 2 else None)
     return ids

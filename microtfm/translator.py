@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
 
+import engine
 from microtfm import decode, forced
 from microtfm.architecture import Model
 from microtfm.data import pad_sources
@@ -56,12 +57,17 @@ class Translator:
         self.notices: list[str] = []     # what there is to say about the last call of `translate`
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """The best model of a run folder. Raises UserError for a folder that is not one, or is damaged."""
+    def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> Self:
+        """The best model of a run folder, on a device: "cpu", "cuda", "auto", or None, where `default_device` says.
+
+        Raises UserError for a folder that is not one, or is damaged, and DeviceError.
+        """
         run = RunFolder.open(Path(folder))
         source, target = run.tokenizers()
         settings = run.settings
-        return cls(run.load_model(), source, target, settings.tokens.max_length, settings.beam, settings.length_penalty)
+        with engine.default_device(device) if device is not None else nullcontext():
+            model = run.load_model()
+        return cls(model, source, target, settings.tokens.max_length, settings.beam, settings.length_penalty)
 
     def translate(self, lines: Sequence[str], beam: int | None = None, length_penalty: float | None = None,
                   cache: bool = True) -> list[str]:

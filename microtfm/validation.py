@@ -52,8 +52,9 @@ def _loss(model: Model, material: Material, settings: Settings, interrupted: Cal
     total, count = 0.0, 0
     with engine.no_grad():
         for batch in material.valid_batches(settings):
-            loss = translation_loss(model(batch.source, batch.target_in), engine.Tensor(batch.target_out),
-                                    settings.train.label_smoothing, reduction="sum")
+            target = engine.Tensor(batch.target_out, device=model.device)
+            loss = translation_loss(model(batch.source, batch.target_in), target, settings.train.label_smoothing,
+                                    reduction="sum")
             total += float(loss.item())
             count += batch.tokens
             if interrupted():

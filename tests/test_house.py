@@ -75,6 +75,7 @@ MAY_IMPORT = {
     "guards": {"device", "errors", "record", "recorder"},
     "program": {"arena", "core", "device", "errors", "guards", "kernels", "recorder"},
     "plan": {"arena", "core", "device", "errors", "program", "random", "recorder", "state"},
+    "selftest": {"core", "device", "errors", "kernels", "record"},
     "kernels": {"kernels"},
     "diagram": {"autograd", "core", "device", "errors", "record", "shapes", "state",
                 "draw"},                 # in save(), svg() and html() alone

@@ -368,11 +368,6 @@ def test_the_first_free_folder(tmp_path: Path) -> None:
     assert free_folder(tmp_path / "run") == tmp_path / "run-3"
 
 
-def test_cuda_is_refused_with_a_word(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--device cpu"):
-        train.train(replace(settings(tmp_path / "x"), device="cuda"), corpus=corpus())
-
-
 def test_no_graph_outlives_its_step(tmp_path: Path) -> None:
     """With the garbage collector off, every loss is gone when the run is."""
     alive: list[weakref.ref[Any]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,8 @@ from microtfm.errors import UserError
 
 Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard output, all else on standard error.")]
 Threads = Annotated[int | None, Parameter(help="Processor threads. The result does not depend on it. [default: all]")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help=(
+    "Where to compute; auto takes a card if one can be used."))]
 Quiet = Annotated[bool, Parameter(negative=(), help="Only what was asked for, no notes and no progress.")]
 Beam = Annotated[int | None, Parameter(help="Hypotheses kept side by side; 1 is greedy search. [default: the run's]")]
 Penalty = Annotated[float | None, Parameter(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microtfm.commands.options import Beam, Json, Penalty, Threads, check_search, show, use_threads
+from microtfm.commands.options import Beam, Device, Json, Penalty, Threads, check_search, show, use_threads
 
 
 def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.")], /, *,
@@ -16,13 +16,15 @@ def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.
              beam: Beam = None, length_penalty: Penalty = None,
              lowercase: Annotated[bool, Parameter(negative=(), help="Ignore case.")] = False,
              worst: Annotated[int, Parameter(help="Show this many of the worst translations.")] = 5,
-             threads: Threads = None, json: Json = False) -> int:
+             device: Device = "auto", threads: Threads = None, json: Json = False) -> int:
     """Score a model on sentence pairs: BLEU, chrF (with sacrebleu's signatures) and exact matches."""
     check_search(beam, length_penalty)
     use_threads(threads)
     from microtfm import examination
+    from microtfm.place import computing
 
-    answer = examination.examine(run, src, tgt, beam, length_penalty, lowercase, max(worst, 0))
+    with computing(device) as place:
+        answer = examination.examine(run, src, tgt, beam, length_penalty, lowercase, max(worst, 0), place)
     show(answer, examination.as_text, json)
     return 0
 

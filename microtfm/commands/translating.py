@@ -1,12 +1,13 @@
 """`microtfm translate` and `serve`."""
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from microtfm.commands.options import Beam, Json, Penalty, Quiet, Threads, check_search, use_threads
+from microtfm.commands.options import Beam, Device, Json, Penalty, Quiet, Threads, check_search, use_threads
 from microtfm.errors import UserError
 
 
@@ -18,7 +19,7 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
                                                    "log-probability / length^A.")] = 1,
               alternatives: Annotated[bool, Parameter(negative=(), help=(
                   "Show how probable each token was, and what else stood to choose."))] = False,
-              threads: Threads = None, json: Json = False, quiet: Quiet = False,
+              device: Device = "auto", threads: Threads = None, json: Json = False, quiet: Quiet = False,
               show: Annotated[Literal["attention", "beam"] | None, Parameter(
                   help="Draw how one sentence came about: every head's attention, or the beam as a tree.")] = None,
               out: Annotated[Path | None, Parameter(name=["--out", "-o"], help=(
@@ -30,14 +31,19 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
     if nbest < 1:
         raise UserError(f"--nbest {nbest} must be 1 or more.")
     use_threads(threads)
-    if show is not None:
-        from microtfm import showing
-        from microtfm.run_folder import RunFolder
+    from microtfm.place import computing
 
-        own = RunFolder.open(run).settings
-        return showing.show(run, list(text), show, own.beam if beam is None else beam,
-                            own.length_penalty if length_penalty is None else length_penalty, out)
-    from microtfm import translating
+    with computing(device) as place:
+        if place.startswith("cuda") and not quiet:
+            print(f"note: {place}", file=sys.stderr)
+        if show is not None:
+            from microtfm import showing
+            from microtfm.run_folder import RunFolder
 
-    wish = translating.Wish(beam, length_penalty, nbest, alternatives, json, quiet)
-    return translating.translate(run, list(text), file, wish)
+            own = RunFolder.open(run).settings
+            return showing.show(run, list(text), show, own.beam if beam is None else beam,
+                                own.length_penalty if length_penalty is None else length_penalty, out)
+        from microtfm import translating
+
+        wish = translating.Wish(beam, length_penalty, nbest, alternatives, json, quiet)
+        return translating.translate(run, list(text), file, wish)

@@ -54,9 +54,10 @@ def _unfit(provider: Any) -> str | None:
     except provider.NoCard as e:
         return str(e)
     if state.driver < state.runtime // 1000 * 1000:
-        return (f"the driver serves CUDA {_version(state.driver)}, and the CUDA packages here are for "
-                f"{_version(state.runtime)}: install a newer driver, or the packages for CUDA {state.driver // 1000}: "
-                f'pip install "microtfm[cuda{state.driver // 1000}]"')  # fmt: skip
+        older = state.driver // 1000
+        return (f"the driver serves CUDA {cuda_version(state.driver)}, and the CUDA packages here are for "
+                f"{cuda_version(state.runtime)}: install a newer driver, or the packages for CUDA {older}, "
+                f'pip install "microtfm[cuda{older}]"')  # fmt: skip
     if state.capability < LEAST_CAPABILITY:
         have, least = (".".join(map(str, c)) for c in (state.capability, LEAST_CAPABILITY))
         return (f"the card {state.name} has compute capability {have}; the kernels need {least} (Ampere, 2020) or "
@@ -64,7 +65,8 @@ def _unfit(provider: Any) -> str | None:
     return None
 
 
-def _version(number: int) -> str:
+def cuda_version(number: int) -> str:
+    """13000 as 13.0."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

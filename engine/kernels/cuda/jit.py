@@ -87,6 +87,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cpu.tape import CURRENT, Addresses, Launch
+from .precision import precision, set_precision
 
 __all__ = ["KERNELS", "SIMULATED", "CompileFailure", "Kernel", "cuda", "intrinsic", "jit", "kernel", "precision",
            "set_precision", "simulation", "written"]  # fmt: skip
@@ -235,24 +236,6 @@ def written(source: str, name: str, names: dict[str, Any]) -> Callable[..., Any]
     names = {"__name__": f"{__package__}.generated", **names}
     exec(compile(source, file, "exec"), names)
     return names[name]
-
-
-_precision: ContextVar[str] = ContextVar("cuda_precision", default="float32")
-PRECISIONS = ("float32", "tf32", "bf16")
-
-
-def precision() -> str:
-    """What products of float32 matrices are computed in: "float32", "tf32" or "bf16"."""
-    return _precision.get()
-
-
-def set_precision(name: str) -> str:
-    """Choose it, for this thread's context: -> the one before."""
-    if name not in PRECISIONS:
-        raise ValueError(f"the precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not {name!r}")
-    before = _precision.get()
-    _precision.set(name)
-    return before
 
 
 _simulation: ContextVar[str] = ContextVar("cuda_simulation", default="threads")

@@ -105,6 +105,18 @@ def _add(total: Any, part: Any) -> None:
     total += part
 
 
+def average(out: Sequence[Any], x: Sequence[Any], *, step: Any, window: float, norm: Any = None) -> None:
+    """Move each of out towards its counterpart in x, as the CPU's kernel of this name does it."""
+    numbers = _array(step, np.int64), _array(0.0 if norm is None else norm)
+    for mean, new in zip(out, x, strict=True):
+        tape.call(partial(_average, window), mean, new, *numbers)
+
+
+def _average(window: float, mean: Any, new: Any, step: Any, norm: Any) -> None:
+    share = 1.0 / np.minimum(window, 1.0 + (step.astype(np.float64) - 1.0) / 10.0)
+    mean[...] = np.where(np.isfinite(norm), mean + (new - mean) * share.astype(mean.dtype), mean)
+
+
 def write(out: Sequence[Any], x: Sequence[Any], *, at: Any) -> None:
     """out[:, at] = x[:, 0] for each out (B, C, D) and x (B, 1, D); `at` is an int64 array of one element."""
     for to, source in zip(out, x, strict=True):
