@@ -39,6 +39,10 @@ class Methods:
     def __rmul__(self, y: Any) -> Tensor: return OPS["mul"](y, self)
     def __truediv__(self, y: Any) -> Tensor: return OPS["div"](self, y)
     def __rtruediv__(self, y: Any) -> Tensor: return OPS["div"](y, self)
+    def __mod__(self, y: Any) -> Tensor: return OPS["remainder"](self, y)
+    def __rmod__(self, y: Any) -> Tensor: return OPS["remainder"](y, self)
+    def __floordiv__(self, y: Any) -> Tensor: return OPS["floor_divide"](self, y)
+    def __rfloordiv__(self, y: Any) -> Tensor: return OPS["floor_divide"](y, self)
     def __pow__(self, y: Any) -> Tensor: return OPS["pow"](self, y)
     def __rpow__(self, y: Any) -> Tensor: return OPS["pow"](y, self)
     def __matmul__(self, y: Any) -> Tensor: return OPS["matmul"](self, y)
@@ -51,6 +55,10 @@ class Methods:
     def __ge__(self, y: Any) -> Tensor: return OPS["greater_equal"](self, y)
     def __and__(self, y: Any) -> Tensor: return OPS["logical_and"](self, y)
     def __or__(self, y: Any) -> Tensor: return OPS["logical_or"](self, y)
+    def __xor__(self, y: Any) -> Tensor: return OPS["logical_xor"](self, y)
+    def __rand__(self, y: Any) -> Tensor: return OPS["logical_and"](y, self)
+    def __ror__(self, y: Any) -> Tensor: return OPS["logical_or"](y, self)
+    def __rxor__(self, y: Any) -> Tensor: return OPS["logical_xor"](y, self)
     def __invert__(self) -> Tensor: return OPS["logical_not"](self)
     def __getitem__(self, index: Any) -> Tensor: return OPS["getitem"](self, index=index)
 
@@ -106,14 +114,36 @@ class Methods:
     def astype(self, dtype: Any) -> Tensor: return OPS["astype"](self, dtype=dtype)
 
     # -- elementwise
-    def exp(self) -> Tensor: return OPS["exp"](self)
-    def log(self) -> Tensor: return OPS["log"](self)
+    def square(self) -> Tensor: return OPS["square"](self)
+    def reciprocal(self) -> Tensor: return OPS["reciprocal"](self)
     def sqrt(self) -> Tensor: return OPS["sqrt"](self)
+    def rsqrt(self) -> Tensor: return OPS["rsqrt"](self)
+    def exp(self) -> Tensor: return OPS["exp"](self)
+    def exp2(self) -> Tensor: return OPS["exp2"](self)
+    def expm1(self) -> Tensor: return OPS["expm1"](self)
+    def log(self) -> Tensor: return OPS["log"](self)
+    def log2(self) -> Tensor: return OPS["log2"](self)
+    def log10(self) -> Tensor: return OPS["log10"](self)
+    def log1p(self) -> Tensor: return OPS["log1p"](self)
     def abs(self) -> Tensor: return OPS["abs"](self)
     def sign(self) -> Tensor: return OPS["sign"](self)
     def sin(self) -> Tensor: return OPS["sin"](self)
     def cos(self) -> Tensor: return OPS["cos"](self)
+    def tan(self) -> Tensor: return OPS["tan"](self)
+    def asin(self) -> Tensor: return OPS["asin"](self)
+    def acos(self) -> Tensor: return OPS["acos"](self)
+    def atan(self) -> Tensor: return OPS["atan"](self)
+    def sinh(self) -> Tensor: return OPS["sinh"](self)
+    def cosh(self) -> Tensor: return OPS["cosh"](self)
     def tanh(self) -> Tensor: return OPS["tanh"](self)
+    def asinh(self) -> Tensor: return OPS["asinh"](self)
+    def acosh(self) -> Tensor: return OPS["acosh"](self)
+    def atanh(self) -> Tensor: return OPS["atanh"](self)
+    def floor(self) -> Tensor: return OPS["floor"](self)
+    def ceil(self) -> Tensor: return OPS["ceil"](self)
+    def trunc(self) -> Tensor: return OPS["trunc"](self)
+    def round(self, decimals: int = 0) -> Tensor: return OPS["round"](self, decimals=decimals)
+    def __round__(self, decimals: int = 0) -> Tensor: return OPS["round"](self, decimals=decimals)
     def sigmoid(self) -> Tensor: return OPS["sigmoid"](self)
     def erf(self) -> Tensor: return OPS["erf"](self)
     def relu(self) -> Tensor: return OPS["relu"](self)
@@ -121,6 +151,11 @@ class Methods:
     def silu(self) -> Tensor: return OPS["silu"](self)
     def clip(self, low: float | None = None, high: float | None = None) -> Tensor:
         return OPS["clip"](self, low=low, high=high)
+    def remainder(self, y: Any) -> Tensor: return OPS["remainder"](self, y)
+    def floor_divide(self, y: Any) -> Tensor: return OPS["floor_divide"](self, y)
+    def atan2(self, x: Any) -> Tensor: return OPS["atan2"](self, x)
+    def hypot(self, y: Any) -> Tensor: return OPS["hypot"](self, y)
+    def logaddexp(self, y: Any) -> Tensor: return OPS["logaddexp"](self, y)
     def maximum(self, y: Any) -> Tensor: return OPS["maximum"](self, y)
     def minimum(self, y: Any) -> Tensor: return OPS["minimum"](self, y)
     def isnan(self) -> Tensor: return OPS["isnan"](self)
@@ -134,15 +169,28 @@ class Methods:
         return OPS["mean"](self, axis=axis, keepdims=keepdims)
     def var(self, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Tensor:
         return OPS["var"](self, axis=axis, keepdims=keepdims, correction=correction)
+    def std(self, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Tensor:
+        return OPS["std"](self, axis=axis, keepdims=keepdims, correction=correction)
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return OPS["prod"](self, axis=axis, keepdims=keepdims)
+    def norm(self, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+        return OPS["norm"](self, axis=axis, keepdims=keepdims, ord=ord)
+    def any(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return OPS["any"](self, axis=axis, keepdims=keepdims)
+    def all(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return OPS["all"](self, axis=axis, keepdims=keepdims)
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return OPS["max"](self, axis=axis, keepdims=keepdims)
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return OPS["min"](self, axis=axis, keepdims=keepdims)
     def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return OPS["logsumexp"](self, axis=axis, keepdims=keepdims)
-    def cumsum(self, axis: int = -1) -> Tensor: return OPS["cumsum"](self, axis=axis)
+    def cumsum(self, axis: int | None = None) -> Tensor: return OPS["cumsum"](self, axis=axis)
+    def cumprod(self, axis: int | None = None) -> Tensor: return OPS["cumprod"](self, axis=axis)
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         return OPS["argmax"](self, axis=axis, keepdims=keepdims)
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        return OPS["argmin"](self, axis=axis, keepdims=keepdims)
     def softmax(self, axis: int = -1, mask: Any = None) -> Tensor: return OPS["softmax"](self, mask, axis=axis)
     def log_softmax(self, axis: int = -1) -> Tensor: return OPS["log_softmax"](self, axis=axis)
 
@@ -155,7 +203,39 @@ class Methods:
     def squeeze(self, axis: Any = None) -> Tensor: return OPS["squeeze"](self, axis=axis)
     def flatten(self) -> Tensor: return OPS["reshape"](self, shape=(-1,))
     def pad(self, widths: Any, value: float = 0.0) -> Tensor: return OPS["pad"](self, widths=widths, value=value)
-    def take(self, ids: Any, axis: int = 0) -> Tensor: return OPS["take"](self, ids, axis=axis)
+    def moveaxis(self, source: Any, destination: Any) -> Tensor:
+        return OPS["moveaxis"](self, source=source, destination=destination)
+    def tile(self, *reps: Any) -> Tensor: return OPS["tile"](self, reps=_sequence(reps))
+    def repeat(self, repeats: Any, axis: int | None = None) -> Tensor:
+        return OPS["repeat"](self, repeats=repeats, axis=axis)
+    def flip(self, axis: Any = None) -> Tensor: return OPS["flip"](self, axis=axis)
+    def roll(self, shift: Any, axis: Any = None) -> Tensor: return OPS["roll"](self, shift=shift, axis=axis)
+    def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+        return OPS["diagonal"](self, offset=offset, axis1=axis1, axis2=axis2)
+    def trace(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+        return OPS["trace"](self, offset=offset, axis1=axis1, axis2=axis2)
+    def tril(self, k: int = 0) -> Tensor: return OPS["tril"](self, k=k)
+    def triu(self, k: int = 0) -> Tensor: return OPS["triu"](self, k=k)
+
+    # -- by position and in order
+    def take(self, ids: Any, axis: int | None = None) -> Tensor: return OPS["take"](self, ids, axis=axis)
+    def take_along_axis(self, ids: Any, axis: int = -1) -> Tensor: return OPS["take_along_axis"](self, ids, axis=axis)
+    def gather(self, ids: Any, axis: int = -1) -> Tensor: return OPS["gather"](self, ids, axis=axis)
+    def scatter(self, ids: Any, src: Any, axis: int = -1) -> Tensor: return OPS["scatter"](self, ids, src, axis=axis)
+    def index_add(self, ids: Any, src: Any, axis: int = 0) -> Tensor: return OPS["index_add"](self, ids, src, axis=axis)
+    def masked_fill(self, mask: Any, value: float) -> Tensor: return OPS["masked_fill"](self, mask, value=value)
+    def sort(self, axis: int | None = -1, descending: bool = False) -> Tensor:
+        return OPS["sort"](self, axis=axis, descending=descending)
+    def argsort(self, axis: int | None = -1, descending: bool = False) -> Tensor:
+        return OPS["argsort"](self, axis=axis, descending=descending)
+    def topk(self, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
+        places = OPS["argtopk"](self, k=k, axis=axis, largest=largest)
+        return OPS["take_along_axis"](self, places, axis=axis), places
+
+    # -- products
+    def matmul(self, y: Any) -> Tensor: return OPS["matmul"](self, y)
+    def dot(self, y: Any) -> Tensor: return OPS["dot"](self, y)
+    def outer(self, y: Any) -> Tensor: return OPS["outer"](self, y)
 
     @property
     def T(self) -> Tensor:

@@ -35,7 +35,7 @@ def coerce(op: Op, inputs: Sequence[Any]) -> Sequence[Any]:
             elif x.node.dtype is not dtype and x.node.dtype != dtype:
                 break
     else:
-        if op.result != "float" or dtype is None or dtype.kind in "fc":
+        if dtype is None or dtype.kind in "fc" or op.result not in ("float", "number"):
             return inputs
     return _promoted(op, inputs)
 
@@ -54,6 +54,8 @@ def _promoted(op: Op, inputs: Sequence[Any]) -> list[Tensor | None]:
     for i, t in enumerate(tensors):
         if t is not None and op.is_real(i):
             want = t.dtype if want is None else _promote(want, t.dtype)
+    if op.result == "number" and want is not None and want.kind == "b":
+        raise DtypeError(f"{op.name} is not defined for truth values; make numbers of them first: x.astype('int64')")
     if op.result == "float" and want is not None and want.kind in "iub":
         want = FLOAT32
     return [t if t is None or not op.is_real(i) or t.dtype == want else core.apply(OPS["astype"], (t,), {"dtype": want})

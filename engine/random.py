@@ -6,12 +6,15 @@ depend on nothing else (Salmon et al., "Parallel random numbers: as easy as 1, 2
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from engine import device as devices
 from engine.core import Node, Tensor
+from engine.creation import sizes_of
+from engine.errors import DtypeError, ShapeError
 from engine.kernels import cpu
 from engine.kernels.scalar import philox_numpy
 from engine.shapes import Shape
@@ -63,15 +66,18 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
+def words(key: Any, count: int) -> Any:
+    """The first `count` random 32-bit words under an int64 key, on the key's device."""
+    n = (count + 3) // 4
+    if devices.of(key) == "cuda":
+        return philox_numpy(key.astype(np.uint64), np.arange(n, dtype=np.uint64, like=key)).reshape(-1)[:count]
+    return philox_numpy(int(key), np.arange(n, dtype=np.uint64)).reshape(-1)[:count]
+
+
 def uniform_array(key: Any, shape: Shape) -> Any:
     """float32 in [0, 1), a multiple of 2⁻²⁴, for each element of `shape` in C order under an int64 key."""
-    n = int(np.prod(shape, dtype=np.int64))
-    if devices.of(key) == "cuda":
-        words = philox_numpy(key.astype(np.uint64), np.arange((n + 3) // 4, dtype=np.uint64, like=key))
-    else:
-        words = philox_numpy(int(key), np.arange((n + 3) // 4, dtype=np.uint64))
-    words = words.reshape(-1)[:n]
-    return ((words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
+    drawn = words(key, int(np.prod(shape, dtype=np.int64)))
+    return ((drawn >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
 
 def _drawn(key: Tensor, shape: Shape) -> np.ndarray:
@@ -80,24 +86,68 @@ def _drawn(key: Tensor, shape: Shape) -> np.ndarray:
     return uniform_array(own, shape) if kernel is None else kernel(own, shape)
 
 
-def uniform(shape: Shape, low: float = 0.0, high: float = 1.0, dtype: Any = np.float32,
+def _drawn64(key: Tensor, count: int) -> np.ndarray:
+    """`count` random 64-bit words under a key, each of two that follow each other."""
+    pairs = words(devices.host(key.read()), 2 * count).astype(np.uint64).reshape(count, 2)
+    return pairs[:, 0] << np.uint64(32) | pairs[:, 1]
+
+
+def uniform(shape: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = np.float32,
             key: Tensor | None = None, device: str | None = None) -> Tensor:
     """Independent numbers from [low, high), the same on every device. Without a key, the next one of the seed."""
+    sizes = sizes_of(shape)
     if not STATE.get().computing:
-        return Tensor.placeholder(tuple(shape), dtype)
+        return Tensor.placeholder(sizes, dtype)
     key = next_key() if key is None else key
-    return Tensor((low + (high - low) * _drawn(key, tuple(shape)).astype(np.float64)).astype(dtype), device=device)
+    return Tensor((low + (high - low) * _drawn(key, sizes).astype(np.float64)).astype(dtype), device=device)
 
 
-def normal(shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
+def normal(shape: int | Sequence[int], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
            key: Tensor | None = None, device: str | None = None) -> Tensor:
     """Independent normal numbers (Box & Muller 1958), the same on every device. Without a key, the next of the seed."""
+    sizes = sizes_of(shape)
     if not STATE.get().computing:
-        return Tensor.placeholder(tuple(shape), dtype)
+        return Tensor.placeholder(sizes, dtype)
     key = next_key() if key is None else key
-    u = _drawn(key, (2, *shape)).astype(np.float64)
+    u = _drawn(key, (2, *sizes)).astype(np.float64)
     radius = np.sqrt(-2 * np.log1p(-u[0]))
     return Tensor((mean + std * radius * np.cos(2 * np.pi * u[1])).astype(dtype), device=device)
 
 
-__all__ = ["get_state", "next_key", "normal", "seed", "set_state", "uniform", "uniform_array"]
+def randint(shape: int | Sequence[int], low: int, high: int | None = None, dtype: Any = np.int64,
+            key: Tensor | None = None, device: str | None = None) -> Tensor:
+    """Independent integers from [low, high), or from [0, low) with one bound. Without a key, the next one of the seed.
+
+    Each is a random 64-bit word modulo the number of integers, so none is likelier than another by more than that
+    number / 2⁶⁴. Raises ShapeError where there is no integer to draw, DtypeError where `dtype` does not hold them.
+    """
+    sizes, (first, end) = sizes_of(shape), (0, low) if high is None else (low, high)
+    if not first < end:
+        raise ShapeError(f"randint: there is no integer from {first} up to and without {end}")
+    kind = np.dtype(dtype)
+    if kind.kind not in "iu" or first < np.iinfo(kind).min or end - 1 > np.iinfo(kind).max:
+        raise DtypeError(f"randint: {kind} does not hold the integers from {first} to {end - 1}")
+    if not STATE.get().computing:
+        return Tensor.placeholder(sizes, kind)
+    key = next_key() if key is None else key
+    drawn = _drawn64(key, int(np.prod(sizes, dtype=np.int64))) % np.uint64(end - first)
+    return Tensor((drawn + np.array(first % 2**64, np.uint64)).astype(kind).reshape(sizes), device=device)
+
+
+def permutation(x: int | Tensor | np.ndarray, key: Tensor | None = None, device: str | None = None) -> Tensor:
+    """The integers 0 … x − 1 in random order, or the slices of a tensor along its first axis, where the tensor is.
+
+    Every order is equally likely, but for 64-bit words that meet. Without a key, the next one of the seed.
+    """
+    rows = None if isinstance(x, (int, np.integer)) else x if isinstance(x, Tensor) else Tensor(x, device=device)
+    if rows is not None and not rows.ndim:
+        raise ShapeError("permutation: a 0-d tensor has no axis whose slices could be reordered")
+    (n,) = sizes_of(x) if rows is None else rows.shape[:1]
+    if not STATE.get().computing:
+        return Tensor.placeholder((n,) if rows is None else rows.shape, np.int64 if rows is None else rows.dtype)
+    key = next_key() if key is None else key
+    order = np.argsort(_drawn64(key, n), kind="stable")
+    return Tensor(order, device=device) if rows is None else rows[order]
+
+
+__all__ = ["get_state", "next_key", "normal", "permutation", "randint", "seed", "set_state", "uniform", "uniform_array"]

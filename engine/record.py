@@ -54,7 +54,8 @@ class Op:
     saves: tuple[int, ...] | None = None         # inputs and OUT that the rules read; None = all of them
     signature: str | None = "()->()"
     shape: Callable[..., Shape] | None = None    # (*shapes, **params) -> shape, where a signature cannot say it
-    result: str = "same"                 # dtype: same | float (integers become float32) | sum | bool | int64 | param
+    result: str = "same"                 # dtype: same | number (same, but no truth values) | float (integers become
+    #                                      float32) | sum (integers become int64) | bool | int64 | param
     domain: tuple[Domain, ...] = (Real(),)       # one an input; the last one serves the rest
     choices: Callable[..., dict[str, list[Any]]] | None = None   # (*shapes) -> values of parameters that tests may draw
     samples: tuple[tuple[Shape, ...], ...] = ()  # input shapes for tests, where a signature cannot say them

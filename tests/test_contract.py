@@ -176,7 +176,7 @@ V = 5
 TABLE = np.ones((V, 2))
 USES_OF_IDS = {
     "embedding": lambda ids: engine.embedding(TABLE, ids),
-    "take": lambda ids: engine.take(TABLE, ids),
+    "take": lambda ids: engine.take(TABLE, ids, axis=0),
     "cross_entropy": lambda ids: engine.cross_entropy(np.ones((len(ids), V)), ids),
     "scatter_add": lambda ids: engine.scatter_add(np.ones((len(ids), 2)), ids, axis=0, size=V),
     "one_hot": lambda ids: engine.one_hot(ids, size=V),

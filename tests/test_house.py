@@ -64,7 +64,7 @@ MAY_IMPORT = {
              "device", "errors", "methods", "promotion", "record", "shapes", "state"},
     "autograd": {"core", "device", "errors", "record", "shapes", "state"},
     "creation": {"core", "errors", "shapes", "state"},
-    "random": {"core", "device", "errors", "kernels", "shapes", "state"},
+    "random": {"core", "creation", "device", "errors", "kernels", "shapes", "state"},
     "inplace": {"core", "device", "errors", "state"},
     "ops": {"core", "device", "errors", "ops", "random", "record", "shapes", "state"},
     "slopes": {"core", "device", "errors", "state"},

@@ -26,12 +26,12 @@ def _the_table_stays_as_it_was():
 def test_the_example_runs(capsys):
     runpy.run_path(str(ROOT / "examples" / "new_op.py"), run_name="__main__")
     assert "all checks passed" in capsys.readouterr().out
-    assert "softplus" in OPS
+    assert "squareplus" in OPS
 
 
 def test_the_generated_tests_cover_it():
     path = os.pathsep.join([str(ROOT / "examples"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    run = subprocess.run([sys.executable, "-m", "pytest", "-p", "new_op", "tests/test_ops.py", "-k", "softplus",
+    run = subprocess.run([sys.executable, "-m", "pytest", "-p", "new_op", "tests/test_ops.py", "-k", "squareplus",
                           "-o", "addopts=", "-p", "no:cacheprovider"],
                          cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     passed = re.search(r"(\d+) passed", run.stdout)

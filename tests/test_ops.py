@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
@@ -30,6 +30,11 @@ from engine.kernels import cpu
 every_op = pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
 every_differentiable_op = pytest.mark.parametrize("op", [*filter(differentiable, OPS.values())], ids=lambda op: op.name)
 either_float = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+
+
+def _elementwise(op):
+    """Whether every number of the result depends on one number of each input."""
+    return bool(op.signature) and set(op.signature) <= set("(),->")
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -109,6 +114,16 @@ def test_gradient_is_the_slope(op, dtype, data):
 @given(data=st.data())
 def test_gradient_of_the_gradient_is_its_slope(op, data):
     check_gradients(op, data.draw(calls(op)), order=2, elements=2)
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if _elementwise(op) and differentiable(op)],
+                         ids=lambda op: op.name)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_third_order_of_the_elementwise_ops(op, data):
+    call = data.draw(calls(op))
+    assume(all(a.size <= 12 for a in call.arrays))
+    check_gradients(op, call, order=3, elements=1)
 
 
 @pytest.mark.parametrize("op", [op for op in OPS.values() if op.fused and differentiable(op)], ids=lambda op: op.name)

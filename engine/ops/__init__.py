@@ -1,25 +1,38 @@
 """The table, in reading order. After this import `engine.core.OPS` is complete.
 
 Fused ops have a meaning in ops and a kernel for speed. The kernel of the same name is only an optimisation: what an op
-is, is written here.
+is, is written here. Many are a line or two of other ops and have no kernel.
 """
 from engine.ops import (
+    activation,
+    along,
     attention,
+    contraction,
+    diagonal,
     dropout,
     elementwise,
     embed,
+    exponential,
     index,
+    likelihood,
     linear,
     loss,
     matmul,
     norm,
+    order,
     place,
+    products,
+    rearrange,
     reduce,
+    regression,
+    rounding,
     shape,
     softmax,
+    trigonometry,
 )
 
 __all__ = [
-    "attention", "dropout", "elementwise", "embed", "index", "linear", "loss", "matmul", "norm", "place", "reduce",
-    "shape", "softmax",
+    "activation", "along", "attention", "contraction", "diagonal", "dropout", "elementwise", "embed", "exponential",
+    "index", "likelihood", "linear", "loss", "matmul", "norm", "order", "place", "products", "rearrange", "reduce",
+    "regression", "rounding", "shape", "softmax", "trigonometry",
 ]

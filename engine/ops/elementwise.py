@@ -20,13 +20,13 @@ ANY = Real(-2.0, 2.0)
 add = op("add", np.add, lambda g, z, x, y: g, lambda g, z, x, y: g,
          signature=TWO, saves=(), equation=("Z = X + Y", "X̄ = Z̄, Ȳ = Z̄"))
 sub = op("sub", np.subtract, lambda g, z, x, y: g, lambda g, z, x, y: -g,
-         signature=TWO, saves=(), equation=("Z = X − Y", "X̄ = Z̄, Ȳ = −Z̄"))
+         signature=TWO, saves=(), result="number", equation=("Z = X − Y", "X̄ = Z̄, Ȳ = −Z̄"))
 mul = op("mul", np.multiply, lambda g, z, x, y: g * y, lambda g, z, x, y: g * x,
          signature=TWO, saves=(0, 1), equation=("Z = X ⊙ Y", "X̄ = Z̄ ⊙ Y, Ȳ = Z̄ ⊙ X"))
 div = op("div", np.true_divide, lambda g, z, x, y: g / y, lambda g, z, x, y: -g * z / y,
          signature=TWO, saves=(1, OUT), result="float", domain=(ANY, POSITIVE),
          equation=("Z = X ⊘ Y", "X̄ = Z̄ ⊘ Y, Ȳ = −Z̄ ⊙ Z ⊘ Y"))
-neg = op("neg", np.negative, lambda g, y, x: -g, saves=(), equation=("Y = −X", "X̄ = −Ȳ"))
+neg = op("neg", np.negative, lambda g, y, x: -g, saves=(), result="number", equation=("Y = −X", "X̄ = −Ȳ"))
 
 
 def _power_base(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -46,14 +46,27 @@ def _no_fractions(x: Any, y: Any) -> None:
 
 pow_ = op("pow", np.power, _power_base, _power_exponent, signature=TWO, saves=(0, 1, OUT), domain=(POSITIVE, ANY),
           check=_no_fractions, equation=("Z = Xʸ", "X̄ = Z̄ ⊙ Y ⊙ Xʸ⁻¹, Ȳ = Z̄ ⊙ Z ⊙ log X"), doc="x to the power of y.")
+square = op("square", np.square, lambda g, y, x: g * (2 * x), saves=(0,), result="number",
+            equation=("Y = X²", "X̄ = 2 Ȳ ⊙ X"))
+reciprocal = op("reciprocal", np.reciprocal, lambda g, y, x: -g * y * y, saves=(OUT,), result="float",
+                domain=(POSITIVE,), equation=("Y = 1 ⊘ X", "X̄ = −Ȳ ⊙ Y²"), doc="1 / x; of integers as of floats.")
 exp = op("exp", np.exp, lambda g, y, x: g * y, saves=(OUT,), result="float", equation=("Y = eˣ", "X̄ = Ȳ ⊙ Y"))
 log: Op = op("log", np.log, lambda g, y, x: g / x, saves=(0,), result="float", domain=(POSITIVE,),
          equation=("Y = log X", "X̄ = Ȳ ⊘ X"), doc="Natural logarithm; -inf at 0, NaN below.")
 sqrt = op("sqrt", np.sqrt, lambda g, y, x: g / (2 * y), saves=(OUT,), result="float", domain=(POSITIVE,),
           equation=("Y = √X", "X̄ = Ȳ ⊘ 2Y"))
+
+
+@fused(domain=(POSITIVE,), result="float", equation=("Y = 1 ⊘ √X", "X̄ = −½ Ȳ ⊙ Y ⊘ X"))
+def rsqrt(x: Tensor) -> Tensor:
+    """1 / √x; inf at 0, NaN below."""
+    return reciprocal(sqrt(x))
+
+
 abs_ = op("abs", np.absolute, lambda g, y, x: g * sign(x), saves=(0,), domain=(Real(kinks=(0.0,)),),
           equation=("Y = |X|", "X̄ = Ȳ ⊙ sign X"), doc="Absolute value; its gradient at 0 is 0.")
-sign: Op = op("sign", np.sign, None, saves=(), domain=(Real(kinks=(0.0,)),), equation=("Y = sign X", ""))
+sign: Op = op("sign", np.sign, None, saves=(), result="number", domain=(Real(kinks=(0.0,)),),
+              equation=("Y = sign X", ""), doc="−1, 0 or 1; constant in steps, so no gradient flows through it.")
 sin = op("sin", np.sin, lambda g, y, x: g * cos(x), saves=(0,), result="float",
          equation=("Y = sin X", "X̄ = Ȳ ⊙ cos X"))
 cos: Op = op("cos", np.cos, lambda g, y, x: -g * sin(x), saves=(0,), result="float",
@@ -88,6 +101,8 @@ where: Op = op("where", lambda condition, x, y: np.where(condition, x, y), None,
 
 
 def _clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
+    if x.dtype.kind in "iu" and not all(bound is None or float(bound).is_integer() for bound in (low, high)):
+        raise DtypeError(f"clip: {x.dtype} has no number at the limits {low} and {high}; make x a float: x.astype(…)")
     bounds: list[Any] = [None if bound is None else x.dtype.type(bound) for bound in (low, high)]
     return x.copy() if low is None and high is None else np.clip(x, *bounds)
 
@@ -98,12 +113,12 @@ def _clip_rule(g: Tensor, y: Tensor, x: Tensor, *, low: float | None, high: floa
     return where(x <= high, g, 0.0) if high is not None else g
 
 
-clip = op("clip", _clip, _clip_rule, saves=(0,), domain=(Real(kinks=(-1.0, 0.5)),),
+clip = op("clip", _clip, _clip_rule, saves=(0,), result="number", domain=(Real(kinks=(-1.0, 0.5)),),
           choices=lambda *s: {"low": [-1.0, None], "high": [0.5, None]},
           equation=("Y = min(max(X, low), high)", "X̄ = Ȳ ⊙ [low ≤ X ≤ high]"), doc="Limit the values to [low, high].")
 
 
-# --- activations: fused, with the gradient as a fused op of its own -------------------------------
+# --- S-shaped ones: fused, with the gradient as a fused op of its own -----------------------------
 @fused(signature=TWO, equation=("X̄ = Ȳ ⊙ (1 − Y²)", ""))
 def tanh_vjp(g: Tensor, y: Tensor) -> Tensor:
     """The pullback of tanh: g (1 − y²)."""
@@ -124,42 +139,6 @@ sigmoid = op("sigmoid", lambda x: 1 / (1 + np.exp(-x)), lambda g, y, x: sigmoid_
              equation=("Y = 1 / (1 + e⁻ˣ)", "X̄ = Ȳ ⊙ Y ⊙ (1 − Y)"), doc="The logistic function.")
 
 
-relu_vjp: Op = op("relu_vjp", lambda g, x: np.where(x > 0, g, g.dtype.type(0)), lambda h, z, g, x: relu_vjp(h, x), None,
-              signature=TWO, saves=(1,), domain=(ANY, Real(kinks=(0.0,))),
-              equation=("X̄ = Ȳ ⊙ [X > 0]", "Z̄ ⊙ [X > 0]"),
-              doc="The pullback of relu: g where x > 0, else 0.")
-
-
-relu = op("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, y, x: relu_vjp(g, x), saves=(0,),
-          domain=(Real(kinks=(0.0,)),), equation=("Y = max(X, 0)", "X̄ = Ȳ ⊙ [X > 0]"),
-          doc="Rectified linear unit; its gradient at 0 is 0.")
-@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))", ""))
-def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
-    """The pullback of gelu: g (Φ(x) + x φ(x)), φ the normal density."""
-    return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
-
-
-@fused(vjps=[lambda g, y, x: gelu_vjp(g, x)], saves=(0,), result="float",
-       equation=("Y = X ⊙ Φ(X)", "X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))"))
-def gelu(x: Tensor) -> Tensor:
-    """Gaussian error linear unit, x·Φ(x) with Φ the normal distribution function (Hendrycks & Gimpel 2016)."""
-    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
-
-
-@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))", ""))
-def silu_vjp(g: Tensor, x: Tensor) -> Tensor:
-    """The pullback of silu: g s (1 + x (1 − s)) with s = σ(x)."""
-    s = sigmoid(x)
-    return g * s * (1 + x * (1 - s))
-
-
-@fused(vjps=[lambda g, y, x: silu_vjp(g, x)], saves=(0,), result="float",
-       equation=("Y = X ⊙ σ(X)", "X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))"))
-def silu(x: Tensor) -> Tensor:
-    """Sigmoid linear unit (swish), x·σ(x) (Elfwing, Uchibe & Doya 2018)."""
-    return x * sigmoid(x)
-
-
 # --- truth ----------------------------------------------------------------------------------------
 def _truth(name: str, meaning: Any, equation: str, inputs: int = 2) -> Any:
     return op(name, meaning, *[None] * inputs, signature=TWO if inputs == 2 else "()->()", saves=(), result="bool",
@@ -174,6 +153,7 @@ greater = _truth("greater", np.greater, "Z = [X > Y]")
 greater_equal = _truth("greater_equal", np.greater_equal, "Z = [X ≥ Y]")
 logical_and = _truth("logical_and", np.logical_and, "Z = X ∧ Y")
 logical_or = _truth("logical_or", np.logical_or, "Z = X ∨ Y")
+logical_xor = _truth("logical_xor", np.logical_xor, "Z = X ⊕ Y")
 logical_not = _truth("logical_not", np.logical_not, "Y = ¬X", 1)
 isnan = _truth("isnan", np.isnan, "Y = [X is NaN]", 1)
 isinf = _truth("isinf", np.isinf, "Y = [X is ±∞]", 1)

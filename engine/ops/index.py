@@ -10,6 +10,7 @@ from engine import shapes
 from engine.core import Tensor
 from engine.errors import DtypeError, IndexRangeError
 from engine.ops.elementwise import where
+from engine.ops.shape import reshape
 from engine.record import Index, Op, Real, fused, op
 from engine.shapes import Shape
 
@@ -25,35 +26,46 @@ def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
 
 
 # --- take ⇄ scatter_add ---------------------------------------------------------------------------
-def _axis(params: dict[str, Any], *s: Shape) -> dict[str, Any]:
-    ndim = len(s[0]) if "size" not in params else len(s[0]) - len(s[1]) + 1
-    return {**params, "axis": shapes.one_axis(params["axis"], ndim)}
+def _take_axis(params: dict[str, Any], s: Shape, ids: Shape) -> dict[str, Any]:
+    axis = params["axis"]
+    return {"axis": None if axis is None else shapes.one_axis(axis, len(s))}
 
 
-def _take_rule(g: Tensor, y: Tensor, x: Tensor, ids: Tensor, *, axis: int) -> Tensor:
-    size = x.shape[axis]
-    return scatter_add(g, where(ids < 0, ids + size, ids).astype(np.int64), axis=axis, size=size)
+def _take_rule(g: Tensor, y: Tensor, x: Tensor, ids: Tensor, *, axis: int | None) -> Tensor:
+    size = x.size if axis is None else x.shape[axis]
+    added = scatter_add(g, where(ids < 0, ids + size, ids).astype(np.int64), axis=axis or 0, size=size)
+    return reshape(added, shape=x.shape)
 
 
-take = op("take", lambda x, ids, *, axis=0: np.take(x, ids, axis=axis), _take_rule, None, saves=(1,),
-          signature=None, shape=lambda s, i, *, axis: (*s[:axis], *i, *s[axis + 1:]), canonical=_axis,
-          domain=(Real(), Index(0)), samples=(((3,), (2,)), ((4, 2), (2, 3)), ((2, 1), ()), ((3, 2), (0,))),
-          check=lambda x, ids, *, axis: check_ids(ids, x.shape[axis], "take", -x.shape[axis]),
-          equation=("Y = X[ids]", "X̄[ids] += Ȳ"),
-          doc="Pick slices along an axis by id; negative ids count from the end.")
+def _check_take(x: Any, ids: Any, *, axis: int | None) -> None:
+    size = x.size if axis is None else x.shape[axis]
+    check_ids(ids, size, "take", -size)
+
+
+take = op("take", lambda x, ids, *, axis=None: np.take(x, ids, axis=axis), _take_rule, None, saves=(1,),
+          signature=None, canonical=_take_axis, domain=(Real(), Index(0)),
+          shape=lambda s, i, *, axis: i if axis is None else (*s[:axis], *i, *s[axis + 1:]),
+          choices=lambda *s: {"axis": [0, None]},
+          samples=(((3,), (2,)), ((4, 2), (2, 3)), ((2, 1), ()), ((3, 2), (0,))),
+          check=_check_take, equation=("Y = X[ids]", "X̄[ids] += Ȳ"),
+          doc="Pick slices along an axis by id (None: numbers, counted in C order); negative ids count from the end.")
+
+
+def _scatter_axis(params: dict[str, Any], s: Shape, ids: Shape) -> dict[str, Any]:
+    return {"axis": shapes.one_axis(params["axis"], len(s) - len(ids) + 1), "size": int(params["size"])}
 
 
 def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:
     ends = axis + ids.ndim
     rows = np.moveaxis(g.reshape(*g.shape[:axis], ids.size, *g.shape[ends:]), axis, 0)
-    out = np.zeros_like(g, order="C", shape=(size, *rows.shape[1:]))
+    out = np.zeros_like(g, shape=(size, *rows.shape[1:]), order="C")
     devices.add_at(out, ids.reshape(-1), rows)
     return np.moveaxis(out, 0, axis)
 
 
 scatter_add: Op = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size: take(h, ids, axis=axis), None,
                  saves=(1,),
-                 signature=None, canonical=_axis, domain=(Real(), Index("size")),
+                 signature=None, canonical=_scatter_axis, domain=(Real(), Index("size")),
                  shape=lambda s, i, *, axis, size: _scattered(s, i, axis, size),
                  choices=lambda *s: {"axis": [0], "size": [4]},
                  samples=(((2,), (2,)), ((2, 3, 2), (2, 3)), ((2,), ()), ((0, 2), (0,))),
@@ -98,7 +110,7 @@ def _is_basic(index: Any) -> bool:
 
 
 def _put(g: Any, *, index: Any, shape: Shape) -> Any:
-    out = np.zeros_like(g, order="C", shape=shape)
+    out = np.zeros_like(g, shape=shape, order="C")
     if _is_basic(index):
         out[index] = g
     else:

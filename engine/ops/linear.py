@@ -8,8 +8,9 @@ import numpy as np
 
 from engine.core import Tensor
 from engine.errors import ShapeError
+from engine.ops.activation import relu
 from engine.ops.dropout import dropout_op, probability
-from engine.ops.elementwise import relu, where
+from engine.ops.elementwise import where
 from engine.ops.matmul import matmul
 from engine.ops.reduce import sum_
 from engine.ops.shape import concat, reshape

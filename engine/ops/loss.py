@@ -15,11 +15,12 @@ from engine.record import Index, Real, fused
 from engine.shapes import Shape
 
 
-def _class_ids(logits: Any, ids: Any, *, ignore_index: int, **_: Any) -> None:
+def check_classes(name: str, logits: Any, ids: Any, *, ignore_index: int, **_: Any) -> None:
+    """Refuse ids that are neither classes nor `ignore_index`. Raises IndexRangeError, DtypeError."""
     if ids.dtype.kind not in "iu":
-        raise DtypeError(f"cross_entropy: class ids must be integers, got {ids.dtype}")
+        raise DtypeError(f"{name}: class ids must be integers, got {ids.dtype}")
     check_ids(np.where(ids == ignore_index, 0, ids) if logits.shape[-1] else ids[ids != ignore_index], logits.shape[-1],
-              "cross_entropy")
+              name)
 
 
 def _loss_shape(logits: Shape, ids: Shape, *, reduction: str, **_: Any) -> Shape:
@@ -55,7 +56,7 @@ def _loss_vjp_choices(g: Shape, logits: Shape, ids: Shape) -> dict[str, list[Any
 
 
 @fused(**{**LOSS, "choices": _loss_vjp_choices}, shape=_loss_vjp_shape, domain=(Real(), Real(), Index(1, -1)),
-       check=lambda g, logits, ids, **params: _class_ids(logits, ids, **params), saves=(0, 1, 2),
+       check=lambda g, logits, ids, **params: check_classes("cross_entropy", logits, ids, **params), saves=(0, 1, 2),
        samples=(((), (3,), ()), ((2,), (2, 3), (2,)), ((), (2, 3), (2,)), ((2, 2), (2, 2, 4), (2, 2)),
                 ((0,), (0, 3), (0,)), ((), (0, 3), (0,))),
        equation=("X̄ = (softmax X − q) Ȳ / n", ""))
@@ -63,18 +64,19 @@ def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: i
                       reduction: str = "mean", lse: Any = None, counted: Any = None) -> Tensor:
     """The pullback of cross_entropy. `lse` and `counted` are the log-sum-exp and the number of real ids that
     the forward kernel found; the meaning finds them again."""
-    ids = _as_int64(ids)
+    ids = as_int64(ids)
     real = ids != ignore_index
     target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
     target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     each = g.expand_dims(-1) if reduction == "none" else g
     if reduction == "mean":
-        each = each / _count(real, logits)
+        each = each / count(real, logits)
     return where(real.expand_dims(-1), (softmax(logits, axis=-1) - target) * each, 0.0)
 
 
-@fused(**LOSS, shape=_loss_shape, check=_class_ids, domain=(Real(), Index(0, -1)), saves=(0, 1),
+@fused(**LOSS, shape=_loss_shape, domain=(Real(), Index(0, -1)), saves=(0, 1),
        residuals=("lse", "counted"),
+       check=lambda logits, ids, **params: check_classes("cross_entropy", logits, ids, **params),
        vjps=[lambda g, y, logits, ids, **params: cross_entropy_vjp(g, logits, ids, **params), None],
        samples=(((3,), ()), ((2, 3), (2,)), ((2, 2, 4), (2, 2)), ((0, 3), (0,))),
        equation=("yᵢ = −Σⱼ qᵢⱼ log softmax(X)ᵢⱼ, q = (1 − s) one-hot + s/V", "X̄ = (softmax X − q) Ȳ / n"))
@@ -85,7 +87,7 @@ def cross_entropy(logits: Tensor, ids: Tensor, *, ignore_index: int = -100, labe
     Ids equal to `ignore_index` count for nothing; "mean" divides by the number of the others (0 where there is none),
     "sum" and "none" do not.
     """
-    ids = _as_int64(ids)
+    ids = as_int64(ids)
     real = ids != ignore_index
     target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
     target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
@@ -93,14 +95,14 @@ def cross_entropy(logits: Tensor, ids: Tensor, *, ignore_index: int = -100, labe
     loss = where(real, -sum_(where(target == 0, 0.0, target * log_p), axis=-1), 0.0)
     if reduction == "none":
         return loss
-    return sum_(loss) if reduction == "sum" else sum_(loss) / _count(real, logits)
+    return sum_(loss) if reduction == "sum" else sum_(loss) / count(real, logits)
 
 
-def _as_int64(ids: Tensor) -> Tensor:
+def as_int64(ids: Tensor) -> Tensor:
     """Ids of any integer dtype in one that also holds a negative `ignore_index`."""
     return ids if ids.dtype == np.int64 else ids.astype(np.int64)
 
 
-def _count(real: Tensor, like: Tensor) -> Tensor:
+def count(real: Tensor, like: Tensor) -> Tensor:
     """How many ids are real, at least 1."""
     return sum_(where(real, 1.0, 0.0)).astype(like.dtype).maximum(1.0)

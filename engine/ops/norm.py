@@ -1,15 +1,17 @@
-"""Layer normalisation over the last axis, alone and after a residual connection (Add & Norm), and their pullbacks."""
+"""Layer normalisation over the last axis, alone and after a residual connection (Add & Norm), and their pullbacks;
+normalisation by the mean square, over groups, and to length 1."""
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
 
+from engine import shapes
 from engine.core import Tensor
 from engine.errors import ShapeError
 from engine.ops.dropout import dropout_op, probability_with_key
-from engine.ops.elementwise import sqrt
-from engine.ops.reduce import mean, sum_
+from engine.ops.elementwise import maximum, rsqrt, sqrt
+from engine.ops.reduce import mean, norm, sum_
 from engine.ops.shape import concat, reshape
 from engine.record import Key, Real, fused
 from engine.shapes import Shape, same
@@ -145,3 +147,56 @@ def add_norm_vjp(g: Tensor, x: Tensor, h: Tensor, key: Tensor | None = None, wei
     n = x.size
     dh = dropout_op(reshape(packed[:n], shape=x.shape), key, p=p)
     return concat([packed[:n], reshape(dh, shape=(n,)), packed[n:]])
+
+
+# --- other normalisations, as compositions --------------------------------------------------------
+@fused(signature=None, shape=_feature_axis, result="float", domain=(Real(),),
+       samples=(((2, 3), (3,)), ((2, 2, 4), None), ((3,), (3,)), ((0, 2), (2,))),
+       equation=("Y = X ⊘ √(mean X² + ε) ⊙ w", "X̂ = X/r: X̄ = (w Ȳ − X̂ mean(w Ȳ X̂))/r, w̄ = Σ Ȳ X̂"))
+def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> Tensor:
+    """Divide each vector over the last axis by the root of its mean square, then scale (Zhang & Sennrich 2019)."""
+    y = x * rsqrt(mean(x * x, axis=-1, keepdims=True) + eps)
+    return y * weight if weight is not None else y
+
+
+def _group_shape(x: Shape, weight: Shape | None = None, bias: Shape | None = None, *, groups: int, **_: Any) -> Shape:
+    if len(x) < 2:
+        raise ShapeError(f"group norm needs a batch and a channel axis (B, C, …); x has shape {x}")
+    if groups < 1 or x[1] % groups:
+        raise ShapeError(f"{x[1]} channels cannot be cut into {groups} equal groups")
+    for name, s in (("weight", weight), ("bias", bias)):
+        if s is not None and s != (x[1],):
+            raise ShapeError(f"{name} has shape {s}; there are {x[1]} channels")
+    return x
+
+
+@fused(signature=None, shape=_group_shape, result="float", domain=(Real(),),
+       samples=(((2, 4, 3), (4,), (4,)), ((2, 6), None, (6,)), ((1, 2, 2, 2), (2,), None), ((0, 2, 3), (2,), (2,)),
+                ((2, 2, 0), None, None)),
+       choices=lambda x, *s: {"groups": [n for n in (1, 2, x[1]) if x[1] % n == 0]},
+       equation=("Y = (X − mean X) ⊘ √(var X + ε) ⊙ w + b, over each group", "as in layer_norm, over each group"))
+def group_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, groups: int,
+               eps: float = 1e-5) -> Tensor:
+    """Normalise groups of channels of each example to mean 0 and variance 1 (Wu & He 2018): x (B, C, …).
+
+    weight and bias (C,) or None scale and shift each channel.
+    """
+    size = x.size // max(x.shape[0] * groups, 1)
+    y = reshape(layer_norm(reshape(x, shape=(x.shape[0], groups, size)), eps=eps), shape=x.shape) if x.size else x * 1
+    each = (x.shape[1], *(1,) * (x.ndim - 2))
+    if weight is not None:
+        y = y * reshape(weight, shape=each)
+    return y + reshape(bias, shape=each) if bias is not None else y
+
+
+def _normalize_params(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    return {**params, "axis": shapes.one_axis(params["axis"], len(s)), "ord": float(params["ord"])}
+
+
+@fused(signature=None, canonical=_normalize_params, shape=lambda s, **_: s, result="float",
+       domain=(Real(kinks=(0.0,)),), samples=(((3,),), ((2, 3),), ((2, 3, 2),), ((0, 2),)),
+       choices=lambda s: {"axis": list(range(len(s))), "ord": [2, 1, 3] if all(s) else [2]},
+       equation=("Y = X ⊘ max(‖X‖ₚ, ε)", "X̄ = (Ȳ − n Σ Ȳ Y) ⊘ ‖X‖ₚ, n = the gradient of ‖X‖ₚ"))
+def normalize(x: Tensor, *, axis: int = -1, ord: float = 2, eps: float = 1e-12) -> Tensor:
+    """The vectors along an axis divided by their p-norm (p = `ord`), or by eps where that is less."""
+    return x / maximum(norm(x, axis=axis, keepdims=True, ord=ord), eps)

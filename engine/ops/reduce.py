@@ -1,6 +1,7 @@
 """Ops that make fewer numbers of many."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from engine import shapes
 from engine.core import Tensor, constant
 from engine.errors import ShapeError
-from engine.ops.elementwise import exp, isfinite, log, where
-from engine.ops.shape import broadcast_to, expand_dims
-from engine.record import OUT, Op, fused, op
+from engine.ops.elementwise import abs_, exp, isfinite, log, not_equal, sqrt, where
+from engine.ops.shape import broadcast_to, expand_dims, reshape
+from engine.record import OUT, Op, Real, fused, op
 from engine.shapes import Shape
 
 
@@ -34,13 +35,13 @@ def _choices(s: Shape) -> dict[str, list[Any]]:
     return {"axis": [*axes, (0, len(s) - 1)] if len(s) > 1 else axes, "keepdims": [False, True]}
 
 
-def _kept(g: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
+def kept(g: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
     """A reduced tensor with the reduced axes kept at size 1."""
     return g if keepdims or not axis else expand_dims(g, axis=axis)
 
 
 sum_ = op("sum", lambda x, *, axis=None, keepdims=False: np.sum(x, axis=axis, keepdims=keepdims),
-          lambda g, y, x, *, axis, keepdims: broadcast_to(_kept(g, axis, keepdims), shape=x.shape),
+          lambda g, y, x, *, axis, keepdims: broadcast_to(kept(g, axis, keepdims), shape=x.shape),
           saves=(), signature=None, shape=_reduced, canonical=_axes, choices=_choices, result="sum",
           equation=("Y = Σ X", "X̄ = Ȳ, repeated"),
           doc="Sum over axes (None: all). Integers and truth values give int64.")
@@ -48,8 +49,8 @@ sum_ = op("sum", lambda x, *, axis=None, keepdims=False: np.sum(x, axis=axis, ke
 
 def _tied(g: Tensor, y: Tensor, x: Tensor, *, axis: tuple[int, ...], keepdims: bool) -> Tensor:
     """The gradient goes to the extreme element; tied elements share it equally."""
-    hit = where(x == _kept(y, axis, keepdims), 1.0, 0.0).astype(x.dtype)
-    return _kept(g, axis, keepdims) * (hit / sum_(hit, axis=axis, keepdims=True))
+    hit = where(x == kept(y, axis, keepdims), 1.0, 0.0).astype(x.dtype)
+    return kept(g, axis, keepdims) * (hit / sum_(hit, axis=axis, keepdims=True))
 
 
 max_ = op("max", lambda x, *, axis=None, keepdims=False: np.max(x, axis=axis, keepdims=keepdims), _tied,
@@ -72,24 +73,58 @@ def _one_or_all(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {**params, "axis": None if axis is None else shapes.one_axis(axis, len(s))}
 
 
+ONE_INDEX: dict[str, Any] = {
+    "saves": (), "signature": None, "canonical": _one_or_all, "result": "int64",
+    "shape": lambda s, *, axis, keepdims: shapes.reduced(s, range(len(s)) if axis is None else (axis,), keepdims),
+    "choices": lambda s: {"axis": [None, *range(len(s))], "keepdims": [False, True]},
+    "samples": (((3,),), ((2, 3),), ((2, 1, 3),))}
+
 argmax = op("argmax", lambda x, *, axis=None, keepdims=False: np.argmax(x, axis=axis, keepdims=keepdims), None,
-            saves=(), signature=None, canonical=_one_or_all, result="int64",
-            shape=lambda s, *, axis, keepdims: shapes.reduced(s, range(len(s)) if axis is None else (axis,), keepdims),
-            choices=lambda s: {"axis": [None, *range(len(s))], "keepdims": [False, True]},
-            samples=(((3,),), ((2, 3),), ((2, 1, 3),)),
-            equation=("Y = the index of max X", ""), doc="Index of the largest, the first of ties (None: in C order).")
+            **ONE_INDEX, equation=("Y = the index of max X", ""),
+            doc="Index of the largest, the first of ties (None: in C order); of the first NaN, if there is one.")
+argmin = op("argmin", lambda x, *, axis=None, keepdims=False: np.argmin(x, axis=axis, keepdims=keepdims), None,
+            **ONE_INDEX, equation=("Y = the index of min X", ""),
+            doc="Index of the smallest, the first of ties (None: in C order); of the first NaN, if there is one.")
 
 
-def _reversed(x: Tensor, axis: int) -> Tensor:
-    return x[(slice(None),) * axis + (slice(None, None, -1),)]
+# --- truth ----------------------------------------------------------------------------------------
+TRUTH: dict[str, Any] = {"saves": (), "signature": None, "shape": _reduced, "canonical": _axes, "choices": _choices,
+                         "result": "bool"}
+
+any_ = op("any", lambda x, *, axis=None, keepdims=False: np.any(x, axis=axis, keepdims=keepdims), None, **TRUTH,
+          equation=("Y = ⋁ X", ""), doc="Whether one number over axes (None: all) is not 0; of no numbers it is false.")
+all_ = op("all", lambda x, *, axis=None, keepdims=False: np.all(x, axis=axis, keepdims=keepdims), None, **TRUTH,
+          equation=("Y = ⋀ X", ""), doc="Whether no number over axes (None: all) is 0; of no numbers it is true.")
 
 
-cumsum: Op = op("cumsum", lambda x, *, axis=-1: np.cumsum(x, axis=axis),
-            lambda g, y, x, *, axis: _reversed(cumsum(_reversed(g, axis), axis=axis), axis),
-            saves=(), signature=None, shape=lambda s, *, axis: s, result="sum",
-            canonical=lambda params, s: {"axis": shapes.one_axis(params["axis"], len(s))},
-            choices=lambda s: {"axis": list(range(len(s)))}, samples=(((3,),), ((2, 3),), ((2, 3, 2),), ((0,),)),
-            equation=("yᵢ = Σ_{j ≤ i} xⱼ", "x̄ᵢ = Σ_{j ≥ i} ȳⱼ"), doc="Running sum along an axis.")
+# --- running sum ----------------------------------------------------------------------------------
+def one_or_flat(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    """Parameters whose `axis` is one axis, or None for all numbers in C order."""
+    axis = params["axis"]
+    return {**params, "axis": None if axis is None else shapes.one_axis(axis, len(s))}
+
+
+def along(s: Shape, *, axis: int | None, **_: Any) -> Shape:
+    """The shape of an op that goes along an axis, or (None) over all numbers in C order."""
+    return s if axis is not None else (int(np.prod(s, dtype=np.int64)),)
+
+
+def backwards(x: Tensor, axis: int | None) -> Tensor:
+    """x in reverse order along an axis; None is the one axis that flattening leaves."""
+    return x[(slice(None),) * (axis or 0) + (slice(None, None, -1),)]
+
+
+def _cumsum_rule(g: Tensor, y: Tensor, x: Tensor, *, axis: int | None) -> Tensor:
+    return reshape(backwards(cumsum(backwards(g, axis), axis=axis), axis), shape=x.shape)
+
+
+ALONG: dict[str, Any] = {"signature": None, "shape": along, "canonical": one_or_flat, "result": "sum",
+                         "choices": lambda s: {"axis": [None, *range(len(s))]},
+                         "samples": (((3,),), ((2, 3),), ((2, 3, 2),), ((0,),), ((),))}
+
+cumsum: Op = op("cumsum", lambda x, *, axis=None: np.cumsum(x, axis=axis), _cumsum_rule, **ALONG, saves=(),
+                equation=("yᵢ = Σ_{j ≤ i} xⱼ", "x̄ᵢ = Σ_{j ≥ i} ȳⱼ"),
+                doc="Running sum along an axis (None: of all numbers in C order).")
 
 
 # --- compositions ---------------------------------------------------------------------------------
@@ -115,6 +150,19 @@ def var(x: Tensor, *, axis: Any = None, keepdims: bool = False, correction: floa
     return sum_(c * c, axis=axis, keepdims=keepdims) / (_number(x, axis) - correction)
 
 
+@fused(**{**REDUCTION, "choices": lambda s: {**_choices(s), "correction": [0, 1] if all(n > 1 for n in s) else [0]}},
+       samples=(((3,),), ((2, 3),), ((3, 2, 4),), ((0, 2),)),
+       equation=("Y = √(Σ (X − mean X)² / (n − correction))", "X̄ = Ȳ ⊙ (X − mean X) ⊘ ((n − correction) Y)"))
+def std(x: Tensor, *, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Tensor:
+    """The standard deviation over axes (None: all), the root of `var`; its gradient where all are equal is 0."""
+    return _root(var(x, axis=axis, keepdims=keepdims, correction=correction))
+
+
+def _root(x: Tensor) -> Tensor:
+    """√x, with a gradient of 0 at 0."""
+    return where(x == 0, 0.0, sqrt(where(x == 0, 1.0, x)))
+
+
 @fused(**{**REDUCTION, "canonical": _some_axes}, samples=(((3,),), ((2, 3),), ((2, 1, 3),), ((),)),
        equation=("Y = log Σ eˣ", "X̄ = Ȳ ⊙ softmax X"))
 def logsumexp(x: Tensor, *, axis: Any = None, keepdims: bool = False) -> Tensor:
@@ -122,4 +170,41 @@ def logsumexp(x: Tensor, *, axis: Any = None, keepdims: bool = False) -> Tensor:
     top = constant(max_(x, axis=axis, keepdims=True))
     top = where(isfinite(top), top, 0.0)
     y = log(sum_(exp(x - top), axis=axis, keepdims=True)) + top
+    return y if keepdims else y.squeeze(axis)
+
+
+# --- the length of a vector -----------------------------------------------------------------------
+def _norm_params(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    params = {**params, "ord": float(params["ord"])}
+    if math.isnan(params["ord"]):
+        raise ShapeError("norm: ord is NaN; it is a number or an infinity")
+    return _some_axes(params, s) if math.isinf(params["ord"]) else _axes(params, s)
+
+
+@fused(**{**REDUCTION, "canonical": _norm_params,
+          "choices": lambda s: {**_choices(s), "ord": [2, 1, 3, 0.5, math.inf, -math.inf, 0]}},
+       domain=(Real(kinks=(0.0,)),), samples=(((3,),), ((2, 3),), ((2, 1, 3),), ((),), ((1, 2, 1),)),
+       equation=("Y = (Σ |X|ᵖ)^(1/p)", "X̄ = Ȳ ⊙ sign X ⊙ (|X| ⊘ Y)ᵖ⁻¹"))
+def norm(x: Tensor, *, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+    """The p-norm (Σ |x|ᵖ)^(1/p) of the vectors over axes (None: of all numbers), p = `ord`, without overflow.
+
+    inf is the largest |x|, -inf the smallest, 0 counts what is not 0. The gradient at an x of 0 is 0, for every p.
+    """
+    size = abs_(x)
+    if math.isinf(ord):
+        return (max_ if ord > 0 else min_)(size, axis=axis, keepdims=keepdims)
+    if ord == 0:
+        return sum_(not_equal(x, 0), axis=axis, keepdims=keepdims).astype(x.dtype)
+    if ord == 1:
+        return sum_(size, axis=axis, keepdims=keepdims)
+    top = constant(max_(size, axis=axis, keepdims=True)) if x.size else constant(sum_(size, axis=axis, keepdims=True))
+    top = where(isfinite(top) & (top > 0), top, 1.0)
+    part = size / top
+    if ord == 2:
+        y = _root(sum_(part * part, axis=axis, keepdims=True))
+    else:
+        power = where(part == 0, 0.0 if ord > 0 else math.inf, where(part == 0, 1.0, part) ** ord)
+        total = sum_(power, axis=axis, keepdims=True)
+        y = where(total == 0, 0.0, where(total == 0, 1.0, total) ** (1 / ord))
+    y = top * y
     return y if keepdims else y.squeeze(axis)

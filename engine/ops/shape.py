@@ -10,7 +10,7 @@ import numpy as np
 from engine import shapes
 from engine.core import Tensor
 from engine.errors import ShapeError
-from engine.record import Op, op
+from engine.record import Op, fused, op
 from engine.shapes import Shape
 
 # --- reshape ⇄ reshape ----------------------------------------------------------------------------
@@ -55,6 +55,32 @@ def _swapped(shape: Shape, a: int, b: int) -> Shape:
     out = list(shape)
     out[a], out[b] = out[b], out[a]
     return tuple(out)
+
+
+def _moved(params: dict[str, Any], s: Shape) -> dict[str, Any]:
+    pairs = [[shapes.one_axis(a, len(s)) for a in (axes if isinstance(axes, (tuple, list)) else (axes,))]
+             for axes in (params["source"], params["destination"])]
+    if len(pairs[0]) != len(pairs[1]) or any(len(set(axes)) != len(axes) for axes in pairs):
+        raise ShapeError(f"source {params['source']} and destination {params['destination']} must be as many "
+                         "different axes")
+    return {"source": tuple(pairs[0]), "destination": tuple(pairs[1])}
+
+
+def _order(ndim: int, source: tuple[int, ...], destination: tuple[int, ...]) -> tuple[int, ...]:
+    order = [i for i in range(ndim) if i not in source]
+    for at, axis in sorted(zip(destination, source, strict=True)):
+        order.insert(at, axis)
+    return tuple(order)
+
+
+@fused(signature=None, canonical=_moved,
+       shape=lambda s, *, source, destination: tuple(s[a] for a in _order(len(s), source, destination)),
+       choices=lambda s: {"source": [0, -1], "destination": [-1, 0]},
+       samples=(((3,),), ((2, 3),), ((2, 3, 4),), ((0, 2),)),
+       equation=("Y = X with axes moved", "X̄ = Ȳ with them moved back"))
+def moveaxis(x: Tensor, *, source: Any, destination: Any) -> Tensor:
+    """Move the axes `source` to the places `destination`; the others keep their order."""
+    return transpose(x, axes=_order(x.ndim, source, destination))
 
 
 # --- broadcast_to ⇄ sum ---------------------------------------------------------------------------
