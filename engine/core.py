@@ -330,7 +330,7 @@ def _record(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], ar
     else:
         nodes = tuple([t.node if t is not None else None for t in tensors])
         node = Node(shape, dtype, state, op, nodes, params)
-        if op.vjps != (None,) and dtype.kind in "fc":
+        if op.flows and dtype.kind in "fc":
             for n in nodes:
                 if n is not None and n.requires_grad:
                     node.requires_grad = True

@@ -74,6 +74,7 @@ class Op:
         self.inputs, self.defaults = _parameters(self.meaning, self.signature, self.variadic)
         self.optional = _optional(self.meaning)
         self._real = [isinstance(kind, Real) for kind in self.domain]
+        self.flows = self.vjps is None or callable(self.vjps) or any(self.vjps)      # does any gradient come back?
         self.__doc__ = _describe(self)
         OPS[self.name] = self
 

@@ -180,9 +180,10 @@ def test_every_meaning_unfolds_on_shapes_alone(name):
             inputs = [None if s is None else Tensor.placeholder(
                 s, {Bool: np.bool_, Index: np.int64, Key: np.int64}.get(type(op.kind(i)), np.float32))
                 for i, s in enumerate(shapes)]
-            fused_shape = op(*inputs, **params).shape
+            given = [inputs] if op.variadic else inputs
+            fused_shape = op(*given, **params).shape
             with unfused():
-                assert op(*inputs, **params).shape == fused_shape
+                assert op(*given, **params).shape == fused_shape
 
 
 # --- ticks ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import engine
-from engine import IndexRangeError, ShapeError, Tensor
+from engine import DtypeError, IndexRangeError, ShapeError, Tensor
 
 SHAPE = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
 
@@ -122,3 +122,179 @@ def test_split_agrees(size, data):
     assert len(got) == len(want)
     for g, w in zip(got, want, strict=True):
         np.testing.assert_array_equal(g.numpy(), w)
+
+
+# --- ops that rearrange ---------------------------------------------------------------------------
+@given(SHAPE, st.data())
+def test_rearranging_agrees(shape, data):
+    x, n = _numbers(shape), len(shape)
+    axis = data.draw(st.none() | st.integers(-n - 1, n))
+    by = data.draw(st.integers(-4, 4))
+    reps = data.draw(st.integers(0, 2) | st.lists(st.integers(0, 2), max_size=4).map(tuple))
+    _agree(lambda: engine.tile(Tensor(x), reps), lambda: np.tile(x, reps))
+    _agree(lambda: engine.roll(Tensor(x), by, axis), lambda: np.roll(x, by, axis))
+    if n:
+        _agree(lambda: engine.repeat(Tensor(x), abs(by), axis), lambda: np.repeat(x, abs(by), axis))
+        several = data.draw(st.lists(st.integers(0, 2), max_size=4))
+        _agree(lambda: engine.repeat(Tensor(x), several, axis), lambda: np.repeat(x, np.array(several, int), axis))
+    _agree(lambda: engine.flip(Tensor(x), axis), lambda: np.flip(x, axis))
+    axes = data.draw(hnp.valid_tuple_axes(n))
+    _agree(lambda: engine.flip(Tensor(x), axes), lambda: np.flip(x, axes))
+    if axes:
+        _agree(lambda: engine.roll(Tensor(x), (by,) * len(axes), axes), lambda: np.roll(x, (by,) * len(axes), axes))
+        _agree(lambda: engine.roll(Tensor(x), by, axes), lambda: np.roll(x, by, axes))
+    if axis is not None:
+        other = data.draw(st.integers(-n - 1, n))
+        _agree(lambda: engine.moveaxis(Tensor(x), axis, other), lambda: np.moveaxis(x, axis, other))
+        if -n <= axis < n and shape[axis]:
+            np.testing.assert_array_equal(engine.stack(engine.unstack(Tensor(x), axis), axis).numpy(), x)
+
+
+@given(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4), st.data())
+def test_diagonals_agree(shape, data):
+    x, n = _numbers(shape), len(shape)
+    k = data.draw(st.integers(-4, 4))
+    i, j = data.draw(st.tuples(st.integers(-n - 1, n), st.integers(-n - 1, n)))
+    _agree(lambda: Tensor(x).diagonal(k, i, j), lambda: np.diagonal(x, k, i, j))
+    _agree(lambda: Tensor(x).trace(k, i, j), lambda: np.trace(x, k, i, j))
+    if n > 1:                                                # NumPy makes matrices of vectors, which we refuse
+        _agree(lambda: Tensor(x).tril(k), lambda: np.tril(x, k))
+        _agree(lambda: Tensor(x).triu(k), lambda: np.triu(x, k))
+    _agree(lambda: engine.diag(Tensor(x), k), lambda: np.diag(x, k))
+
+
+# --- order and position ---------------------------------------------------------------------------
+VALUES = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 1.0, np.inf, np.nan])
+
+
+@given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5), elements=VALUES),
+       st.data())
+def test_order_agrees(x, data):
+    axis = data.draw(st.none() | st.integers(-x.ndim - 1, x.ndim))
+    _agree(lambda: engine.sort(Tensor(x), axis), lambda: np.sort(x, axis, kind="stable"))
+    _agree(lambda: engine.argsort(Tensor(x), axis), lambda: np.argsort(x, axis, kind="stable"))
+    _agree(lambda: engine.sort(Tensor(x), axis, True), lambda: np.flip(np.sort(x, axis), axis or 0))
+    if axis is not None and -x.ndim <= axis < x.ndim:
+        k = data.draw(st.integers(0, x.shape[axis]))
+        values, places = engine.topk(Tensor(x), k, axis)
+        np.testing.assert_array_equal(values.numpy(), np.flip(np.sort(x, axis), axis).take(range(k), axis))
+        np.testing.assert_array_equal(np.take_along_axis(x, places.numpy(), axis), values.numpy())
+        if not np.isnan(x).any():                            # which NumPy would put last
+            np.testing.assert_array_equal(places.numpy(), np.argsort(-x, axis, kind="stable").take(range(k), axis))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, bool, np.float32])
+def test_order_keeps_the_dtype(dtype):
+    x = np.array([[3, 0, 2], [0, 1, 1]], dtype)
+    largest = -np.sort(-x.astype(int))[:, :2]
+    for got, want in ((engine.sort(Tensor(x)), np.sort(x)), (engine.topk(Tensor(x), 2)[0], largest)):
+        np.testing.assert_array_equal(got.numpy(), want.astype(dtype))
+        assert got.dtype == dtype
+
+
+@given(hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=4), st.data())
+def test_along_an_axis_agrees(shape, data):
+    x, n = _numbers(shape), len(shape)
+    axis = data.draw(st.integers(-n, n - 1))
+    size = shape[axis]
+    ids = data.draw(hnp.arrays(np.int64, tuple(data.draw(st.integers(0, 4)) if i == axis % n else data.draw(
+        st.sampled_from([1, m])) for i, m in enumerate(shape)), elements=st.integers(-size, size - 1)))
+    wide = np.broadcast_to(ids, tuple(k if i == axis % n else max(k, m) if k else 0
+                                      for i, (k, m) in enumerate(zip(ids.shape, shape, strict=True))))
+    _agree(lambda: engine.take_along_axis(Tensor(x), ids, axis), lambda: np.take_along_axis(x, wide, axis))
+    _agree(lambda: engine.take(Tensor(x), ids, axis), lambda: np.take(x, ids, axis))
+    _agree(lambda: engine.take(Tensor(x), ids % x.size), lambda: np.take(x, ids % x.size))
+    src = -1 - _numbers(wide.shape)
+
+    def put():
+        y = x.copy()
+        np.put_along_axis(y, wide, src, axis)
+        return y
+    _agree(lambda: engine.scatter(Tensor(x), wide, src, axis=axis), put)
+    row = ids.reshape(-1)[:3]
+    part = _numbers((*shape[:axis % n], len(row), *shape[axis % n + 1:]))
+
+    def add():
+        y = np.moveaxis(x.copy(), axis, 0)
+        np.add.at(y, row, np.moveaxis(part, axis, 0))
+        return np.moveaxis(y, 0, axis)
+    _agree(lambda: engine.index_add(Tensor(x), row, part, axis=axis), add)
+
+
+# --- products and running ones --------------------------------------------------------------------
+@given(SHAPE, st.data())
+def test_products_and_truth_agree(shape, data):
+    x, n = _numbers(shape) - 2, len(shape)
+    axis = data.draw(st.none() | st.integers(-n - 1, n) | hnp.valid_tuple_axes(n))
+    assume(n or axis in (None, ()))
+    keepdims = data.draw(st.booleans())
+    for name in ("prod", "any", "all"):
+        for array in (x, x.astype(int), x > 0):
+            _agree(lambda name=name, array=array: getattr(Tensor(array), name)(axis, keepdims),
+                   lambda name=name, array=array: getattr(np, name)(array, axis, keepdims=keepdims))
+    one = data.draw(st.none() | st.integers(-n - 1, n)) if n else None
+    _agree(lambda: Tensor(x).argmin(one, keepdims), lambda: np.argmin(x, one, keepdims=keepdims))
+    _agree(lambda: Tensor(x).cumprod(one), lambda: np.cumprod(x, one))
+    _agree(lambda: Tensor(x).cumsum(one), lambda: np.cumsum(x, one))
+
+
+@given(st.data())
+def test_einsum_agrees(data):
+    """Any equation over a few letters, with repeated ones, `...`, axes of size 1 and 0, given result or not."""
+    sizes = {c: data.draw(st.integers(0, 3)) for c in "abC"}
+    terms, arrays = [], []
+    for _ in range(data.draw(st.integers(1, 3))):
+        letters = data.draw(st.lists(st.sampled_from("abC"), max_size=3))
+        dots = data.draw(st.sampled_from(["", "", "..."]))
+        at = data.draw(st.integers(0, len(letters)))
+        free = data.draw(st.lists(st.sampled_from([1, 2]), max_size=2)) if dots else []
+        one = {c: 1 for c in letters if data.draw(st.integers(0, 5)) == 0}
+        shape = [{**sizes, **one}[c] for c in letters]
+        arrays.append(_numbers((*shape[:at], *free, *shape[at:])) - 3)
+        terms.append("".join(letters[:at]) + dots + "".join(letters[at:]))
+    equation = ",".join(terms)
+    if data.draw(st.booleans()):
+        used = sorted(set(equation) & set("abC"))
+        out = data.draw(st.permutations(used))[:data.draw(st.integers(0, len(used)))]
+        dots = data.draw(st.sampled_from(["...", "..." if "..." in equation else ""]))
+        equation += " -> " + dots + "".join(out)
+    _agree(lambda: engine.einsum(equation, *map(Tensor, arrays)), lambda: np.einsum(equation, *arrays))
+
+
+@pytest.mark.parametrize("equation", ["i", "ij->ijk", "ij->ii", "ij,jk", "i.j", "...i...", "i->j", "1j", "ij->i->j"])
+def test_equations_that_are_none_are_refused(equation):
+    with pytest.raises(ShapeError, match="einsum"):
+        engine.einsum(equation, Tensor(np.ones((2, 3)), name="left"))
+
+
+@given(st.data())
+def test_contractions_agree(data):
+    a, b = data.draw(st.tuples(SHAPE, SHAPE))
+    x, y = _numbers(a), _numbers(b)
+    _agree(lambda: engine.outer(Tensor(x), y), lambda: np.outer(x, y))
+    _agree(lambda: engine.dot(Tensor(x), y), lambda: np.dot(x, y))
+    axes = data.draw(st.integers(0, 3) | st.tuples(st.integers(-3, 3), st.integers(-3, 3)))
+    _agree(lambda: engine.tensordot(Tensor(x), y, axes), lambda: np.tensordot(x, y, axes))
+
+
+# --- truth values and integers --------------------------------------------------------------------
+def test_truth_values_are_no_numbers():
+    for call in (lambda t: -t, lambda t: t - t, lambda t: t % t, lambda t: t.clip(0, 1), engine.square, engine.sign,
+                 engine.floor, engine.round, lambda t: engine.einsum("i->", t)):
+        with pytest.raises(DtypeError, match="truth values"):
+            call(Tensor([True, False]))
+
+
+def test_integers_stay_integers_where_they_can():
+    x = np.array([-7, 0, 7, 2])
+    for name in ("square", "floor", "ceil", "trunc", "round", "sign", "abs"):
+        got = getattr(engine, name)(Tensor(x))
+        assert got.dtype == np.int64 and got.tolist() == getattr(np, name)(x).astype(int).tolist()
+    assert (Tensor(x) // 2).tolist() == (x // 2).tolist() and (Tensor(x) % 3).tolist() == (x % 3).tolist()
+    assert (7 // Tensor(np.array([2, -2]))).tolist() == [3, -4] and (7 % Tensor(np.array([4, -4]))).tolist() == [3, -1]
+    assert engine.reciprocal(Tensor(np.array([2, 4]))).tolist() == [0.5, 0.25]
+    assert engine.masked_fill(Tensor(x), x < 0, 5).tolist() == [5, 0, 7, 2]
+    with pytest.raises(DtypeError, match=r"int64 has no 0\.5"):
+        engine.masked_fill(Tensor(x), x < 0, 0.5)
+    with pytest.raises(DtypeError, match="int64 has no number at the limits"):
+        Tensor(x).clip(0.5, 3)

@@ -76,7 +76,7 @@ def _added(s: Shape, ids: Shape, *, axis: int, size: int) -> Shape:
 
 add_along_axis: Op = op("add_along_axis", _add, lambda h, y, g, ids, *, axis, size: take_along_axis(h, ids, axis=axis),
                     None, saves=(1,), signature=None, shape=_added, domain=(Real(), Index("size")),
-                    canonical=lambda params, s, ids: {**_one(params, s), "size": int(params["size"])},
+                    canonical=_one,
                     choices=lambda *s: {"axis": [len(s[0]) - 1], "size": [3, 4]},
                     samples=(((2,), (2,)), ((2, 4), (2, 4)), ((2, 3), (1, 3)), ((2, 0), (2, 0))),
                     check=lambda g, ids, *, axis, size: check_ids(ids, size, "add_along_axis", -size),
@@ -107,12 +107,13 @@ def gather(x: Tensor, ids: Tensor, *, axis: int = -1) -> Tensor:
 
 # --- a changed copy -------------------------------------------------------------------------------
 def _last(ids: Any, *, axis: int, size: int) -> Any:
+    """In ascending order equal ids stand side by side, the last of them at the end."""
     ids = np.where(ids < 0, ids + size, ids)
-    turn = np.arange(ids.shape[axis], like=ids).reshape((-1,) + (1,) * (ids.ndim - 1 - axis))
-    latest = np.full_like(ids, -1, shape=(*ids.shape[:axis], size, *ids.shape[axis + 1:]))
-    places = _places(ids, ids.shape, axis)
-    np.maximum.at(latest, places, np.broadcast_to(turn, ids.shape))
-    return latest[places] == turn
+    order = np.argsort(ids, axis=axis, kind="stable")
+    ranked, before = np.take_along_axis(ids, order, axis), (slice(None),) * axis
+    last = np.ones_like(ids, dtype=bool)
+    last[(*before, slice(None, -1))] = ranked[(*before, slice(None, -1))] != ranked[(*before, slice(1, None))]
+    return np.take_along_axis(last, np.argsort(order, axis=axis, kind="stable"), axis)
 
 
 is_last = op("is_last", _last, None, saves=(), signature=None, shape=lambda s, *, axis, size: s, result="bool",

@@ -52,7 +52,7 @@ take = op("take", lambda x, ids, *, axis=None: np.take(x, ids, axis=axis), _take
 
 
 def _scatter_axis(params: dict[str, Any], s: Shape, ids: Shape) -> dict[str, Any]:
-    return {"axis": shapes.one_axis(params["axis"], len(s) - len(ids) + 1), "size": int(params["size"])}
+    return {**params, "axis": shapes.one_axis(params["axis"], len(s) - len(ids) + 1)}
 
 
 def _scatter(g: Any, ids: Any, *, axis: int, size: int) -> Any:

@@ -88,8 +88,8 @@ def _shifts(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     axes = tuple(shapes.one_axis(a, len(s)) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
     if len(shift) != len(axes) and 1 not in (len(shift), len(axes)):
         raise ShapeError(f"there are {len(shift)} shifts for {len(axes)} axes")
-    n = max(len(shift), len(axes))
-    return {"shift": shift * (n // len(shift)), "axis": axes * (n // len(axes))}
+    n = max(len(shift), len(axes)) if shift and axes else 0
+    return {"shift": (shift * n)[:n], "axis": (axes * n)[:n]}
 
 
 @fused(signature=None, canonical=_shifts, shape=lambda s, *, shift, axis: s,

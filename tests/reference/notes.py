@@ -25,6 +25,7 @@ def _apart(ops: str, edges: str, text: str, *libraries: str,
             APART[op, edge] = Reason(text, libraries, where)
 
 
+FLUSHED = Reason("XLA takes subnormal numbers for 0 on the CPU", ("JAX",))
 ATTENTION = ("scaled_dot_product_attention scaled_dot_product_attention_vjp self_attention self_attention_vjp "
              "cross_attention cross_attention_vjp")
 SUMS = "matmul dot tensordot einsum linear linears linears_input_vjp linear_vjp"
@@ -37,8 +38,7 @@ _apart("layer_norm layer_norm_vjp add_norm add_norm_vjp group_norm", "infinities
        "with ∞ in a row its mean and all of the row are NaN or ∞, by order of evaluation")
 _apart("softmax log_softmax", "infinities", "+∞ in a row leaves 0 beside it here, NaN in the whole row there")
 _apart(ATTENTION, "infinities NaN huge", "what is masked, or has weight 0, is never read here; 0 · NaN is NaN there")
-_apart("scaled_dot_product_attention_vjp self_attention_vjp cross_attention_vjp", "sure subnormal",
-       "products of three numbers of very different size cancel")
+_apart(ATTENTION, "sure subnormal", "products of three numbers of very different size cancel")
 _apart("cross_entropy_vjp", "NaN", "an ignored id has a gradient of 0, whatever its logits are")
 _apart("cross_entropy cross_entropy_vjp", "infinities", "a logit of +∞ leaves the others' gradient 0 here, NaN there")
 _apart("cross_entropy_vjp", "huge", "the log-sum-exp kept from the forward pass is one number: beyond 1e15 it has no "
@@ -55,8 +55,16 @@ _apart("remainder floor_divide", "subnormal huge infinities", "here as in NumPy,
        "JAX round a quotient that overflows", "PyTorch", "JAX")
 _apart("kl_div", "zeros", "the gradient at a target of 0 is taken as 0 here, NaN there", "PyTorch")
 _apart("binary_cross_entropy_with_logits", "infinities", "∞ is no probability: the orders of evaluation differ")
+_apart("binary_cross_entropy", "", "PyTorch limits a logarithm to −100; here being sure and wrong costs ∞", "PyTorch",
+       where=lambda sample: sample.arrays[0].dtype.kind in "iub")
+_apart("clip", "ties", "at a limit the gradient is 1, as PyTorch has it; JAX halves it", "JAX")
+_apart("std", "ties sure", "the gradient where all numbers are equal is 0; JAX has NaN", "JAX")
+_apart("l1_loss", "zeros ties", "the gradient at the target is 0; JAX has ±1", "JAX")
 _apart("argsort", "NaN", "descending, NaN comes first: it counts as the largest, as in PyTorch", "NumPy", "JAX",
        where=lambda sample: sample.params["descending"])
 
 # Ops whose rounding errors grow: by how much.
 STIFF = dict.fromkeys(("layer_norm", "layer_norm_vjp", "add_norm", "add_norm_vjp", "group_norm"), 400.0)    # 1/√ε
+
+# Ops that no reference knows: the reason why nothing stands in for one. There are none.
+ALONE: dict[str, str] = {}

@@ -32,7 +32,8 @@ TABLE.update({
     "equal": torch.eq, "not_equal": torch.ne, "less": torch.lt, "less_equal": torch.le, "greater": torch.gt,
     "greater_equal": torch.ge, "logical_and": torch.logical_and, "logical_or": torch.logical_or,
     "logical_xor": torch.logical_xor, "logical_not": torch.logical_not, "isnan": torch.isnan, "isinf": torch.isinf,
-    "isfinite": torch.isfinite, "astype": lambda x, dtype: x.to(getattr(torch, dtype.name)),
+    "isfinite": torch.isfinite, "to": lambda x, device, source: x.clone(),
+    "astype": lambda x, dtype: x.to(getattr(torch, dtype.name)),
 })
 
 # --- activations ----------------------------------------------------------------------------------

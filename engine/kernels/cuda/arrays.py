@@ -13,9 +13,9 @@ import numpy as np
 # What op meanings and the optimisers may ask of arrays, besides ufuncs: functions that CuPy has under the same name.
 _FUNCTIONS = frozenset({
     "all", "amax", "amin", "any", "arange", "argmax", "argmin", "argsort", "array_equal", "broadcast_to",
-    "clip", "concatenate", "copyto", "cumsum", "diff", "dot", "einsum", "empty_like", "expand_dims", "flip",
+    "clip", "concatenate", "copyto", "cumprod", "cumsum", "diff", "dot", "einsum", "empty_like", "expand_dims", "flip",
     "full_like", "isclose", "max", "may_share_memory", "mean", "min", "moveaxis", "ndim", "nonzero",
-    "ones_like", "pad", "prod", "ravel", "repeat", "reshape", "roll", "searchsorted", "shape", "shares_memory",
+    "ones_like", "pad", "prod", "ravel", "repeat", "reshape", "roll", "round", "searchsorted", "shape", "shares_memory",
     "size", "sort", "split", "squeeze", "stack", "sum", "swapaxes", "take", "take_along_axis", "tensordot",
     "tile", "trace", "transpose", "tril", "triu", "unique", "var", "where", "zeros_like",
 })  # fmt: skip
