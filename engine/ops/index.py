@@ -34,7 +34,7 @@ def _take_axis(params: dict[str, Any], s: Shape, ids: Shape) -> dict[str, Any]:
 def _take_rule(g: Tensor, y: Tensor, x: Tensor, ids: Tensor, *, axis: int | None) -> Tensor:
     size = x.size if axis is None else x.shape[axis]
     added = scatter_add(g, where(ids < 0, ids + size, ids).astype(np.int64), axis=axis or 0, size=size)
-    return reshape(added, shape=x.shape)
+    return reshape(added, shape=x.shape) if axis is None else added
 
 
 def _check_take(x: Any, ids: Any, *, axis: int | None) -> None:

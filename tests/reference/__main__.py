@@ -1,47 +1,94 @@
-"""`python -m tests.reference [torch] [numpy] [jax] [--op NAME] [--every N]`: the table of ops and samples compared."""
+"""`python -m tests.reference [torch] [numpy] [jax]`: every op beside each library, counted by family; 1 if any differs.
+
+--ops: a line an op. --op NAME: that op alone. --every N: every Nth sample only. --markdown: a table as in the README.
+"""
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import sys
 import time
+from collections import Counter
 
-from engine import OPS
+from engine import OPS, Op
 
 from .compare import Result, compared
 from .libraries import Jax, NumPy, Torch
+from .notes import APART
 
 LIBRARIES = {"torch": Torch, "numpy": NumPy, "jax": Jax}
+COLUMNS = ("values", "gradients", "refused", "apart", "wrong")
 
 
 def main() -> int:
-    """Compare, print a line an op and a total; 1 if anything differs."""
-    parser = argparse.ArgumentParser(prog="python -m tests.reference", description=__doc__)
-    parser.add_argument("library", nargs="*", choices=[*LIBRARIES, []], help="default: those installed")
-    parser.add_argument("--op", help="this op alone")
-    parser.add_argument("--every", type=int, default=1, help="every so many samples only")
+    """Compare, print the counts, and whatever differs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reference", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", nargs="*", help="torch, numpy, jax; without one, those that are installed")
+    parser.add_argument("--ops", action="store_true")
+    parser.add_argument("--op")
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()
-    chosen = given.library or [name for name in LIBRARIES if importlib.util.find_spec(name)]
-    wrong = 0
-    for name in chosen:
+    if unknown := set(given.library) - set(LIBRARIES):
+        parser.error(f"there is no library {', '.join(unknown)}; there are {', '.join(LIBRARIES)}")
+    found: dict[str, list[Result]] = {}
+    for name in given.library or [name for name in LIBRARIES if importlib.util.find_spec(name)]:
         start, reference = time.perf_counter(), LIBRARIES[name]()
-        found = [compared(op, reference, every=given.every) for op in OPS.values()
-                 if op.name in reference.table and given.op in (None, op.name)]
-        wrong += _report(reference.name, found, time.perf_counter() - start)
-    return 1 if wrong else 0
+        found[reference.name] = [compared(op, reference, every=given.every) for op in OPS.values()
+                                 if op.name in reference.table and given.op in (None, op.name)]
+        if not given.markdown:
+            _report(reference.name, found[reference.name], given.ops or given.op, time.perf_counter() - start)
+    if given.markdown:
+        _markdown(found)
+    return 1 if any(r.wrong for results in found.values() for r in results) else 0
 
 
-def _report(name: str, found: list[Result], seconds: float) -> int:
-    print(f"{name}\n{'op':<36}{'values':>8}{'gradients':>11}{'refused':>9}{'apart':>7}{'wrong':>7}")
-    for r in found:
-        print(f"{r.op:<36}{r.values:>8}{r.gradients:>11}{r.refused:>9}{r.apart:>7}{len(r.wrong):>7}")
+def family(op: Op) -> str:
+    """The file of engine/ops in which an op is written down."""
+    rules = [op.meaning, *((op.vjps,) if callable(op.vjps) else op.vjps or ()), op.shape, op.canonical]
+    modules = [getattr(rule, "__module__", "") or "" for rule in rules]
+    return next((m.rpartition(".")[2] for m in modules if m.startswith("engine.ops.")), "elementwise")
+
+
+def _counts(results: list[Result]) -> Counter[str]:
+    return Counter({what: sum(len(r.wrong) if what == "wrong" else getattr(r, what) for r in results)
+                    for what in COLUMNS})
+
+
+def _report(name: str, results: list[Result], each: object, seconds: float) -> None:
+    heads = "".join(f"{what:>11}" for what in COLUMNS)
+    print(f"{name:<34}{'ops':>5}{heads}")
+    groups = {r.op: [r] for r in results} if each else _by_family(results)
+    for label, group in [*groups.items(), ("all", results)]:
+        counts = _counts(group)
+        print(f"  {label:<32}{len(group):>5}" + "".join(f"{counts[what]:>11}" for what in COLUMNS))
+    for r in results:
         for line in r.wrong[:4]:
             print(f"    {r.op}({line}")
-    wrong = sum(len(r.wrong) for r in found)
-    values, gradients, apart = (sum(getattr(r, what) for r in found) for what in ("values", "gradients", "apart"))
-    print(f"{name}: {len(found)} ops, {values} values, {gradients} gradients, {apart} apart by intent, {wrong} wrong, "
-          f"{seconds:.0f} s\n")
-    return wrong
+    print(f"  in {seconds:.0f} s\n")
+
+
+def _by_family(results: list[Result]) -> dict[str, list[Result]]:
+    groups: dict[str, list[Result]] = {}
+    for r in results:
+        groups.setdefault(family(OPS[r.op]), []).append(r)
+    return groups
+
+
+def _markdown(found: dict[str, list[Result]]) -> None:
+    """One row a family: how many ops, and how many values and gradients were compared with each library."""
+    columns = [(name, what) for name in found for what in (("values",) if name == "NumPy" else ("values", "gradients"))]
+    print("| family | ops |" + "".join(f" {name} {what} |" for name, what in columns))
+    print("|---|--:|" + "--:|" * len(columns))
+    every = {name: _by_family(results) for name, results in found.items()}
+    for label in [*dict.fromkeys(family for groups in every.values() for family in groups), "all"]:
+        rows = {name: found[name] if label == "all" else groups.get(label, []) for name, groups in every.items()}
+        cells = [f"{_counts(rows[name])[what]:,}" for name, what in columns]
+        print(f"| {label} | {max(map(len, rows.values()))} |" + "".join(f" {cell} |" for cell in cells))
+    counts = sum((_counts(results) for results in found.values()), Counter())
+    reasons = len({reason.text for reason in APART.values()})
+    print(f"\n{counts['wrong']} wrong; {counts['apart']} apart by intent, for {reasons} reasons in reference/notes.py")
 
 
 if __name__ == "__main__":
