@@ -28,6 +28,7 @@ class Edge:
     target: int
     role: str                            # what the target's op calls it: q, mask, weight
     kind: str                            # forward | backward | saved | constant (no gradient flows)
+    change: str = ""                     # of two graphs compared: "−" only in the first, "+" only in the second
 
 
 @dataclass
@@ -56,6 +57,8 @@ class Box:
     residual: bool = False               # an addition that closes a residual connection
     node: Node | None = None
     seen: Seen | None = None             # what a real run has measured
+    change: str = ""                     # of two graphs compared: "−" or "+" where only one has it, "~" where it changed
+    departs: float | None = None         # of two runs compared: by how much of its size its values differ
 
     @property
     def size(self) -> int:

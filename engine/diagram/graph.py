@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from engine.diagram import text
 from engine.diagram.boxes import Box, collect
-from engine.diagram.compare import Difference, compare
+from engine.diagram.compare import Difference, compare, merged
 from engine.diagram.memory import Memory, memory
 from engine.diagram.modules import Tree
 from engine.diagram.view import View, Viewer, badges, named, opened, ticks
@@ -126,8 +126,10 @@ class Graph:
     def diff(self, other: Graph, tolerance: float = 1e-3) -> Difference:
         """What changes from this graph to another: boxes, shapes, wiring, and where both were run under `observe()`,
         the first box whose values depart by more than `tolerance` of their root mean square."""
-        return compare([b for b in self.boxes if b.column in self.columns],
-                       [b for b in other.boxes if b.column in other.columns], tolerance)
+        sides = [[b for b in g.boxes if b.column in g.columns] for g in (self, other)]
+        found = compare(sides[0], sides[1], tolerance)
+        found.graph = Graph(merged(sides[0], sides[1], found), self.columns | other.columns)
+        return found
 
     def memory(self) -> Memory:
         """Which tensor lives from when to when, and live bytes after each step."""

@@ -1,9 +1,11 @@
 """Which tensor lives from when to when over the forward and the backward pass, and how many bytes that makes."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path as File
 
 from engine.diagram.boxes import Box
+from engine.errors import GraphError
 
 
 @dataclass
@@ -20,12 +22,33 @@ class Memory:
     """Lives of all tensors, and live bytes after each step."""
     lives: list[Life]
     live: list[int]
+    boxes: list[Box] = field(default_factory=list, repr=False)
 
     @property
     def peak(self) -> tuple[int, int]:
         """The first step at which most is live, and the bytes."""
         most = max(self.live, default=0)
         return (self.live.index(most), most) if self.live else (0, 0)
+
+    def svg(self, title: str = "") -> str:
+        """Every tensor's life as a rectangle, live bytes below, the peak marked."""
+        from engine.draw.lives import lives_svg
+        return lives_svg(self, self.boxes, title)
+
+    def save(self, path: str | File, title: str = "") -> File:
+        """Write the picture as .svg, or the lives as lines of text: .txt. Raises GraphError for another suffix."""
+        path = File(path)
+        if path.suffix.lower() not in (".svg", ".txt"):
+            raise GraphError(f"memory: {path.name} must end in .svg or .txt")
+        path.write_text(self.svg(title) if path.suffix.lower() == ".svg" else f"{self}\n", encoding="utf-8")
+        return path
+
+    def __str__(self) -> str:
+        at, most = self.peak
+        rows = [f"{life.bytes:>14,} bytes  steps {life.born:>5} to {life.dies:>5}  {life.box} {self.boxes[life.box].label}"
+                f"  {self.boxes[life.box].shape}  {'/'.join(self.boxes[life.box].path)}".rstrip()
+                for life in sorted(self.lives, key=lambda life: (-life.bytes, life.box))]
+        return "\n".join([*rows, f"{len(rows):,} tensors; peak {most:,} bytes at step {at:,} of {len(self.live):,}"])
 
 
 def memory(boxes: list[Box]) -> Memory:
@@ -59,4 +82,4 @@ def memory(boxes: list[Box]) -> Memory:
     for step in range(len(boxes)):
         total += change[step]
         live.append(total)
-    return Memory(lives, live)
+    return Memory(lives, live, boxes)

@@ -76,7 +76,7 @@ class Tree:
             box = self.boxes[i]
             inside = tuple((at.get(e.source, -1), e.role) for e in box.inputs)
             seen.append((box.kind, box.op, box.column, box.path[depth:], box.sizes, box.dtype,
-                         tuple(box.params.items()), inside, box.learns))
+                         tuple(box.params.items()), inside, box.learns, box.change))
         return hash(tuple(seen))
 
     def _one_set_of_weights(self, run: Sequence[Path]) -> bool:

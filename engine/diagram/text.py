@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from engine.diagram.boxes import Box
+from engine.diagram.boxes import Box, Edge
 from engine.diagram.modules import Tree
 from engine.diagram.view import Frame, Item, Link, View, ticks
 
@@ -52,7 +52,7 @@ def as_json(boxes: list[Box], tree: Tree, columns: set[int], view: View | None, 
     """The graph as data; with a view, that view's items and links too. One object a line, so that changes show."""
     shown = [b for b in boxes if b.column in columns]
     parts = {"boxes": [_box(b) for b in shown],
-             "edges": [{"from": e.source, "to": e.target, "role": e.role, "kind": e.kind} for b in shown
+             "edges": [_edge(e) for b in shown
                        for e in b.inputs if boxes[e.source].column in columns],
              "modules": [_module(boxes, tree, p) for p in tree.modules if p]}
     if view is not None:
@@ -79,8 +79,14 @@ def _box(b: Box) -> dict[str, Any]:
                            "axes": [s.text() for s in b.sizes], "dtype": b.dtype, "equation": b.equation}
     optional = {"params": b.params, "literals": {str(k): v for k, v in b.literals.items()}, "learns": b.learns,
                 "gradient": b.gradient, "gradient_of": b.gradient_of, "saved": b.kept,
-                "residuals": list(b.residuals), "residual": b.residual or None}
+                "residuals": list(b.residuals), "residual": b.residual or None, "change": b.change or None,
+                "departs": b.departs}
     return row | {k: v for k, v in optional.items() if v not in (None, {}, [])}
+
+
+def _edge(e: Edge) -> dict[str, Any]:
+    row: dict[str, Any] = {"from": e.source, "to": e.target, "role": e.role, "kind": e.kind}
+    return row | ({"change": e.change} if e.change else {})
 
 
 def _module(boxes: list[Box], tree: Tree, path: tuple[str, ...]) -> dict[str, Any]:

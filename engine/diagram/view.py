@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from engine.diagram.boxes import Box, Path
+from engine.diagram.boxes import Box, Edge, Path
 from engine.diagram.modules import Tree
 from engine.errors import GraphError
 
@@ -27,6 +27,12 @@ class Item:
     def box(self) -> Box:
         """The one tensor, or the last one made."""
         return self.boxes[-1]
+
+    @property
+    def change(self) -> str:
+        """Of two graphs compared: what became of it; of a module, what became of all in it, or "~"."""
+        changes = {b.change for b in self.boxes}
+        return changes.pop() if len(changes) == 1 else "~"
 
 
 @dataclass
@@ -70,7 +76,13 @@ class Link:
     kind: str                            # forward | backward | saved | constant
     role: str
     residual: bool = False
+    changes: set[str] = field(default_factory=set)           # of two graphs compared: of all edges that it stands for
     tensors: set[int] = field(default_factory=set)           # all that it stands for
+
+    @property
+    def change(self) -> str:
+        """"−" or "+" where only one of two compared graphs has it."""
+        return next(iter(self.changes)) if len(self.changes) == 1 else ""
 
 
 @dataclass
@@ -235,7 +247,7 @@ class Viewer:
             if target is None:
                 continue
             for edge in self.boxes[i].inputs:
-                self._link(links, edge.source, target, edge.kind, edge.role, self.boxes[i])
+                self._link(links, edge, target, self.boxes[i])
         if self.root:
             held = set(inside)
             for i in inside:
@@ -244,7 +256,8 @@ class Viewer:
                         self._leave(links, self.boxes[i], edge.kind)
         return list(links.values())
 
-    def _link(self, links: dict, source: int, target: Item, kind: str, role: str, reader: Box) -> None:
+    def _link(self, links: dict, edge: Edge, target: Item, reader: Box) -> None:
+        source, kind = edge.source, edge.kind
         tensor = self.boxes[source]
         if tensor.column not in self.columns:
             if kind != "saved":
@@ -263,7 +276,8 @@ class Viewer:
         many = kind == "saved" and item.module is not None       # a closed module keeps many: one line for all
         key = (item.id, target.id, -1 if many else canonical.id, kind)
         if key not in links:
-            links[key] = Link(item.id, target.id, canonical, kind, role)
+            links[key] = Link(item.id, target.id, canonical, kind, edge.role)
+        links[key].changes.add(edge.change)
         links[key].tensors.add(canonical.id)
         links[key].residual |= (reader.residual and kind == "forward" and not self._inner(reader, target)
                                 and source == min(e.source for e in reader.inputs[:2]))

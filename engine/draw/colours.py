@@ -14,6 +14,9 @@ BACK = {"op": "#fdecea", "module": "#fadbd6", "input": "#f1f5f9", "accumulate": 
 TWICE = {"op": "#f3ecfb", "module": "#e6d8f7", "input": "#f1f5f9", "accumulate": "#fff3d6"}
 STROKE = ("#3b6ea5", "#b4423a", "#7345a8")
 SAVED, RESIDUAL, RED, TICK = "#8b929c", "#2f855a", "#d11a1a", "#15803d"
+CHANGED = {"−": ("#fde2e2", "#c01818"), "+": ("#dcf5e0", "#15803d"), "~": ("#fff3d6", "#b45309"),
+           "": ("#f4f5f7", "#8b929c")}     # of two graphs compared: fill, line
+DEPARTS = "#fde68a"
 TITLES = ("forward, downwards", "backward, upwards", "backward of the backward")
 
 
@@ -50,6 +53,7 @@ def dark(colour: str) -> str:
 def dark_rules(selector: str) -> str:
     """CSS that recolours a picture for a dark page: presentation attributes give way to any rule."""
     fixed = (INK, FAINT, PAPER, SAVED, RESIDUAL, RED, TICK)
-    every = {*FILL.values(), *BACK.values(), *TWICE.values(), *AXES.values(), *OTHERS, *STROKE, *fixed}
+    every = {*FILL.values(), *BACK.values(), *TWICE.values(), *AXES.values(), *OTHERS, *STROKE, *fixed,
+             *(c for pair in CHANGED.values() for c in pair), DEPARTS}
     return "\n".join(f'{selector} [{what}="{c}"] {{ {what}: {dark(c)} }}' for c in sorted(every)
                      for what in ("fill", "stroke"))

@@ -5,6 +5,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Sequence
+from html import escape
 
 from engine.diagram.boxes import Box
 from engine.diagram.memory import memory
@@ -31,10 +32,14 @@ def marks(box: Box, boxes: list[Box], x: float, y: float, w: float, h: float, fi
                          f'href="data:image/png;base64,{png(head)}"><title>attention weights of head {k}: rows are '
                          f'queries, columns keys, dark is 1</title></image>')
     if first_bad and seen is not None:
-        parts.append(f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="{w + 8:.1f}" height="{h + 8:.1f}" rx="9" '
-                     f'fill="none" stroke="{colours.RED}" stroke-width="3"><title>the first number that is not finite: '
-                     f'{seen.line}</title></rect>')
+        parts.append(ring(x, y, w, h, f"the first number that is not finite: {seen.line}"))
     return "".join(parts)
+
+
+def ring(x: float, y: float, w: float, h: float, tip: str) -> str:
+    """A red ring around a box."""
+    return (f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="{w + 8:.1f}" height="{h + 8:.1f}" rx="9" fill="none" '
+            f'stroke="{colours.RED}" stroke-width="3"><title>{escape(tip)}</title></rect>')
 
 
 def _bar(x: float, y: float, w: float, rms: float) -> str:

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 from engine.diagram.boxes import Box
 from engine.diagram.view import View
-from engine.draw import colours
 from engine.draw.route import Point
 from engine.draw.svg import Picture
 from engine.draw.words import Line
@@ -56,11 +55,10 @@ def placed_dot(picture: Picture) -> str:
     for item in view.items:
         x, y, w, h = d.boxes[item.id]
         words = picture.words[item.id]
-        kind = "module" if item.module is not None else "input" if item.port else item.box.kind
         text = '<BR/>'.join(_html(line) for line in words.lines)
         lines.append(_node(f"n{item.id}", x, d.height - y, w, h,
                            f'shape=box, style="rounded,filled", color="{picture.box_stroke(item)}", '
-                           f'fillcolor="{colours.fill(kind, item.column + view.shift)}", label=<{text}>'))
+                           f'fillcolor="{picture.box_fill(item)}", label=<{text}>'))
     return "\n".join([*lines, "}"])
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 
 from engine.diagram.boxes import Box, Path
-from engine.diagram.view import Item, View, ticks
+from engine.diagram.view import Item, Link, View, ticks
 from engine.draw import colours
 from engine.draw.grid import arrange
-from engine.draw.marks import marks, memory_strip
+from engine.draw.marks import marks, memory_strip, ring
 from engine.draw.route import Drawing, Label, Point, Route, Router
 from engine.draw.words import Line, Span, Speaker, Words, shape_spans, text_width
 
@@ -24,6 +24,8 @@ class Picture:
         self.view, self.boxes, self.viewer = view, boxes, viewer
         self.measured = measured
         self.first_bad = next((b.id for b in boxes if b.seen is not None and not b.seen.finite), None)
+        self.departing = next((b.id for b in boxes if b.departs is not None), None)
+        self.compared = self.departing is not None or any(b.change or any(e.change for e in b.inputs) for b in boxes)
         self.speaker = Speaker(view, boxes, measured, viewer)
         self.words: list[Words] = [self.speaker.item(item) for item in view.items]
         router = Router(view, arrange(view, self.words), self.words)
@@ -88,17 +90,36 @@ class Picture:
             spans.append(Span(f"  {tick.text}", colours.TICK, bold=True))
         return spans
 
+    def box_fill(self, item: Item) -> str:
+        """The colour of a box."""
+        if self.compared and not item.port:
+            departs = any(b.departs is not None for b in item.boxes)
+            return colours.DEPARTS if departs else colours.CHANGED[item.change][0]
+        kind = "module" if item.module is not None else "input" if item.port else item.box.kind
+        return colours.fill(kind, item.column + self.view.shift)
+
     def box_stroke(self, item: Item) -> str:
         """The colour of a box's border."""
+        if self.compared:
+            return colours.CHANGED[item.change][1]
         return colours.RED if item.box.kind == "failed" and item.module is None else self.hue(item.column)
+
+    def edge_looks(self, link: Link) -> tuple[str, str, float]:
+        """A line's colour, its kind of dashes and its width."""
+        colour = (colours.SAVED if link.kind == "saved" else colours.FAINT if link.kind == "constant" else
+                  colours.RESIDUAL if link.residual else self.hue(self.view.items[link.source].column))
+        dash = {"saved": "dotted", "constant": "dashed"}.get(link.kind, "")
+        width = 1.0 if link.kind == "saved" else 1.8 if link.residual else 1.2
+        if self.compared:
+            colour = colours.CHANGED[link.change][1]
+            dash = dash or ("dashed" if link.change == "−" else "")
+            width = 1.8 if link.change else width
+        return colour, dash, width
 
     def edge_style(self, route: Route) -> str:
         """A line's colour and dashes for Graphviz."""
-        kind = route.link.kind
-        colour = (colours.SAVED if kind == "saved" else colours.FAINT if kind == "constant" else
-                  colours.RESIDUAL if route.link.residual else self.hue(self.view.items[route.link.source].column))
-        style = {"saved": ", style=dotted", "constant": ", style=dashed"}.get(kind, "")
-        return f'color="{colour}"{style}, penwidth={1.8 if route.link.residual else 1}'
+        colour, dash, width = self.edge_looks(route.link)
+        return f'color="{colour}"{f", style={dash}" if dash else ""}, penwidth={width}'
 
     def _frames(self) -> list[str]:
         out = []
@@ -115,12 +136,10 @@ class Picture:
         return out
 
     def _route(self, route: Route) -> str:
-        kind, column = route.link.kind, self.view.items[route.link.source].column
-        colour = (colours.SAVED if kind == "saved" else colours.FAINT if kind == "constant"
-                  else colours.RESIDUAL if route.link.residual else self.hue(column))
-        dash = ' stroke-dasharray="1.5 3" stroke-linecap="round"' if kind == "saved" else (
-            ' stroke-dasharray="5 3"' if kind == "constant" else "")
-        width = 1.0 if kind == "saved" else 1.8 if route.link.residual else 1.2
+        kind = route.link.kind
+        colour, dashes, width = self.edge_looks(route.link)
+        dash = {"dotted": ' stroke-dasharray="1.5 3" stroke-linecap="round"',
+                "dashed": ' stroke-dasharray="5 3"'}.get(dashes, "")
         tip = escape(self.speaker.link(route.link))
         ends = f' data-e="{route.link.source} {route.link.target}"' if self.viewer else ""
         return (f'<g class="edge {"residual" if route.link.residual else kind}"{ends}><title>{tip}</title>'
@@ -133,7 +152,7 @@ class Picture:
         kind = "module" if item.module is not None else "input" if item.port else box.kind
         colour = self.box_stroke(item)
         round_ = min(h / 2, 17.0) if kind in ("input", "parameter") else 5
-        dash, fill = ' stroke-dasharray="4 3"' * bool(item.port), colours.fill(kind, item.column + self.view.shift)
+        dash, fill = ' stroke-dasharray="4 3"' * bool(item.port), self.box_fill(item)
         stack = ""
         if words.pile:                   # boxes behind the first
             x, y, w, h = x, y + words.pile, w - words.pile, h - words.pile
@@ -154,6 +173,8 @@ class Picture:
         content = f"<title>{escape(words.tip)}</title>{shape}{''.join(text)}"
         if self.measured and item.module is None and not item.port:
             content += marks(box, self.boxes, x, y, w, h, box.id == self.first_bad)
+        if self.departing is not None and any(b.id == self.departing for b in item.boxes):
+            content += ring(x, y, w, h, "the first box whose values depart")
         ident = f'{prefix}{item.id}'
         if item.of is not None:
             content = f'<a xlink:href="#{prefix}{item.of}" href="#{prefix}{item.of}">{content}</a>'
@@ -168,7 +189,15 @@ class Picture:
         entries: list[tuple[str, list[Span], float]] = []
         for column in self.drawing.columns:
             entries.append((_sample(self.hue(column), ""), [Span(self.column_title(column))], 26))
-        if any(link.residual for link in self.view.links):
+        if self.compared:
+            entries = [(f'<rect y="-7" width="17" height="9" fill="{colours.CHANGED[sign][0]}" '
+                        f'stroke="{colours.CHANGED[sign][1]}"/>', [Span(f"{sign} {text}".strip())], 22)
+                       for sign, text in (("", "in both"), ("−", "only in the first"), ("+", "only in the second"),
+                                          ("~", "changed, or holds changes"))]
+        if self.departing is not None:
+            entries.append((f'<rect y="-7" width="17" height="9" fill="{colours.DEPARTS}" stroke="{colours.RED}"/>',
+                            [Span("values depart; by how much of their size (ringed: the first)")], 22))
+        if any(link.residual for link in self.view.links) and not self.compared:
             entries.append((_sample(colours.RESIDUAL, "", 1.8), [Span("residual connection")], 26))
         if "saved" in kinds:
             entries.append((_sample(colours.SAVED, "1.5 3"), [Span("saved for the backward pass")], 26))

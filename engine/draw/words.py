@@ -121,7 +121,7 @@ class Speaker:
         title = name if item.copies and number.isdigit() else item.module[-1]
         if item.column:
             title += " ′" if item.column == 1 else " ″"
-        lines = [Line([Span(title, bold=True)], TITLE)]
+        lines = [Line([*self._change(item), Span(title, bold=True)], TITLE)]
         if item.copies:
             lines.append(Line([Span(item.copies, colours.FAINT)]))
         tick = ticks(item.boxes, self.boxes, self.view.badges) if item.column == 0 else None
@@ -132,6 +132,7 @@ class Speaker:
         if item.residuals:
             facts += f", {item.residuals} residual"
         lines.append(Line([Span(facts, colours.FAINT)]))
+        lines += changes_lines(item)
         if self.measured:
             lines += blank_lines(item.column == 0) if self.viewer else total_lines(made)
         tip = f"{'/'.join(item.module)}{' ' + item.copies if item.copies else ''}: {facts}"
@@ -146,7 +147,7 @@ class Speaker:
         given = [f"{key}={value}" for key, value in box.params.items()]
         given += [value if value == "key" else f"{'XYZ'[i]} = {value}" if i < 3 else value
                   for i, value in box.literals.items()]
-        lines = [Line(title, TITLE)]
+        lines = [Line([*self._change(item), *title], TITLE)]
         if len(item.boxes) > 1 and box.kind == "accumulate":
             lines.append(Line([Span(f"{len(item.boxes) + 1} gradients meet")]))
         elif box.equation:
@@ -164,11 +165,16 @@ class Speaker:
             lines.append(Line([Span(f"= ∂{what.name.rpartition('.')[2] or 'input'}", colours.TICK, bold=True)]))
         if box.kind == "failed":
             lines.append(Line([Span("the shapes do not fit", colours.RED)]))
+        lines += changes_lines(item)
         if self.measured:
             lines += blank_lines(box.column == 0) if self.viewer else measured_lines(box, self.boxes)
         seen = box.seen if self.measured else None
         below = 30 * bool(seen.weights) + 7 * (not self.viewer) if seen is not None else 0
         return Words(lines, self.tip(item), below=below).measure()
+
+    def _change(self, item: Item) -> list[Span]:
+        """The sign of two graphs compared."""
+        return [Span(f"{item.change} ", colours.CHANGED[item.change][1], bold=True)] * bool(item.change)
 
     def _shared(self, box: Box) -> list[Box]:
         """Weights that are counted elsewhere."""
@@ -221,6 +227,17 @@ def _cut(text: str) -> str:
     while text_width(text, SMALL) > WIDE:
         text = text[:-2].rstrip("…") + "…"
     return text
+
+
+def changes_lines(item: Item) -> list[Line]:
+    """Of two graphs compared: how many boxes of a module are in one alone, and by how much values depart."""
+    lines, signs = [], [b.change for b in item.boxes]
+    counts = [f"{sign} {signs.count(sign)}" for sign in ("−", "+", "~") if sign in signs]
+    if item.module is not None and counts:
+        lines.append(Line([Span("  ".join(counts), bold=True)]))
+    if departs := [b.departs for b in item.boxes if b.departs is not None]:
+        lines.append(Line([Span(f"departs by {max(departs):.2g}", colours.RED, bold=True)]))
+    return lines
 
 
 def blank_lines(graded: bool) -> list[Line]:
