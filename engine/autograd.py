@@ -92,7 +92,9 @@ def _cotangent(root: Tensor, grad: Any, what: str) -> Tensor:
         if root.size != 1:
             raise GraphError(f"{what}: {root.node.label()} has shape {root.shape}, not one number. Reduce it, say with "
                              f"sum(), or pass the cotangent: {what}(…, grad=…) of the same shape.")
-        return _filled(root, 1.0)
+        one = _filled(root, 1.0)
+        one.name = "1"
+        return one
     seed = grad if isinstance(grad, Tensor) else Tensor(grad, root.dtype, device=root.device)
     if seed.shape != root.shape:
         raise ShapeError(f"{what}: the cotangent has shape {seed.shape}, {root.node.label()} has {root.shape}")

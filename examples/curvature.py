@@ -8,6 +8,7 @@ from engine import Tensor, grad, graph
 
 x = Tensor([0.5, -1.0, 2.0], requires_grad=True, name="x")
 v = Tensor([1.0, 2.0, -1.0], name="v")
+x.axes = v.axes = ("N",)
 
 y = engine.tanh(x)
 f = engine.sum(y * y)

@@ -21,6 +21,7 @@ step.save(folder / "transformer.svg", depth=2, title="a training step, folded")
 step.save(folder / "layer.svg", inside="decoder/layers.0", depth=0, title="a decoder layer")
 step.save(folder / "attention_block.svg", inside="decoder/layers.0/cross_attention", depth=0,
           title="cross-attention, forward and backward")
+step.memory().save(folder / "memory.svg", title="memory over a training step")
 unfused = graph(loss, backward=True, unfused=True)
 unfused.save(folder / "attention_ops.svg", title="attention, every op of its meaning",
              inside="decoder/layers.0/cross_attention/cross_attention")

@@ -41,5 +41,6 @@ found.save(folder / "diff_norm.svg", depth=3, inside="encoder/layers.0", title="
 exact = values("float32").diff(values("float64"), tolerance=1e-7)
 assert exact.first is not None and not exact.added
 exact.save(folder / "diff_precision.svg", level="op", title="attention in float32 against float64")
-print(f"post-norm to pre-norm: {len(found.removed)} boxes go, {len(found.added)} come, {len(found.rewired)} are rewired")
+print(f"post-norm to pre-norm: {len(found.removed)} boxes go, {len(found.added)} come, {len(found.rewired)} read "
+      "something else")
 print(str(exact).splitlines()[-1])

@@ -23,28 +23,56 @@ SAMPLE = (32, 12, 11)                    # sentences, source and target tokens o
 
 
 def draw(run: Path | None, size: str | None, *, backward: bool, depth: int | None, open_: list[str],
-         level: Literal["module", "op"] | None, inside: str | None, unfused: bool, real: bool, out: Path | None) -> int:
+         level: Literal["module", "op"] | None, inside: str | None, unfused: bool, real: bool, out: Path | None,
+         memory: bool = False, diff: str | None = None) -> int:
     """Record one training step of a run's model, or of a model by its size, and write or print its graph."""
     if (run is None) == (size is None):
         raise UserError("Give a run folder or --size, one of the two: microtfm graph runs/demo, or microtfm graph "
                         "--size base.")
     if depth is not None and depth < 0:
         raise UserError(f"--depth {depth} must be 0 or more.")
-    loss = record(run, size, unfused, real, backward)
+    if memory and diff is not None:
+        raise UserError("Give --memory or --diff, not both.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: the folder {out.parent} does not exist.")
+    title = f"microtfm {size or run}"
+    whole = out is None or out.suffix in (".html", ".json", ".txt") or level == "op" or inside is not None
+    view = {"depth": depth if depth is not None or whole else 2, "open": open_, "level": level, "inside": inside}
     try:
-        graph = engine.graph(loss, backward=backward)
-        if out is None:
-            print(graph.table())
+        graph = engine.graph(record(run, size, unfused, real, backward), backward=backward)
+        if memory:
+            _put(graph.memory(), out, title=f"{title}: memory over a training step")
+        elif diff is not None:
+            other = engine.graph(record(*_named(diff), unfused, real, backward), backward=backward)
+            _put(graph.diff(other), out, title=f"{title} (−) against {diff} (+)", **view)
         else:
-            whole = out.suffix in (".html", ".json", ".txt") or level == "op" or inside is not None
-            shown = depth if depth is not None or whole else 2
-            graph.save(out, depth=shown, open=open_, level=level, inside=inside, title=f"microtfm {size or run}")
-            print(f"{out}: {len(graph.boxes):,} boxes, {graph.parameters:,} parameters", file=sys.stderr)
+            _put(graph, out, title=title, **view)
     except engine.EngineError as error:
         raise UserError(str(error)) from None
+    if out is not None:
+        print(f"{out}: {len(graph.boxes):,} boxes, {graph.parameters:,} parameters", file=sys.stderr)
     if graph.notice:
         print(f"note: {graph.notice}", file=sys.stderr)
     return 0
+
+
+def _put(shown: Any, out: Path | None, **choices: Any) -> None:
+    """Save a graph, a difference or a memory, or print it as text."""
+    if out is not None:
+        shown.save(out, **choices)
+    elif hasattr(shown, "table"):
+        if choices["open"]:
+            shown.view(0, choices["open"])       # a table has nothing to open, but a wrong name is said all the same
+        print(shown.table(choices["inside"]))
+    else:
+        print(shown)
+
+
+def _named(text: str) -> tuple[Path | None, str | None]:
+    """A run folder, or a size by its name."""
+    from microtfm.bench.sizes import SIZES
+
+    return (None, text) if text in SIZES and not Path(text).is_dir() else (Path(text), None)
 
 
 def record(run: Path | None, size: str | None, unfused: bool = False, real: bool = False,
@@ -84,6 +112,8 @@ def _size_model(name: str) -> tuple[Model, tuple[int, int, int]]:
 def _run_model(folder: Path, real: bool) -> tuple[Model, tuple[int, int, int]]:
     from microtfm.run_folder import RunFolder
 
+    if _named(str(folder))[1] is not None:
+        raise UserError(f"{folder} is not a run folder but a size: microtfm graph --size {folder}")
     run = RunFolder.open(folder)
     source, target = run.tokenizers()
     model = run.load_model() if real else build(run.settings.model, len(source), len(target))

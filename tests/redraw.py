@@ -12,7 +12,7 @@ from microtfm.loss import translation_loss
 from microtfm.settings import ModelSettings
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = ("scalar", "curvature", "draw_backprop", "draw_inputs")
+EXAMPLES = ("scalar", "curvature", "draw_backprop", "draw_inputs", "draw_diff", "draw_failure")
 
 
 def primes(**changes):

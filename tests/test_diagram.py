@@ -164,8 +164,20 @@ def test_a_refused_call_is_drawn_up_to_itself():
         engine.tanh(x) @ Tensor([[1.0, 2.0]], name="W")
     g = graph(refused.value)
     assert [b.label for b in g.boxes] == ["x", "tanh", "W", "matmul"] and g.boxes[-1].kind == "failed"
-    assert "the shapes do not fit" in g.svg() and "#d11a1a" in g.svg()
-    assert "matmul" in g.table()
+    assert "axis k is 2 in one input and 1 in another" in g.svg() and "#d11a1a" in g.svg()
+    assert "matmul" in g.table() and refused.value.args[0] in g.html()
+
+
+def test_a_refused_call_is_opened_however_the_rest_is_folded():
+    with shapes_only():
+        model = Transformer(ModelSettings(d_model=32, heads=4, layers=2, ffn=64), 50, 50)
+        with pytest.raises(EngineError) as refused:
+            model(Tensor.placeholder((8, 6), np.int64), Tensor.placeholder((9, 7), np.int64))
+    g = graph(refused.value)
+    for depth in (0, 1, 2):
+        items = g.view(depth).items
+        assert [item.box.op for item in items if item.module is None and item.box.kind == "failed"] == [g.boxes[-1].op]
+    assert "the leading axes of" in g.svg(depth=0)
 
 
 @pytest.mark.parametrize("name", [n for n, op in engine.OPS.items() if op.fused])
@@ -283,6 +295,9 @@ def test_the_table_has_every_box_in_order(step):
     lines = g.table().splitlines()
     assert [int(line.split()[0]) for line in lines[1:-1]] == [b.id for b in g.boxes]
     assert f"✓ {g.parameters:,} parameters" in lines[-1]
+    inside = g.table(inside="encoder/layers.0/norm1").splitlines()
+    assert len(inside) < 20 and all(line.endswith("encoder/layers.0/norm1") for line in inside[1:-1])
+    assert str(g) == g.table() and "boxes" in repr(g)
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))

@@ -1,12 +1,17 @@
 """Graphs of real runs: values, gradients, the first NaN, memory, and two graphs compared."""
+import json
 import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import numpy as np
+import pytest
 from redraw import primes
 
 import engine
-from engine import Tensor, graph, observe
+from engine import GraphError, Tensor, graph, observe
 from engine.diagram.boxes import collect
+from engine.draw.lives import stacked
 from microtfm.drawing import record
 
 
@@ -19,6 +24,32 @@ def test_post_norm_against_pre_norm():
     assert a.diff(graph(primes()[1])).same
 
 
+def test_a_difference_is_a_picture_and_data(tmp_path):
+    """Both graphs in one: each box and arrow once, marked where only one of the two has it, folded like any graph."""
+    a, b = (graph(primes(norm=norm)[1], backward=True) for norm in ("post", "pre"))
+    found = a.diff(b)
+    g = found.graph
+    only = {sign: [box for box in g.boxes if box.change == sign] for sign in "−+"}
+    assert len(only["−"]) == len(found.removed) and len(only["+"]) == len(found.added)
+    assert len(g.boxes) == len(a.boxes) + len(found.added) == len(b.boxes) + len(found.removed)
+    for sign, whole in (("+", a), ("−", b)):         # without what the other one adds, it is the one graph or the other
+        edges = sum(edge.change != sign for box in g.boxes for edge in box.inputs)
+        assert edges == sum(len(box.inputs) for box in whole.boxes)
+    assert all(e.source < box.id for box in g.boxes for e in box.inputs)
+    assert all(g.boxes[box.of].column < box.column for box in g.boxes if box.of is not None)
+    data = json.loads(g.json())
+    assert sum(box.get("change") == "+" for box in data["boxes"]) == len(found.added)
+    for suffix in (".svg", ".html", ".dot", ".json", ".txt"):
+        assert found.save(tmp_path / f"d{suffix}").stat().st_size > 200
+    svg = (tmp_path / "d.svg").read_text(encoding="utf-8")
+    for words in ("only in the first", "only in the second", "changed, or holds changes"):
+        assert words in svg
+    folded = g.view(3)
+    assert any(item.module and item.change == "~" for item in folded.items) and any(k.change for k in folded.links)
+    same = a.diff(graph(primes(norm="post")[1], backward=True)).graph
+    assert not any(box.change for box in same.boxes) and len(same.boxes) == len(a.boxes)
+
+
 def test_values_that_depart_are_found_where_they_first_do():
     def run(dtype, bend):
         x = Tensor(np.linspace(-1, 1, 12).reshape(3, 4), dtype=dtype, requires_grad=True, name="x")
@@ -29,6 +60,11 @@ def test_values_that_depart_are_found_where_they_first_do():
     assert run("float32", 0.0).diff(run("float64", 0.0)).same
     found = run("float32", 0.0).diff(run("float32", 0.01))
     assert found.first.left.op == "mul" and 0.005 < found.first.by < 0.02
+    marked = [box for box in found.graph.boxes if box.departs is not None]
+    assert marked[0].op == "mul" and marked[0].departs == found.first.by and len(marked) == len(found.departures)
+    svg = found.graph.svg()
+    assert svg.count("the first box whose values depart") == 1 and "departs by 0.01" in svg
+    assert str(found).count("values depart first at") == 1
     assert run("float32", 0.0).diff(run("float64", 0.0), tolerance=1e-12).first is not None
 
 
@@ -85,6 +121,27 @@ def test_live_memory_follows_the_pass():
     assert next(life for life in memory.lives if life.box == kept.id).dies == len(g.boxes) - 1
     dropped = next(b for b in g.boxes if b.op == "add")
     assert next(life for life in memory.lives if life.box == dropped.id).dies == dropped.id + 1
+
+
+def test_lives_are_drawn_without_overlap(tmp_path):
+    """Every tensor a rectangle: those that are alive at once never share a byte; the pile is about the peak."""
+    memory = graph(primes()[1], backward=True).memory()
+    lives = sorted(memory.lives, key=lambda life: (-life.bytes, life.box))
+    floors, high = stacked(lives)
+    assert memory.peak[1] <= high <= 1.3 * memory.peak[1]
+    for step in range(0, len(memory.live), 7):
+        here = sorted((f, f + life.bytes) for life, f in zip(lives, floors, strict=True)
+                      if life.born <= step <= life.dies)
+        assert sum(b - a for a, b in here) == memory.live[step]
+        assert all(b <= c for (_, b), (c, _) in pairwise(here))
+    svg = memory.save(tmp_path / "m.svg", title="a < b").read_text(encoding="utf-8")
+    root = ET.fromstring(svg)
+    tips = [t.text for t in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(tips) == len(lives) + 1 and "peak" in svg and "a &lt; b" in svg
+    assert all(re.search(r"steps \d+ to \d+", tip) for tip in tips[1:])
+    assert "peak" in memory.save(tmp_path / "m.txt").read_text(encoding="utf-8").splitlines()[-1]
+    with pytest.raises(GraphError, match=r"must end in \.svg or \.txt"):
+        memory.save(tmp_path / "m.png")
 
 
 def test_a_run_of_the_model_measures_every_box_of_both_passes():

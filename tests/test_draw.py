@@ -141,6 +141,24 @@ def test_the_command(tmp_path, capsys):
     assert main(["graph"]) == 2 and "run folder or --size" in capsys.readouterr().err
     assert main(["graph", "--size", "huge"]) == 2 and "nano, toy, tiny, small, base" in capsys.readouterr().err
     assert main(["graph", "--size", "nano", "--open", "nowhere", "-o", str(tmp_path / "g.svg")]) == 2
+    capsys.readouterr()
+    assert main(["graph", "--size", "nano", "--backward", "--memory", "-o", str(tmp_path / "m.svg")]) == 0
+    assert "peak" in (tmp_path / "m.svg").read_text(encoding="utf-8")
+    assert main(["graph", "--size", "nano", "--diff", "toy", "--depth", "3", "-o", str(tmp_path / "d.svg")]) == 0
+    assert "nano (−) against toy (+)" in (tmp_path / "d.svg").read_text(encoding="utf-8")
+    assert main(["graph", "--size", "nano", "--diff", "nano"]) == 0 and "the same graph" in capsys.readouterr().out
+    for wrong, said in [(["nano"], "not a run folder but a size: microtfm graph --size nano"),
+                        (["nowhere"], "nowhere does not exist"), (["--size", "nano", "--depth", "-1"], "0 or more"),
+                        (["--size", "nano", "-o", str(tmp_path / "none" / "g.svg")], "does not exist"),
+                        (["--size", "nano", "-o", str(tmp_path / "g.gif")], "must end in .svg"),
+                        (["--size", "nano", "-o", str(tmp_path / "g")], "must end in .svg"),
+                        (["--size", "nano", "--inside", "encodr"], "no module is called 'encodr'"),
+                        (["--size", "nano", "--diff", "nowhere"], "nowhere does not exist"),
+                        (["--size", "nano", "--level", "atom"], "atom"),
+                        (["--size", "nano", "--memory", "-o", str(tmp_path / "g.html")], "must end in .svg or .txt")]:
+        assert main(["graph", *wrong]) == 2, wrong
+        complaint = capsys.readouterr().err
+        assert said in complaint and complaint.count("\n") == 1, (wrong, complaint)
     assert main(["graph", "--size", "nano", "--unfused", "--level", "op", "-o", str(tmp_path / "u.dot")]) == 0
     assert "softmax" in (tmp_path / "u.dot").read_text(encoding="utf-8")
 

@@ -57,7 +57,8 @@ class Box:
     residual: bool = False               # an addition that closes a residual connection
     node: Node | None = None
     seen: Seen | None = None             # what a real run has measured
-    change: str = ""                     # of two graphs compared: "−" or "+" where only one has it, "~" where it changed
+    change: str = ""                     # of two graphs compared: "−" or "+" where only one has it, "~" changed
+    error: str = ""                      # of a refused call: why
     departs: float | None = None         # of two runs compared: by how much of its size its values differ
 
     @property
@@ -87,7 +88,7 @@ def collect(roots: Sequence[Any], backward: bool, unfused: bool) -> list[Box]:
     roots: tensors, or an EngineError of a call that was refused. Raises GraphError where there is nothing to draw.
     """
     starts = [_root(r) for r in roots]
-    failed = {id(r.failed) for r in roots if isinstance(r, EngineError)}
+    failed = {id(r.failed): str(r) for r in roots if isinstance(r, EngineError)}
     nodes = behind(starts)
     if unfused:
         nodes, starts = _expanded(nodes, starts)
@@ -164,7 +165,7 @@ def _columns(nodes: Sequence[Node]) -> dict[int, int]:
 
 
 # ---------------------------------------------------------------------------------------------- boxes and edges
-def _boxes(nodes: Sequence[Node], made: dict[int, list[Node]], failed: set[int]) -> list[Box]:
+def _boxes(nodes: Sequence[Node], made: dict[int, list[Node]], failed: dict[int, str]) -> list[Box]:
     names = Names()
     names.run([n for n in nodes if id(n) not in failed], made)
     names.of.update((id(n), ()) for n in nodes if id(n) in failed)
@@ -176,7 +177,8 @@ def _boxes(nodes: Sequence[Node], made: dict[int, list[Node]], failed: set[int])
     def place(node: Node) -> Box:
         kind = "failed" if id(node) in failed else _kind(node)
         box = Box(len(boxes), kind, node.op.name if node.op else "", node.name or "", tuple(node.scope),
-                  column[id(node)], None, names.of[id(node)], str(node.dtype), node=node, seen=rules.of(node))
+                  column[id(node)], None, names.of[id(node)], str(node.dtype), node=node, seen=rules.of(node),
+                  error=failed.get(id(node), ""))
         if node.op is not None:
             box.equation, box.view = node.op.equation[0], node.op.view
             box.params = _shown(node.op, node.params)

@@ -12,7 +12,7 @@ from engine.diagram.boxes import Box, Edge
 from engine.diagram.text import title
 
 Key = tuple[int, str, str, str]
-Step = tuple[str, int, int, int, int]
+Step = tuple[str, int, int, int, int]   # what to do, then where in the first and in the second
 
 
 @dataclass
@@ -92,7 +92,7 @@ def compare(left: Sequence[Box], right: Sequence[Box], tolerance: float) -> Diff
 def steps(left: Sequence[Box], right: Sequence[Box]) -> list[Step]:
     """How one list of boxes becomes the other, in order: stretches that are equal, or in one of them alone."""
     a, b = _keys(left), _keys(right)
-    return SequenceMatcher(None, a, b, autojunk=False).get_opcodes() if len(a) < 5000 else _plain(a, b)
+    return list(SequenceMatcher(None, a, b, autojunk=False).get_opcodes()) if len(a) < 5000 else _plain(a, b)
 
 
 def merged(left: Sequence[Box], right: Sequence[Box], found: Difference) -> list[Box]:

@@ -53,6 +53,7 @@ class Graph:
         """Which boxes and arrows are to be seen. Raises GraphError for a module that is not there."""
         paths = [open] if isinstance(open, str) else list(open)
         viewer = Viewer(self.boxes, self.tree, self.columns)
+        paths += ["/".join(b.path) for b in self.boxes if b.kind == "failed" and b.path]
         explicit = {named(self.tree, p) for p in paths}
         root = named(self.tree, inside) if inside else ()
         asked = level or ("op" if depth is None else "module")
@@ -74,9 +75,10 @@ class Graph:
         return view
 
     # ------------------------------------------------------------------------------------------ as text
-    def table(self) -> str:
-        """The same graph as an ordered list, for a terminal or a screen reader."""
-        return text.table(self.boxes, self.columns, self.notice)
+    def table(self, inside: str | None = None) -> str:
+        """The same graph, or one module of it, as an ordered list, for a terminal or a screen reader."""
+        shown = self.tree.modules[named(self.tree, inside)].boxes if inside else range(len(self.boxes))
+        return text.table(self.boxes, self.columns, self.notice, shown)
 
     def json(self, depth: int | None = None, open: Iterable[str] = (), level: Level | None = None,
              inside: str | None = None) -> str:
@@ -141,6 +143,9 @@ class Graph:
         if not has_graphviz():
             words += f"\n{INSTALL}"
         return {"text/plain": words, "image/svg+xml": self.svg()}
+
+    def __str__(self) -> str:
+        return self.table()
 
     def __repr__(self) -> str:
         return f"<graph of {len(self.boxes):,} boxes, {self.parameters:,} parameters>"

@@ -45,9 +45,11 @@ class Memory:
 
     def __str__(self) -> str:
         at, most = self.peak
-        rows = [f"{life.bytes:>14,} bytes  steps {life.born:>5} to {life.dies:>5}  {life.box} {self.boxes[life.box].label}"
-                f"  {self.boxes[life.box].shape}  {'/'.join(self.boxes[life.box].path)}".rstrip()
-                for life in sorted(self.lives, key=lambda life: (-life.bytes, life.box))]
+        rows = []
+        for life in sorted(self.lives, key=lambda life: (-life.bytes, life.box)):
+            box = self.boxes[life.box]
+            rows.append(f"{life.bytes:>14,} bytes  steps {life.born:>5} to {life.dies:>5}  {box.id} {box.label}  "
+                        f"{box.shape}  {'/'.join(box.path)}".rstrip())
         return "\n".join([*rows, f"{len(rows):,} tensors; peak {most:,} bytes at step {at:,} of {len(self.live):,}"])
 
 

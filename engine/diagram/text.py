@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from engine.diagram.boxes import Box, Edge
@@ -11,10 +12,10 @@ from engine.diagram.view import Frame, Item, Link, View, ticks
 COLUMNS = ("forward", "backward", "second backward")
 
 
-def table(boxes: list[Box], columns: set[int], notice: str) -> str:
+def table(boxes: list[Box], columns: set[int], notice: str, shown: Sequence[int]) -> str:
     """One line a box in the order of the pass: number, part, op, shape, what it reads, where it stands."""
     rows = []
-    for box in boxes:
+    for box in (boxes[i] for i in shown):
         if box.column in columns:
             reads = ", ".join(_reads(boxes, e.source, e.kind, e.role) for e in box.inputs)
             literals = ", ".join(box.literals.values())
@@ -25,7 +26,7 @@ def table(boxes: list[Box], columns: set[int], notice: str) -> str:
     widths = [max(len(r[i]) for r in [*rows, heads]) for i in range(len(heads) - 1)]
     widths = [min(w, 60) for w in widths]
     lines = ["  ".join(t.ljust(w) for t, w in zip(r, [*widths, 0], strict=True)).rstrip() for r in [heads, *rows]]
-    total = ticks(boxes, boxes, {}).text
+    total = ticks((boxes[i] for i in shown), boxes, {}).text
     lines.append(f"{len(rows):,} boxes" + f"; {total} parameters" * bool(total) + f". {notice}" * bool(notice))
     return "\n".join(lines)
 

@@ -105,6 +105,9 @@ class View:
     title: str = ""
     shift: int = 0                       # of a backward pass drawn alone: its column in the whole graph
 
+    def __repr__(self) -> str:
+        return f"<view of {len(self.items)} boxes and {len(self.links)} arrows>"
+
 
 def opened(tree: Tree, depth: int | None, paths: Iterable[str] = (), level: str = "op") -> set[Path]:
     """The modules that are open: all above a depth, those named, and on level `module` none that has no module

@@ -93,10 +93,11 @@ def _item(item: Item) -> Any:
 def _box(b: Box, boxes: list[Box], at: dict[str, int]) -> list[Any]:
     params = ", ".join([f"{k}={v}" for k, v in b.params.items()] + list(b.literals.values()))
     reads = [[e.source, e.role, e.kind[0]] for e in b.inputs]
+    node = b.node if b.kind != "failed" else None
     row: list[Any] = [b.kind, b.op, b.name, at["/".join(b.path)], b.column, b.of, b.shape, b.dtype, b.equation, params,
-                      reads, b.gradient, b.learns, flop(b.node) if b.node else 0, touched(b.node) if b.node else 0]
+                      reads, b.gradient, b.learns, flop(node) if node else 0, touched(node) if node else 0]
     back = b.node.op.equation[1] if b.node is not None and b.node.op is not None and not b.column else ""
-    return [*row, back, _seen(b, boxes)]
+    return [*row, back, _seen(b, boxes), *([b.error] if b.error else [])]
 
 
 def _seen(b: Box, boxes: list[Box]) -> Any:

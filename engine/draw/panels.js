@@ -3,8 +3,8 @@
 // picture of what is inside. All positions come from the page's data; here they are only moved down by whole amounts.
 const G = "__DATA__";
 const NS = "http://www.w3.org/2000/svg";
-const [KIND, OP, NAME, PATH, COLUMN, OF, SHAPE, DTYPE, EQUATION, PARAMS, READS, GRADIENT, LEARNS, FLOP, BYTES, BACK, SEEN] =
-  Array.from({length: 17}, (_, i) => i);
+const [KIND, OP, NAME, PATH, COLUMN, OF, SHAPE, DTYPE, EQUATION, PARAMS, READS, GRADIENT, LEARNS, FLOP, BYTES, BACK, SEEN, ERROR] =
+  Array.from({length: 18}, (_, i) => i);
 const $ = id => document.getElementById(id);
 const HEAD = 24, PAD = 10, UNDER = 6.5;
 
@@ -53,8 +53,7 @@ class Panel {
       return {kind, e, paths, s, t};
     }
     const rect = e.querySelector("rect"), text = e.tagName === "text" ? e : e.querySelector("text");
-    if (kind === "module") return {kind, e, rect, text, y: +rect.getAttribute("y"), h: +rect.getAttribute("height"),
-      at: +text.getAttribute("y")};
+    if (kind === "module") return {kind, e, rect, y: +rect.getAttribute("y"), h: +rect.getAttribute("height")};
     if (kind === "legend") return {kind, e, y: Infinity};
     return {kind, e, y: +(kind === "box" ? rect : text || rect).getAttribute("y")};
   }
@@ -96,7 +95,6 @@ class Panel {
         const y = p.y + shift(p.y);
         p.rect.setAttribute("y", y);
         p.rect.setAttribute("height", p.y + p.h + shift(p.y + p.h) - y);
-        p.text.setAttribute("y", p.at + shift(p.y));
       } else p.e.setAttribute("transform", `translate(0 ${shift(p.y)})`);
     }
     let before = 0;

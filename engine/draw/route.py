@@ -106,7 +106,7 @@ class Router(Wiring):
         text = path[-1] + (f"  {frame.copies}" if frame and frame.copies else "")
         if column == 0 and frame and any(b.kind == "parameter" for b in frame.boxes):
             text += f"  ✓ {sum(b.size for b in frame.boxes if b.kind == 'parameter'):,}"
-        return text_width(text, 9.5, True) + 16
+        return text_width(text, 9.5, True) + 40
 
     def middle(self, i: int) -> float:
         """The x of a box's middle."""

@@ -36,14 +36,14 @@ class Picture:
         d = self.drawing
         parts = [*self._heads(), *self._frames()]
         parts += [self._route(route) for route in d.routes]
-        parts += [_label(label) for label in d.labels]
+        parts += [*self._frame_titles(), *map(_label, d.labels)]
         parts += [self._item(item, prefix) for item in self.view.items]
         height, width = d.height, d.width
         if legend:
-            key, wide, tall = self._legend(height + 6)
+            key, wide, tall = self._legend(height + 6, title)
             parts.append('<g class="legend">' + "".join(key) + "</g>")
             height, width = height + tall + 10, max(width, wide)
-        if self.measured and legend and not self.viewer:
+        if legend and self._remembers():
             parts.append(memory_strip(self.boxes, 12.0, height, width - 24))
             height += 74
         what = escape(title or self.view.title or "computation graph")
@@ -53,6 +53,11 @@ class Picture:
                 f'<desc>{"" if self.viewer else escape(self._summary())}</desc>\n'
                 f'<style>a:hover rect, a:focus rect, .box:target rect {{ stroke-width: 2.4 }}</style>\n'
                 f'<rect width="100%" height="100%" fill="{colours.PAPER}"/>\n' + "\n".join(parts) + "\n</svg>\n")
+
+    def _remembers(self) -> bool:
+        """Whether a strip shows the memory over the pass: of a whole graph, run or with its backward pass."""
+        both = len({item.column for item in self.view.items}) > 1
+        return (self.measured or both) and not (self.viewer or self.compared or self.view.title or self.view.shift)
 
     def _summary(self) -> str:
         tick = ticks(self.boxes, self.boxes, {})
@@ -124,15 +129,25 @@ class Picture:
     def _frames(self) -> list[str]:
         out = []
         for path, column, x, y, w, h in self.drawing.frames:
-            frame, spans = self.view.frames.get(path), self.frame_spans(path, column)
+            frame = self.view.frames.get(path)
             copies = f" {frame.copies}" if frame and frame.copies else ""
             tip = escape(path[-1].rpartition(".")[0] if self.viewer else "/".join(path) + copies)
-            anchor, at = ("start", x + 6) if column == 0 else ("end", x + w - 6)
-            place = f' data-p="{escape("/".join(path))}"' if self.viewer else ""
-            out.append(f'<g class="module"{place}><title>{tip}</title><rect x="{_n(x)}" y="{_n(y)}" width="{_n(w)}" '
+            out.append(f'<g class="module"><title>{tip}</title><rect x="{_n(x)}" y="{_n(y)}" width="{_n(w)}" '
                        f'height="{_n(h)}" rx="7" fill="{self.hue(column)}" fill-opacity="0.05" '
-                       f'stroke="{self.hue(column)}" stroke-opacity="0.45"/>'
-                       + _text(at, y + 12, spans, 9.5, anchor) + "</g>")
+                       f'stroke="{self.hue(column)}" stroke-opacity="0.45"/></g>')
+        return out
+
+    def _frame_titles(self) -> list[str]:
+        """Over the lines, on paper, so that a line that passes under a title does not run through its letters."""
+        out = []
+        for path, column, x, y, w, _ in self.drawing.frames:
+            spans = self.frame_spans(path, column)
+            wide = Line(spans, 9.5).width * 0.93
+            anchor, at, left = ("start", x + 6, x + 5) if column == 0 else ("end", x + w - 6, x + w - 7 - wide)
+            place = f' data-p="{escape("/".join(path))}"' if self.viewer else ""
+            out.append(f'<g class="name"{place}><rect x="{_n(left)}" y="{_n(y + 3)}" width="{_n(wide + 2)}" '
+                       f'height="11" fill="{colours.PAPER}" fill-opacity="0.75"/>'
+                       f"{_text(at, y + 12, spans, 9.5, anchor)}</g>")
         return out
 
     def _route(self, route: Route) -> str:
@@ -181,19 +196,23 @@ class Picture:
         return f'<g id="{ident}" class="box {kind}">{content}</g>'
 
     # ------------------------------------------------------------------------------------------ the legend
-    def _legend(self, y: float) -> tuple[list[str], float, float]:
+    def _legend(self, y: float, title: str) -> tuple[list[str], float, float]:
         """What the colours and lines mean: elements, width, height."""
         kinds = {link.kind for link in self.view.links}
         shown = [b for item in self.view.items for b in item.boxes]
         shared = {e.source for b in shown for e in b.inputs} | {b.id for b in shown}
         entries: list[tuple[str, list[Span], float]] = []
+        if title and not self.viewer:
+            entries.append(("", [Span(title, bold=True)], 0))
         for column in self.drawing.columns:
             entries.append((_sample(self.hue(column), ""), [Span(self.column_title(column))], 26))
         if self.compared:
-            entries = [(f'<rect y="-7" width="17" height="9" fill="{colours.CHANGED[sign][0]}" '
-                        f'stroke="{colours.CHANGED[sign][1]}"/>', [Span(f"{sign} {text}".strip())], 22)
-                       for sign, text in (("", "in both"), ("−", "only in the first"), ("+", "only in the second"),
-                                          ("~", "changed, or holds changes"))]
+            entries = entries[:bool(title)]
+            for sign, text in (("", "in both"), ("−", "only in the first"), ("+", "only in the second"),
+                               ("~", "changed, or holds changes")):
+                fill, stroke = colours.CHANGED[sign]
+                entries.append((f'<rect y="-7" width="17" height="9" fill="{fill}" stroke="{stroke}"/>',
+                                [Span(f"{sign} {text}".strip())], 22))
         if self.departing is not None:
             entries.append((f'<rect y="-7" width="17" height="9" fill="{colours.DEPARTS}" stroke="{colours.RED}"/>',
                             [Span("values depart; by how much of their size (ringed: the first)")], 22))

@@ -109,11 +109,11 @@ function ready(panel) {
     const room = e.querySelector(".w");
     if (room) weights(room, G.boxes[item[0]][SEEN][8]);
   });
-  for (const p of panel.parts) if (p.kind === "module") {
+  for (const p of panel.parts) if (p.kind === "name") {
     p.e.setAttribute("tabindex", 0);
     p.e.setAttribute("role", "button");
     p.e.setAttribute("aria-label", `close ${p.e.dataset.p}`);
-    p.text.onclick = p.e.onkeydown = event => { if (event.type === "click" ? !moved : event.key === "Enter") {
+    p.e.onclick = p.e.onkeydown = event => { if (event.type === "click" ? !moved : event.key === "Enter") {
       event.stopPropagation(); fold(p.e.dataset.p); } };
   }
 }
@@ -195,8 +195,8 @@ function details(item) {
   const i = item[0], b = G.boxes[i], s = b[SEEN];
   make("h2", label(i), pane);
   const value = valueOf(i);
-  list([["number", String(i)], ["pass", pass(i)], ["in", G.paths[b[PATH]] || "the top"], ["shape", b[SHAPE]],
-    ["dtype", b[DTYPE]], ["forward", b[EQUATION]], ["backward", b[BACK]], ["given", b[PARAMS]],
+  list([["refused", b[ERROR]], ["number", String(i)], ["pass", pass(i)], ["in", G.paths[b[PATH]] || "the top"], ["shape", b[ERROR] ? "" : b[SHAPE]],
+    ["dtype", b[ERROR] ? "" : b[DTYPE]], ["forward", b[EQUATION]], ["backward", b[BACK]], ["given", b[PARAMS]],
     ["learns", b[LEARNS] === true ? "✓ yes" : b[LEARNS] === false ? "☐ frozen" : ""],
     ["arithmetic", b[FLOP] ? scaled(b[FLOP], "FLOP") : ""], ["reads, writes", b[BYTES] ? size(b[BYTES]) : ""],
     ["value", !s ? "not computed" : value === null ? "not yet" : `${value}  (${s[1]})`],
@@ -406,6 +406,8 @@ function help() {
 strip();
 open("");
 help();
+const refused = G.boxes.findIndex(b => b[ERROR]);
+if (refused >= 0) go(refused);
 const hash = decodeURIComponent(location.hash.slice(1));
 if (hash) open(hash);
 window.viewer = {G, open, toggle, fold, close, to, search, go, pick: (k, panel = root) => pick(panel, k), root: () => root,

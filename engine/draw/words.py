@@ -164,7 +164,7 @@ class Speaker:
             what = self.boxes[box.gradient_of]
             lines.append(Line([Span(f"= ∂{what.name.rpartition('.')[2] or 'input'}", colours.TICK, bold=True)]))
         if box.kind == "failed":
-            lines.append(Line([Span("the shapes do not fit", colours.RED)]))
+            lines += told(refusal(box.error), colours.RED)
         lines += changes_lines(item)
         if self.measured:
             lines += blank_lines(box.column == 0) if self.viewer else measured_lines(box, self.boxes)
@@ -192,6 +192,8 @@ class Speaker:
     def tip(self, item: Item) -> str:
         """One sentence on the box."""
         box = item.box
+        if box.error:
+            return box.error
         parts = [f"{box.id} {box.label}{' ' + box.name if box.name and box.kind == 'op' else ''}",
                  f"in {'/'.join(box.path)}" if box.path else "", box.equation, f"{box.shape} {box.dtype}"]
         if box.of is not None:
@@ -207,6 +209,25 @@ class Speaker:
         name = link.tensor.name.rpartition(".")[2] or link.role
         what = {"saved": "saved for the backward pass: ", "constant": "no gradient flows: "}.get(link.kind, "")
         return f"{what}{name + ' ' if name else ''}{link.tensor.shape}"
+
+
+def refusal(error: str) -> str:
+    """Why a call was refused, without its place, which the picture shows."""
+    return error.partition(": ")[2] or error or "the call was refused"
+
+
+def told(text: str, colour: str, most: int = 6) -> list[Line]:
+    """A sentence in lines, cut between words."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if text_width(joined, SMALL) <= WIDE - 16:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    if len(lines) > most:
+        lines = [*lines[:most - 1], lines[most - 1] + " …"]
+    return [Line([Span(_cut(line), colour)]) for line in lines if line]
 
 
 def wrapped(text: str, colour: str) -> list[Line]:

@@ -31,6 +31,10 @@ def graph(run: Annotated[Path | None, Parameter(help="Run folder.")] = None, /, 
               "Compute one step, and show values, gradients, time."))] = False,
           out: Annotated[Path | None, Parameter(name=["--out", "-o"], help=(
               "File: .svg .html .dot .json .txt, or .png and .pdf (Graphviz). Unset: a table."))] = None,
+          memory: Annotated[bool, Parameter(negative=(), help=(
+              "Instead of boxes: which tensor lives from when to when, and live bytes (.svg or .txt)."))] = False,
+          diff: Annotated[str | None, Parameter(
+              help="Another run folder or size: draw what differs, in structure and, with --run, in values.")] = None,
           threads: Threads = None) -> int:
     """Draw a training step of the model from the running code. Nothing is computed unless --run is given.
 
@@ -40,4 +44,4 @@ def graph(run: Annotated[Path | None, Parameter(help="Run folder.")] = None, /, 
     from microtfm import drawing
 
     return drawing.draw(run, size, backward=backward, depth=depth, open_=open or [], level=level, inside=inside,
-                        unfused=unfused, real=real, out=out)
+                        unfused=unfused, real=real, out=out, memory=memory, diff=diff)
