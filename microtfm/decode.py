@@ -17,7 +17,7 @@ from engine import Tensor
 from microtfm.architecture import Model
 from microtfm.recurrent import Recurrent
 from microtfm.recurrent_session import RecurrentCached
-from microtfm.session import NEVER, Cached, most_probable
+from microtfm.session import NEVER, Cached, barred
 from microtfm.tokens import BOS, EOS, PAD
 from microtfm.transformer import source_mask
 
@@ -44,7 +44,9 @@ class _Whole:
         """The most probable tokens (B,) after `ids` (B,), or all log-probabilities (B, V)."""
         self.prefix = np.concatenate([self.prefix, ids[:, None]], axis=1)
         logits = self.model.decode(self.prefix, self.memories, self.mask)[:, -1]                   # (B, V)
-        return (most_probable(logits) if choose else engine.log_softmax(logits, axis=-1)).numpy()
+        if choose:
+            return engine.argmax(logits + barred(logits.shape[-1]), axis=-1).numpy()
+        return engine.log_softmax(logits, axis=-1).numpy()
 
     def select(self, rows: np.ndarray) -> None:
         """Go on with these rows, each as often as it stands here."""
@@ -77,21 +79,23 @@ def greedy(model: Model, source: np.ndarray, max_length: int | None = None, cach
     <bos> and <eos> are left out. `source` has <eos> at the end of each row, then padding (`data.pad_sources`).
     """
     limit = limits(source, max_length)
-    out: list[Ids] = [[] for _ in source]
+    out = np.empty((len(source), limit.max(initial=0)), np.int64)
+    lengths = np.zeros(len(source), np.int64)             # tokens found of each sentence
     rows = np.arange(len(source))                         # row of the batch -> row of the source
     ids = np.full(len(source), BOS)
     with _under_way(model, source, cache) as steps:
-        while len(rows):
+        for t in range(out.shape[1]):
             ids = steps(ids, choose=True)
-            for row, token in zip(rows, ids.tolist(), strict=True):
-                if token != EOS:
-                    out[row].append(token)
-            alive = np.flatnonzero((ids != EOS) & (np.array([len(out[row]) for row in rows]) < limit[rows]))
+            goes_on = ids != EOS
+            out[rows, t] = ids
+            lengths[rows] += goes_on
+            alive = np.flatnonzero(goes_on & (t + 1 < limit[rows]))
             if len(alive) < len(rows):
                 rows, ids = rows[alive], ids[alive]
-                if len(rows):
-                    steps.select(alive)
-    return out
+                if not len(rows):
+                    break
+                steps.select(alive)
+    return [ids[:n] for ids, n in zip(out.tolist(), lengths.tolist(), strict=True)]
 
 
 @dataclass

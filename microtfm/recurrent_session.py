@@ -7,7 +7,7 @@ import engine
 from engine import Replay, Tensor
 from microtfm.data import rounded
 from microtfm.recurrent import Recurrent
-from microtfm.session import NEVER, rounded_rows
+from microtfm.session import barred, rounded_rows
 from microtfm.tokens import PAD
 from microtfm.transformer import source_mask
 
@@ -45,8 +45,7 @@ class RecurrentCached:
 
 def _replays(model: Recurrent) -> tuple[Replay, Replay]:
     """The model's two steps, each recorded once for a set of shapes: reading the source, and writing a token."""
-    barred = np.zeros(model.target_embedding.weight.shape[0], np.float32)
-    barred[NEVER] = -np.inf
+    bar = barred(model.target_embedding.weight.shape[0])
 
     def begin(source: Tensor, *, training: bool) -> tuple[Tensor, ...]:
         return tuple(model.memories(source))
@@ -55,7 +54,7 @@ def _replays(model: Recurrent) -> tuple[Replay, Replay]:
             Tensor, ...]:
         logits, after = model.step(ids, memory, states, source_mask(source))
         if choose:
-            return (engine.argmax(logits + Tensor(barred, name="barred"), axis=-1), *after)
+            return (engine.argmax(logits + bar, axis=-1), *after)
         return (engine.log_softmax(logits, axis=-1), *after)
 
     if "_replays" not in model.__dict__:

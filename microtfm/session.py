@@ -37,6 +37,7 @@ class Session:
         self.memories = [engine.zeros((rows, source, 2 * d)) for _ in layers]                      # (B, S, 2D)
         self.kept = [engine.zeros((rows, room, 2 * d)) for _ in layers]                            # (B, C, 2D)
         self.ids = np.full((rows, source), PAD, np.int64)                                          # (B, S)
+        self.barred = barred(model.target_embedding.weight.shape[0])
         self._begin, self._step = engine.replay(self._project), engine.replay(self._decode)
 
     def begin(self, source: np.ndarray) -> None:
@@ -69,15 +70,16 @@ class Session:
     def _decode(self, ids: Tensor, positions: Tensor, at: Tensor, seen: Tensor, source: Tensor, *, choose: bool,
                 training: bool) -> Tensor:
         past = [Past(kept, at, seen) for kept in self.kept]
-        logits = self.model.step(ids, positions, self.memories, source_mask(source), past)         # (B, V)
-        return most_probable(logits) if choose else engine.log_softmax(logits, axis=-1)
+        given = self.barred if choose else None
+        logits = self.model.step(ids, positions, self.memories, source_mask(source), past, given)  # (B, V)
+        return engine.argmax(logits, axis=-1) if choose else engine.log_softmax(logits, axis=-1)
 
 
-def most_probable(logits: Tensor) -> Tensor:
-    """The id of the largest of the logits (…, V) that may stand in a translation: (…) int64."""
-    barred = np.zeros(logits.shape[-1], logits.dtype)
-    barred[NEVER] = -np.inf
-    return engine.argmax(logits + Tensor(barred, name="barred", device=logits.device), axis=-1)
+def barred(size: int) -> Tensor:
+    """What is added to the logits of so many ids, that none be chosen that may not stand in a translation: (V,)."""
+    bias = np.zeros(size, np.float32)
+    bias[NEVER] = -np.inf
+    return Tensor(bias, name="barred")
 
 
 class Cached:

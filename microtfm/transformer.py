@@ -170,15 +170,20 @@ class Transformer(Module):
         return self.project(self.decoder(x, memories, mask))
 
     def step(self, ids: Any, positions: Tensor, memories: Sequence[Tensor], mask: Tensor | None,
-             past: Sequence[Past]) -> Tensor:
+             past: Sequence[Past], bias: Tensor | None = None) -> Tensor:
         """Logits (B, V) of the token after `ids` (B,), whose keys and values join the past: the same numbers as
         `decode`, sooner. positions: the row (1, D) of the positional encoding where the ids stand."""
         x = self.target_positions.added(ids.reshape(-1, 1), self.target_embedding, positions)      # (B, 1, D)
-        return self.project(self.decoder(x, memories, mask, past))[:, 0]                           # (B, V)
+        return self.project(self.decoder(x, memories, mask, past), bias)[:, 0]                     # (B, V)
 
-    def project(self, x: Tensor) -> Tensor:
-        """The final projection (§3.4): D features to V logits, by the target embedding itself where it is tied."""
+    def project(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The final projection (§3.4): D features to V logits, by the target embedding itself where it is tied.
+
+        bias (V,): added to the logits, as a search does that bars some ids."""
         with engine.scope("logits"):
+            if bias is not None:
+                tied = self.target_embedding.weight.mT
+                return engine.linear(x, tied if self.projection is None else self.projection.weight, bias)
             if self.projection is not None:
                 return self.projection(x)
             return x @ self.target_embedding.weight.mT                                             # (B, T, V)

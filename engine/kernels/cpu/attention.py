@@ -15,6 +15,7 @@ from ..compiled import keep_from
 from . import tape
 from .heads import (
     FAR,
+    ask,
     attended,
     careful_product,
     finite_row,
@@ -27,14 +28,14 @@ from .heads import (
 from .jit import jit, kernel
 from .lift import FLOATS
 from .one_query import KEYS, attend_one
-from .simd import LANES, flat, prefetch
+from .simd import LANES, flat
 
 Array = np.ndarray
 
 BLOCK = 2 * LANES  # queries in one round
 KEPT_QUERIES, KEPT_KEYS = range(LANES // 2, BLOCK + 1), 256  # whose weights are kept for backward
 BLOCK_WORK = 1 << 19  # multiply-adds in one block of heads
-ONE_WORK = 1 << 14  # multiply-adds in one block of heads with a single query
+ONE_WORK = 1 << 16  # multiply-adds in one block of heads with a single query
 SOFTMAX_WORK = 64  # what the softmax of a score costs, in multiply-adds
 NO_MASK = np.empty((1, 1, 0, 0), np.uint8)
 
@@ -61,17 +62,6 @@ def _step(x):
 
 
 @jit
-def _ask(x, head, inner, last):
-    """Ask for one head's rows, to be there when its turn comes."""
-    if head < last:
-        one = x[head // inner, head % inner]
-        line = flat(one)
-        for i in range(one.shape[0]):
-            for j in range(0, one.shape[1], 64 // x.itemsize):
-                prefetch(line, i * _step(one) + j)
-
-
-@jit
 def _part(mask, o, h):
     return mask[min(o, mask.shape[0] - 1), min(h, mask.shape[1] - 1)]
 
@@ -94,9 +84,9 @@ def _attention(lo, hi, q, k, v, mask, key, out, kept, causal, scale, threshold, 
         o, h = head // inner, head % inner
         one_q, one_k, one_v, seen = q[o, h], k[o, h], v[o, h], _part(mask, o, h)
         to, to_i = flat(out[o, h]), _step(out[o, h])
-        _ask(q, head + 1, inner, end)
-        _ask(k, head + 1, inner, end)
-        _ask(v, head + 1, inner, end)
+        ask(q, head + 1, inner, end)
+        ask(k, head + 1, inner, end)
+        ask(v, head + 1, inner, end)
         right, right_k = in_rows(one_v, packed_v)
         for careful in range(2):
             for t in range(0, queries, BLOCK):
@@ -134,10 +124,10 @@ def _attention_vjp(lo, hi, g, q, k, v, mask, key, kept, dq, dk, dv, causal, scal
     for head in range(lo * group, min(hi * group, end)):
         o, h = head // inner, head % inner
         one_g, one_q, one_k, one_v, seen = g[o, h], q[o, h], k[o, h], v[o, h], _part(mask, o, h)
-        _ask(g, head + 1, inner, end)
-        _ask(q, head + 1, inner, end)
-        _ask(k, head + 1, inner, end)
-        _ask(v, head + 1, inner, end)
+        ask(g, head + 1, inner, end)
+        ask(q, head + 1, inner, end)
+        ask(k, head + 1, inner, end)
+        ask(v, head + 1, inner, end)
         to_q, to_k, to_v = flat(dq[o, h]), flat(dk[o, h]), flat(dv[o, h])
         q_i, k_i, v_i = _step(dq[o, h]), _step(dk[o, h]), _step(dv[o, h])
         (rows_k, k_k), (rows_q, q_k) = in_rows(one_k, packed_k), in_rows(one_q, packed_q)
@@ -355,7 +345,8 @@ def _forward(arrays: list[Array], mask: Array, key: Array | None, causal: bool, 
     queries, n = q.shape[2], k.shape[2]
     keeps = queries in KEPT_QUERIES and n <= KEPT_KEYS
     kept = tape.empty((*q.shape[:2], n, BLOCK if queries > LANES else LANES) if keeps else 0, q.dtype)
-    if queries == 1 and n <= KEYS and not p and v.strides[3] == v.itemsize and out.size:
+    contiguous = all(x.strides[3] == x.itemsize for x in arrays)
+    if queries == 1 and n <= KEYS and not p and out.size and contiguous:
         group = max(1, ONE_WORK // (n * (q.shape[3] + v.shape[3]) or 1))
         scaled = _numbers(q, scale, p)[0]
         attend_one(-(-q.shape[0] * q.shape[1] // group), q, k, v, mask, out, scaled, group)

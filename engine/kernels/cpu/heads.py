@@ -25,6 +25,7 @@ from .simd import (
     greater,
     load,
     load_tail,
+    prefetch,
     select,
     splat,
     store,
@@ -168,6 +169,17 @@ def in_lanes(x, first, rows, width, packed):
                 for j in range(k, min(k + LANES, x.shape[1])):
                     for i in range(lane, lane + LANES):
                         packed[j * width + i] = x[first + i, j] if i < rows else 0
+
+
+@jit
+def ask(x, head, inner, last):
+    """Ask for one head's rows, to be there when its turn comes."""
+    if head < last:
+        one = x[head // inner, head % inner]
+        line, step = flat(one), one.strides[0] // one.itemsize
+        for i in range(one.shape[0]):
+            for j in range(0, one.shape[1], 64 // x.itemsize):
+                prefetch(line, i * step + j)
 
 
 @separate

@@ -19,6 +19,7 @@ def mean_share(step, window):
 
 if not jit_disabled():
     from .jit import jit, kernel
+    from .simd import LANES, flat, load, load_tail, store, store_tail
 
     mean_share_jit = jit(mean_share)
 
@@ -31,14 +32,25 @@ if not jit_disabled():
 
     @kernel("T[::1], T[::1], int, bool")
     def _take_up(lo, hi, out, x, n, add):
-        for i in range(lo * BLOCK, min(hi * BLOCK, n)):
-            out[i] = out[i] + x[i] if add else x[i]
+        end = min(hi * BLOCK, n)
+        tail = end - end % LANES
+        if add:
+            for i in range(lo * BLOCK, tail, LANES):
+                store(out, i, load(out, i) + load(x, i))
+            store_tail(out, tail, load_tail(out, tail, end - tail) + load_tail(x, tail, end - tail), end - tail)
+        else:
+            for i in range(lo * BLOCK, tail, LANES):
+                store(out, i, load(x, i))
+            store_tail(out, tail, load_tail(x, tail, end - tail), end - tail)
 
-    @kernel("T[:, :, :], T[:, :, :], int64[::1]")
-    def _write(lo, hi, out, x, at):
-        for row in range(lo, hi):
-            for j in range(out.shape[2]):
-                out[row, at[0], j] = x[row, 0, j]
+    @kernel("T[:, :, :], T[:, :, :], int64[::1], int")
+    def _write(lo, hi, out, x, at, group):
+        to, source = flat(out), flat(x)
+        row, step, first = out.strides[0] // out.itemsize, x.strides[0] // x.itemsize, at[0] * out.shape[2]
+        for i in range(lo * group, min(hi * group, out.shape[0])):
+            for j in range(0, out.shape[2], LANES):
+                n = out.shape[2] - j
+                store_tail(to, i * row + first + j, load_tail(source, i * step + j, n), n)
 
 
 def copy(out: Sequence[Array], x: Sequence[Array]) -> None:
@@ -70,7 +82,9 @@ def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
         if jit_disabled():
             a[:, int(at)] = b[:, 0]
         else:
-            _write(a.shape[0], a, b, np.asarray(at, np.int64))
+            b = b if b.strides[2] == b.itemsize else tape.contiguous(b)
+            group = max(1, BLOCK // (a.shape[2] or 1))
+            _write(-(-a.shape[0] // group), a, b, np.asarray(at, np.int64), group)
 
 
 def _all(out: Sequence[Array], x: Sequence[Array], add: bool) -> None:

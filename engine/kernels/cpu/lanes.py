@@ -78,16 +78,6 @@ def _scaled(typingctx, m, shifted, mantissa_bits):
     return m(m, shifted, mantissa_bits), codegen
 
 
-@intrinsic
-def first_lanes(typingctx, n, like):
-    """A mask for vectors like `like`: true in the first n lanes."""
-
-    def codegen(context, builder, sig, values):
-        return mask_of(builder, clipped(builder, values[0]))
-
-    return Vector(types.boolean)(types.int64, like), codegen
-
-
 def exp(x: Any) -> Any:
     """e to the power of each lane, within 1 ulp; 0 where that is below the smallest normal number."""
     raise NotImplementedError("only compiled code has vectors")
@@ -157,7 +147,7 @@ def _choose_exp(x):
 
 
 @intrinsic
-def _mask_word(typingctx, mask):
+def mask_word(typingctx, mask):
     """A mask as the low 16 bits of a word."""
 
     def codegen(context, builder, sig, values):
@@ -195,8 +185,8 @@ def draw(key, first, n, threshold, lanes, words):
     counter = count(lanes) + first // 4
     for i in range((first % 4 + n + 63) // 64):
         w0, w1, w2, w3 = _philox(key, counter)
-        even = _spread(_mask_word((w0 & LOW) >= limit)) | _spread(_mask_word((w2 & LOW) >= limit)) << np.uint64(2)
-        odd = _spread(_mask_word((w1 & LOW) >= limit)) | _spread(_mask_word((w3 & LOW) >= limit)) << np.uint64(2)
+        even = _spread(mask_word((w0 & LOW) >= limit)) | _spread(mask_word((w2 & LOW) >= limit)) << np.uint64(2)
+        odd = _spread(mask_word((w1 & LOW) >= limit)) | _spread(mask_word((w3 & LOW) >= limit)) << np.uint64(2)
         words[i] = even | odd << _ONE
         counter = counter + LANES
 

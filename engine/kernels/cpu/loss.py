@@ -12,7 +12,7 @@ from ..compiled import exp, log
 from . import tape
 from .jit import jit, kernel
 from .lanes import exp as exp_lanes
-from .lanes import first_lanes
+from .lanes import lanes_below
 from .lift import FLOATS
 from .reduce import CHUNK, max_row, sum_row
 from .simd import LANES, load, load_tail, select, splat, store, store_tail, sum_lanes
@@ -37,7 +37,7 @@ def log_sum_exp(x, start, n):
             i += LANES
         if i < end:
             e = exp_lanes(load_tail(x, i, end - i) - top)
-            acc = acc + select(first_lanes(end - i, e), e, splat(0.0, x))
+            acc = acc + select(lanes_below(end - i), e, splat(0.0, x))
         total = total + sum_lanes(acc)
     return top + log(total)
 
