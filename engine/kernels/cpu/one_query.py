@@ -31,7 +31,7 @@ KEYS = 4096  # at most: their weights are one chunk of `reduce`
 
 @separate
 def _open(ok, mask, n):
-    """Set ok[s] to whether key s < n may be attended to, 0 for lanes behind; a mask (1, n or 1) of size 0 hides none."""
+    """Set ok[s] to whether key s < n may be attended to, 0 for lanes behind; a mask (1, n or 1) of size 0: all."""
     for s in range(n):
         ok[s] = 1 if mask.size == 0 else mask[0, min(s, mask.shape[1] - 1)] != 0
     for s in range(n, len(ok)):
@@ -77,7 +77,7 @@ def _mix(w, n, v, v_at, v_i, to, to_at, values):
         store(to, to_at + j, y)
         store(to, to_at + j + LANES, z)
         j += 2 * LANES
-    for j in range(j, values, LANES):
+    for j in range(values - values % (2 * LANES), values, LANES):
         y = splat(0.0, w)
         for s in range(n):
             y = fma(w[s], load_tail(v, v_at + s * v_i + j, values - j), y)
