@@ -23,11 +23,11 @@ class OurKernels(Kernels):
             return lambda: engine.random.uniform(case.shape)
         call = calling(case, [_tensor(x) for x in given])
         op, arguments, parameters = OPS[case.kernel], call.inputs, call.parameters
+        return lambda: op(*arguments, **parameters)
 
-        def run() -> Tensor:
-            with engine.no_grad():
-                return op(*arguments, **parameters)
-        return run
+    def run(self, seconds: float) -> list[float]:
+        with engine.no_grad():
+            return super().run(seconds)
 
 
 def _tensor(x: np.ndarray) -> Tensor:

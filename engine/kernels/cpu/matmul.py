@@ -16,7 +16,7 @@ import numpy as np
 from . import tape
 from .jit import MOST_THREADS, get_threads, jit, kernel, separate
 from .simd import LANES, flat, fma, load, load_tail, splat, store, store_tail, transpose
-from .tile import add_outer, element, load_tile, store_tile, tile_shape, zeros_tile
+from .tile import add_outer, element, load_tile, narrow_rows, store_tile, tile_shape, zeros_tile
 
 DEPTH = 256
 BLOCK_ROWS, BLOCK_COLUMNS = 532, 512  # of c in one block of work, at most
@@ -51,7 +51,7 @@ def _band(kind: int) -> Any:
 
 
 _rows_14, _rows_4, _rows_1, _rows_10, _rows_2 = map(_band, range(5))  # the first: as many as a tile may have
-_narrow_14, _narrow_4, _narrow_1, _narrow_10, _narrow_2 = map(_band, range(5, 10))
+_narrow_16, _narrow_4, _narrow_1, _narrow_10, _narrow_2 = map(_band, range(5, 10))
 
 
 @separate
@@ -60,11 +60,10 @@ def multiply(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, heig
 
     Arrays are flat; _at: where the matrix begins; _i and _k: the elements from one i or k to the next.
     """
-    i, tall = 0, rows
-    if height == 14 and rows % 14 == 6 and rows > 6:
-        tall = rows - 20  # two tiles of 10 are better than one of 14, one of 4 and one of 2
+    i = 0
     if n <= LANES:
-        i = _narrow_14(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
+        height = narrow_rows(a)
+        i = _narrow_16(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
         if height > 10:
             i = _narrow_10(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
         if height > 4:
@@ -73,6 +72,9 @@ def multiply(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, heig
             i = _narrow_2(i, 2, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
         _narrow_1(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
         return
+    tall = rows
+    if height == 14 and rows % 14 == 6 and rows > 6:
+        tall = rows - 20  # two tiles of 10 are better than one of 14, one of 4 and one of 2
     i = _rows_14(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
     if height > 10:
         i = _rows_10(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
@@ -233,9 +235,10 @@ def _multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
     """c (outer, inner, M, N) = a b for two batch axes (1 broadcasts); a block is `group` products."""
     (rows, depth), columns = a.shape[2:], b.shape[3]
     a_i, a_k, b_k = a.strides[2] // a.itemsize, a.strides[3] // a.itemsize, b.strides[2] // b.itemsize
-    in_place = b.strides[3] == b.itemsize and columns % width == 0
-    packed = np.empty(0 if in_place else depth * width, a.dtype)
     b_j = b.strides[3] // b.itemsize
+    if columns <= LANES or (columns < width and b_j == 1):
+        width = LANES  # of what lies in rows, the first vector need not be packed
+    packed = np.empty(depth * width, a.dtype)
     for item in range(lo * group, min(hi * group, outer * inner)):
         p, q = item // inner, item % inner
         one_a = a[p if a.shape[0] > 1 else 0, q if a.shape[1] > 1 else 0]
@@ -244,11 +247,11 @@ def _multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
         right = right_b
         for j in range(0, columns, width):
             n = min(width, columns - j)
-            if in_place:
-                b_at = j
+            if b_j == 1 and n % LANES == 0:
+                right, b_at, b_step = right_b, j, b_k
             else:
                 pack_panel(right_b, j * b_j, b_k, b_j, depth, n, width, packed, 0)
-                right, b_step = packed, width
+                right, b_at, b_step = packed, 0, width
             multiply(left, 0, a_i, a_k, right, b_at, b_step, c, item * rows * columns + j, columns,
                      rows, depth, n, height, True)  # fmt: skip
 

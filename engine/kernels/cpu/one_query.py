@@ -31,11 +31,15 @@ KEYS = 4096  # at most: their weights are one chunk of `reduce`
 
 @separate
 def _open(ok, mask, n):
-    """Set ok[s] to whether key s < n may be attended to, 0 for lanes behind; a mask (1, n or 1) of size 0: all."""
+    """Set ok[s] to whether key s < n may be attended to, 0 for lanes behind: -> the number of keys up to the last that
+    may. A mask (1, n or 1) of size 0 hides none."""
+    reach = 0
     for s in range(n):
         ok[s] = 1 if mask.size == 0 else mask[0, min(s, mask.shape[1] - 1)] != 0
+        reach = s + 1 if ok[s] != 0 else reach
     for s in range(n, len(ok)):
         ok[s] = 0
+    return reach
 
 
 @jit
@@ -93,17 +97,17 @@ def attend_one(lo, hi, q, k, v, mask, out, scale, group):
     (outer, inner, _, depth), (n, values), size = q.shape, v.shape[2:], q.itemsize
     room = (n + LANES - 1) // LANES * LANES
     packed, w = np.empty((depth + LANES - 1) // LANES * LANES * LANES, q.dtype), np.empty(room, q.dtype)
-    ok, last = np.empty(room, np.int32), -1
+    ok, last, reach = np.empty(room, np.int32), -1, 0
     line_q, line_k, line_v, to = flat(q), flat(k), flat(v), flat(out)
     k_i, v_i = k.strides[2] // size, v.strides[2] // size
     for head in range(lo * group, min(hi * group, outer * inner)):
         o, h = head // inner, head % inner
         if o != last or mask.shape[1] > 1:
-            _open(ok, mask[min(o, mask.shape[0] - 1), min(h, mask.shape[1] - 1)], n)
+            reach = _open(ok, mask[min(o, mask.shape[0] - 1), min(h, mask.shape[1] - 1)], n)
             last = o
         q_at, k_at = (o * q.strides[0] + h * q.strides[1]) // size, (o * k.strides[0] + h * k.strides[1]) // size
         v_at, to_at = (o * v.strides[0] + h * v.strides[1]) // size, (o * out.strides[0] + h * out.strides[1]) // size
         _weigh(w, ok, line_q, q_at, line_k, k_at, k_i, n, depth, packed, scale)
-        _mix(w, n, line_v, v_at, v_i, to, to_at, values)
+        _mix(w, reach, line_v, v_at, v_i, to, to_at, values)
         if mask.size and not finite_row(to, to_at, values):
             careful_product(w, ok, 1, 1, v[o, h], 0, to, to_at, values, 1, n, True)

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .pool import POOL
+
 Array = np.ndarray
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
 class Launch(NamedTuple):
@@ -84,7 +85,7 @@ def recording() -> bool:
 def empty(shape: tuple[int, ...] | int, dtype: Any) -> Array:
     """An uninitialised C-contiguous array, for results and for scratch memory."""
     tape = CURRENT.tape
-    return np.empty(shape, dtype) if tape is None else tape.empty(shape, dtype)
+    return POOL.empty(shape, dtype) if tape is None else tape.empty(shape, dtype)
 
 
 def call(function: Any, *arrays: Any) -> None:

@@ -8,8 +8,8 @@
 Every element is one chain acc = fma(a[i, k], b[k, j], acc) in the order of the calls, whatever the tile's shape. `_at`
 are element offsets from an array's first element and `_i` the distance between rows. Kind 0 is the tallest tile that
 fits the registers, kinds 1 to 4 have 4 rows, 1, 10 and 2, or as many as fit; all are as wide as `tile_shape` says for
-the processor. Kinds 5 to 9 are the same with a single vector. Rows of b are read in that width, c is read and written
-only in its first n columns.
+the processor. Kinds 5 to 9 are the same with a single vector, and the first of them has up to 16 rows. Rows of b are
+read in that width, c is read and written only in its first n columns.
 """
 
 from typing import Any
@@ -46,8 +46,9 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(manager, tile, tile.native)
 
 
-def tile_shape(bits: int) -> tuple[int, int]:
-    """(rows, columns) of the largest tile that this processor's registers hold, for numbers of 32 or 64 bits."""
+def tile_shape(bits: int, most: int = 2) -> tuple[int, int]:
+    """(rows, columns) of the largest tile, at most so many vectors wide, that this processor's registers hold, for
+    numbers of 32 or 64 bits."""
     features = binding.get_host_cpu_features()
     if features.get("avx512f"):
         registers, width = 32, 512
@@ -56,11 +57,12 @@ def tile_shape(bits: int) -> tuple[int, int]:
     else:
         registers, width = 16, 256 if features.get("avx") else 128
     parts = LANES * bits // width  # registers a vector
-    vectors = 2 if parts == 1 else 1
-    return max(1, (registers - 1 - vectors * parts) // (vectors * parts)), vectors * LANES
+    vectors = min(most, 2 if parts == 1 else 1)
+    return min(LANES, max(1, (registers - 1 - vectors * parts) // (vectors * parts))), vectors * LANES
 
 
 SHAPES = {types.float32: tile_shape(32), types.float64: tile_shape(64)}
+NARROW_ROWS = {types.float32: tile_shape(32, 1)[0], types.float64: tile_shape(64, 1)[0]}
 
 
 @intrinsic(prefer_literal=True)
@@ -68,8 +70,16 @@ def zeros_tile(typingctx, like, kind):
     """A tile of zeros in the dtype of the array `like`; `kind` is a constant."""
     tallest, columns = SHAPES[like.dtype]
     narrow, size = divmod(kind.literal_value, 5)
+    tallest = NARROW_ROWS[like.dtype] if narrow else tallest
     tile = Tile(like.dtype, min(tallest, (tallest, 4, 1, 10, 2)[size]), 1 if narrow else columns // LANES)
     return tile(like, kind), lambda context, builder, sig, values: cgutils.get_null_value(tile.native)
+
+
+@intrinsic
+def narrow_rows(typingctx, like):
+    """The rows of the tallest tile of a single vector in the dtype of the array `like`."""
+    rows = NARROW_ROWS[like.dtype]
+    return types.int64(like), lambda context, builder, sig, values: I64(rows)
 
 
 @intrinsic

@@ -1,0 +1,80 @@
+"""Memory for results, used again: fresh memory costs a page fault every 4 KiB, more than many a kernel's whole work.
+
+An array from the pool is a view of memory that the pool holds, too. When nobody else holds it any more (Python counts
+the references), the next array of the same size may have it.
+"""
+
+import math
+import sys
+import threading
+from collections import OrderedDict, deque
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Piece = tuple[Array, int]  # memory, and where in it an array begins
+
+SMALLEST = 1 << 15  # bytes: below, the C library has memory at hand
+LIMIT = 1 << 27  # bytes that a pool holds at most
+TRIES = 8  # pieces that are looked at for one that is free
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
+
+class Pool:
+    """`empty` as NumPy's, but aligned, and from memory that is no longer used where there is some of this size."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit, self.size = limit, 0
+        self._pieces: OrderedDict[int, deque[Piece]] = OrderedDict()  # by bytes, the last used size at the end
+        self._lock = threading.Lock()
+
+    def empty(self, shape: tuple[int, ...] | int, dtype: Any) -> Array:
+        """An uninitialised C-contiguous array."""
+        count = math.prod(shape) if isinstance(shape, tuple) else shape
+        size = count * np.dtype(dtype).itemsize
+        if size < SMALLEST or size > self.limit or not _COUNTED or not self._lock.acquire(blocking=False):
+            return np.empty(shape, dtype)
+        try:
+            memory, start = self._free_piece(size) or self._new_piece(size)
+        finally:
+            self._lock.release()
+        return np.ndarray(shape, dtype, memory, start)
+
+    def _free_piece(self, size: int) -> Piece | None:
+        pieces = self._pieces.get(size)
+        if pieces is None:
+            return None
+        for _ in range(min(len(pieces), TRIES)):
+            pieces.rotate(-1)
+            memory, start = pieces[-1]
+            if sys.getrefcount(memory) == _ALONE:
+                self._pieces.move_to_end(size)
+                return memory, start
+        return None
+
+    def _new_piece(self, size: int) -> Piece:
+        while self.size + size > self.limit:
+            oldest, pieces = next(iter(self._pieces.items()))
+            pieces.popleft()
+            self.size -= oldest
+            if not pieces:
+                del self._pieces[oldest]
+        memory = np.empty(size + ALIGNMENT, np.uint8)
+        piece = memory, -memory.ctypes.data % ALIGNMENT
+        self._pieces.setdefault(size, deque()).append(piece)
+        self._pieces.move_to_end(size)
+        self.size += size
+        return piece
+
+
+def _references_of_a_piece() -> int:
+    """What `getrefcount` says in `_free_piece` where only the pool has the memory: it differs between Pythons."""
+    pieces = deque([(np.empty(1, np.uint8), 0)])
+    memory, _ = pieces[-1]
+    return sys.getrefcount(memory)
+
+
+_ALONE = _references_of_a_piece()
+_COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()  # without that lock, counts are not exact
+POOL = Pool()
