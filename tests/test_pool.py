@@ -1,4 +1,4 @@
-"""The pool of memory for results: what is in use stays as it is, what is not is used again, and only so much is kept."""
+"""The pool of memory for results: what is in use stays as it is, what is not is used again, and there is a limit."""
 from __future__ import annotations
 
 import threading

@@ -52,7 +52,7 @@ def _scratch(like, n, depth):
     size = BLOCK * n
     words, keeps = np.empty(size // 64 + 3, np.uint64), np.empty(BLOCK * (n // 32 + 1), np.int32)
     packed, ok = np.empty(BLOCK * depth, like.dtype), np.empty(size, np.int32)
-    return np.empty(size, like.dtype), ok, np.empty(size, like.dtype), packed, words, keeps, np.empty(1, np.int64)
+    return np.empty(size, like.dtype), ok, np.empty(size, like.dtype), packed, words, keeps
 
 
 @jit

@@ -198,8 +198,8 @@ def finite_row(x, at, n):
 @separate
 def keep_bits(key, first, n, rows, reach, width, threshold, scratch):
     """Bit s % 32 of keeps[s // 32, t]: whether query t keeps its weight of key s, element first + t n + s of all."""
-    _, _, _, _, words, keeps, counters = scratch
-    draw(key[0], first, rows * n, threshold, counters, words)
+    _, _, _, _, words, keeps = scratch
+    draw(key[0], first, rows * n, threshold, words)
     for s in range(0, reach, 32):
         for t in range(width):
             at = first % 4 + min(t, rows - 1) * n + s
@@ -259,7 +259,7 @@ def _softmax(w, ok, keeps, width, n, scale, drop, keep, kept, kept_at):
 @separate
 def weigh(q, k, mask, key, head, t, rows, width, causal, scale, threshold, keep, again, scratch, kept, kept_at):
     """The weights of queries t .. t + rows - 1, see `_softmax`: -> how many keys are in reach; `again`: ok is made."""
-    w, ok, _, packed, _, keeps, _ = scratch
+    w, ok, _, packed, _, keeps = scratch
     (queries, depth), n = q.shape, k.shape[0]
     shift = n - queries if causal else FAR
     reach = max(0, min(n, t + rows + shift))

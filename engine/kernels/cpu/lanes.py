@@ -14,12 +14,11 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from .jit import jit, separate
+from .philox import GROUP, random_numbers
 from .reduce import CHUNK
 from .simd import LANES, Vector, call, clipped, fma, load, select, splat
 from .simd import first_lanes as mask_of
 
-LOW = 0xFFFFFFFF
-_ONE = np.uint64(1)
 INLINE = {"error_model": "numpy", "forceinline": True}
 
 
@@ -156,39 +155,14 @@ def mask_word(typingctx, mask):
     return types.uint64(mask), codegen
 
 
-@inline
-def _philox(key, counter):
-    """Philox-4x32-10 of 16 counters (int64 lanes): four vectors whose low 32 bits are the words; see `philox.py`."""
-    x0, x1, x2, x3 = counter & LOW, (counter >> 32) & LOW, counter & 0, counter & 0
-    k0, k1 = key & LOW, (key >> 32) & LOW
-    for _ in range(10):
-        a = (x0 & LOW) * 0xD2511F53
-        b = (x2 & LOW) * 0xCD9E8D57
-        x0, x1, x2, x3 = (b >> 32) ^ x1 ^ k0, b, (a >> 32) ^ x3 ^ k1, a
-        k0, k1 = (k0 + 0x9E3779B9) & LOW, (k1 + 0xBB67AE85) & LOW
-    return x0, x1, x2, x3
-
-
-@inline
-def _spread(word):
-    """Bit i of 16 moved to bit 4 i."""
-    word = (word | word << np.uint64(24)) & np.uint64(0x000000FF000000FF)
-    word = (word | word << np.uint64(12)) & np.uint64(0x000F000F000F000F)
-    word = (word | word << np.uint64(6)) & np.uint64(0x0303030303030303)
-    return (word | word << np.uint64(3)) & np.uint64(0x1111111111111111)
-
-
 @separate
-def draw(key, first, n, threshold, lanes, words):
+def draw(key, first, n, threshold, words):
     """Bit i of `words`, for i < first % 4 + n: whether element 4 (first // 4) + i of an array keeps its number."""
-    limit = np.int64(threshold) << 8
-    counter = count(lanes) + first // 4
-    for i in range((first % 4 + n + 63) // 64):
-        w0, w1, w2, w3 = _philox(key, counter)
-        even = _spread(mask_word((w0 & LOW) >= limit)) | _spread(mask_word((w2 & LOW) >= limit)) << np.uint64(2)
-        odd = _spread(mask_word((w1 & LOW) >= limit)) | _spread(mask_word((w3 & LOW) >= limit)) << np.uint64(2)
-        words[i] = even | odd << _ONE
-        counter = counter + LANES
+    for i in range((first % 4 + n + GROUP - 1) // GROUP):
+        a, b, c, d = random_numbers(np.uint64(key), np.uint64(first // 4 + i * LANES))
+        low = mask_word(a >= threshold) | mask_word(b >= threshold) << np.uint64(LANES)
+        high = mask_word(c >= threshold) | mask_word(d >= threshold) << np.uint64(LANES)
+        words[i] = low | high << np.uint64(2 * LANES)
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from ..compiled import keep_from
 from . import tape
 from .jit import MOST_THREADS, get_threads, jit, kernel, separate
 from .matmul import SERIAL_WORK, TILES, as_rows, planned, product
-from .philox import WORDS, random_words
+from .philox import GROUP, random_numbers
 from .simd import LANES, flat, load, load_tail, select, splat, store, store_tail
 
 Array = np.ndarray
-RUN = 1024  # elements of which the random words are made at once
+RUN = 1024  # elements of which the random numbers are made at once
 BLOCK = 8192  # elements of one block of relu_dropout_vjp
 
 
@@ -40,26 +40,30 @@ def finish(c, at, row, rows, columns, bias, bias_at, relu, key, threshold, scale
                     y = y + load_tail(bias, bias_at + j, tail)
                 store_tail(c, at + i * row + j, select(y <= 0.0, zero, y) if relu else y, tail)
     if key.size:
-        words = np.empty(RUN + 2 * WORDS, np.int32)
+        numbers = np.empty(RUN + 2 * GROUP, np.int32)
         if columns == row:
             rows, columns = 1, rows * columns
         for i in range(rows):
             for first in range(at + i * row, at + i * row + columns, RUN):
-                _drop(c, first, min(RUN, at + i * row + columns - first), key[0], threshold, scale, words)
+                _drop(c, first, min(RUN, at + i * row + columns - first), key[0], threshold, scale, numbers)
 
 
 @separate
-def _drop(c, first, n, key, threshold, scale, words):
+def _drop(c, first, n, key, threshold, scale, numbers):
     """Dropout of n elements, which take the bits of their places in c."""
     zero, skip = splat(0.0, c), first % 4
-    for at in range(0, skip + n, WORDS):
-        random_words(key, (first + at) // 4, words, at)
+    for at in range(0, skip + n, GROUP):
+        four = random_numbers(np.uint64(key), np.uint64((first + at) // 4))
+        store(numbers, at, four[0])
+        store(numbers, at + LANES, four[1])
+        store(numbers, at + 2 * LANES, four[2])
+        store(numbers, at + 3 * LANES, four[3])
     for i in range(0, n - LANES + 1, LANES):
-        keep = ((load(words, skip + i) >> 8) & 0xFFFFFF) >= threshold
+        keep = load(numbers, skip + i) >= threshold
         store(c, first + i, select(keep, load(c, first + i) * scale, zero))
     i, tail = n - n % LANES, n % LANES
     if tail:
-        keep = ((load(words, skip + i) >> 8) & 0xFFFFFF) >= threshold
+        keep = load(numbers, skip + i) >= threshold
         store_tail(c, first + i, select(keep, load_tail(c, first + i, tail) * scale, zero), tail)
 
 

@@ -1,63 +1,60 @@
-"""Philox-4x32-10 on vectors: the random words of 64 elements at once, the same as those of `kernels/philox.py`."""
+"""Philox-4x32-10 on vectors: the random numbers of 64 elements at once, from the bits of `kernels/philox.py`."""
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .jit import jit
-from .simd import LANES, Vector, address, spread
+from .. import philox
+from .simd import I32, I64, LANES, Vector, spread
 
-WORDS = 4 * LANES  # elements of one round
-_ROUNDS = 10
-_MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
-_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
-_LOW = 0xFFFFFFFF
-I32, I64 = ir.IntType(32), ir.IntType(64)
+GROUP = 4 * LANES  # elements of one round
 
-
-@intrinsic
-def _counters(typingctx, first):
-    """first, first + 1, ..., first + 15."""
-    vector = Vector(types.int64)
-
-    def codegen(context, builder, sig, values):
-        return builder.add(spread(builder, values[0]), ir.Constant(vector.native, list(range(LANES))))
-
-    return vector(types.int64), codegen
+# The order of the counters in a vector of 64-bit lanes: interleaving the lanes of two such vectors, first those with
+# an even number, then the odd ones, puts the counters into ascending order, within registers of any width.
+_COUNTERS = [8 * half + c for half in (0, 1) for c in (0, 4, 1, 5, 2, 6, 3, 7)]
+_PLACES = [_COUNTERS.index(c) for c in range(LANES)]
 
 
 @intrinsic
-def _interleave(typingctx, w0, w1, w2, w3, words, at):
-    """Write the low halves of w0[0], w1[0], w2[0], w3[0], w0[1] and so on to an int32 array."""
-    vector = Vector(types.int64)
+def random_numbers(typingctx, key, counter):
+    """The 64 elements from 4 counter: four vectors of int32, the upper 24 bits of the words of 16 counters of a key."""
+    wide, words = ir.VectorType(I64, LANES), ir.VectorType(I32, 2 * LANES)
+    result = types.UniTuple(Vector(types.int32), 4)
 
     def codegen(context, builder, sig, values):
-        *four, array, at = values
-        low, high = ir.Constant(vector.native, [_LOW] * LANES), ir.Constant(vector.native, [32] * LANES)
-        even, odd = (
-            builder.or_(builder.and_(x, low), builder.shl(y, high)) for x, y in (four[:2], four[2:])
-        )  # fmt: skip
-        order = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]
-        pairs = builder.shuffle_vector(even, odd, ir.Constant(ir.VectorType(I32, 2 * LANES), order))
-        native = ir.VectorType(I32, WORDS)
-        pointer = address(context, builder, words, array, at, I64(WORDS))
-        builder.store(builder.bitcast(pairs, native), builder.bitcast(pointer, native.as_pointer()), align=4)
-        return context.get_dummy_value()
+        key, counter = values
 
-    return types.void(vector, vector, vector, vector, words, types.int64), codegen
+        def every(number):
+            return spread(builder, number)
 
+        def low(x):  # what the multiplication reads: an instruction for 32 x 32 bits needs no masking
+            return builder.and_(x, every(I64(0xFFFFFFFF)))
 
-@jit
-def random_words(key, counter, words, at):
-    """Words 0 .. 3 of counters `counter` .. `counter` + 15 under a key, both int64, to words[at : at + 64] (int32).
+        def high(x):
+            return builder.lshr(x, every(I64(32)))
 
-    Only the low halves of the lanes count.
-    """
-    k0, k1 = key & _LOW, (key >> 32) & _LOW
-    count = _counters(counter)
-    x0, x1, x2, x3 = count & _LOW, count >> 32, count & 0, count & 0
-    for _ in range(_ROUNDS):
-        a, b = (x0 & _LOW) * _MULTIPLIER_0, (x2 & _LOW) * _MULTIPLIER_1
-        x0, x1, x2, x3 = (b >> 32) ^ x1 ^ k0, b, (a >> 32) ^ x3 ^ k1, a
-        k0, k1 = (k0 + _WEYL_0) & _LOW, (k1 + _WEYL_1) & _LOW
-    _interleave(x0, x1, x2, x3, words, at)
+        counters = builder.add(every(counter), ir.Constant(wide, _COUNTERS))
+        nothing = ir.Constant(wide, [0] * LANES)
+        x0, x1, x2, x3 = counters, high(counters), nothing, nothing
+        k0, k1 = key, builder.lshr(key, I64(32))
+        for _ in range(philox.ROUNDS):  # the upper halves of the lanes hold anything
+            a = builder.mul(low(x0), every(I64(int(philox.MULTIPLIER_0))))
+            b = builder.mul(low(x2), every(I64(int(philox.MULTIPLIER_1))))
+            x0 = builder.xor(builder.xor(high(b), x1), every(k0))
+            x2 = builder.xor(builder.xor(high(a), x3), every(k1))
+            x1, x3 = b, a
+            k0 = builder.add(k0, I64(int(philox.WEYL_0)))
+            k1 = builder.add(k1, I64(int(philox.WEYL_1)))
+        pairs = [builder.or_(low(x), builder.shl(y, every(I64(32)))) for x, y in ((x0, x1), (x2, x3))]
+        vectors = []
+        for first in range(0, LANES, LANES // 2):
+            lanes = [p + LANES * pair for p in _PLACES[first : first + LANES // 2] for pair in (0, 1)]
+            both = builder.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, LANES), lanes))
+            both = builder.lshr(builder.bitcast(both, words), ir.Constant(words, [8] * 2 * LANES))
+            for at in (0, LANES):
+                quarter = ir.Constant(ir.VectorType(I32, LANES), list(range(at, at + LANES)))
+                vectors.append(builder.shuffle_vector(both, ir.Constant(words, ir.Undefined), quarter))
+        return cgutils.pack_array(builder, vectors)
+
+    return result(types.uint64, types.uint64), codegen
