@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from .jit import jit, separate
 from .philox import GROUP, random_numbers
 from .reduce import CHUNK
-from .simd import LANES, Vector, call, clipped, fma, load, select, splat
+from .simd import I32, LANES, Vector, call, clipped, fma, load, select, splat
 from .simd import first_lanes as mask_of
 
 INLINE = {"error_model": "numpy", "forceinline": True}
@@ -205,3 +206,34 @@ def magnitude(typingctx, x):
         return call(builder, f"llvm.fabs.{x.suffix}", x.native, list(values))
 
     return x(x), codegen
+
+
+# --- four rows side by side ------------------------------------------------------------------------------------------
+
+
+def _of_four(combine: Callable[..., Any]) -> Any:
+    """Combine the lanes of each of four vectors by the tree of `sum_lanes`, all four in the lanes of one vector."""
+
+    @intrinsic
+    def combined(typingctx, rows):
+        def codegen(context, builder, sig, values):
+            def mix(x, y, lanes):
+                return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, LANES), lanes))
+
+            def halves(x, y, width):  # of every 2 width lanes, the lower and the upper half, x's before y's
+                low = [i for i in range(2 * LANES) if i % (2 * width) < width]
+                return combine(builder, mix(x, y, low), mix(x, y, [i + width for i in low]))
+
+            a, b, c, d = cgutils.unpack_tuple(builder, values[0])
+            four = halves(halves(a, b, 8), halves(c, d, 8), 4)
+            for width in (2, 1):
+                four = combine(builder, four, mix(four, four, [min(i + width, LANES - 1) for i in range(LANES)]))
+            return cgutils.pack_array(builder, [builder.extract_element(four, I32(4 * row)) for row in range(4)])
+
+        return types.UniTuple(rows.dtype.dtype, 4)(rows), codegen
+
+    return combined
+
+
+sums_of_four = _of_four(lambda builder, x, y: builder.fadd(x, y))
+tops_of_four = _of_four(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))  # passes over NaN

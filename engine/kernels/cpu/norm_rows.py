@@ -7,29 +7,15 @@ is done again, with the same result. Sums along a row keep the order of `reduce`
 import math
 
 import numba
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .dropout import bits_of, dropped, mask_of
+from .lanes import lanes_below, sums_of_four
 from .native import NO_WRAPPERS, OPTIONS
 from .reduce import CHUNK
-from .simd import I32, LANES, clipped, first_lanes, fma, load_tail, select, splat, store_tail
+from .simd import LANES, fma, load_tail, select, splat, store_tail
 
 jit = numba.njit(**OPTIONS, **NO_WRAPPERS, forceinline=True)  # a call would spill every vector
 SLAB = 4 * LANES  # columns whose sums are made together
-
-
-@intrinsic
-def _first(typingctx, x, n):
-    """The first n lanes of a vector, then zeros."""
-
-    def codegen(context, builder, sig, values):
-        mask = first_lanes(builder, clipped(builder, values[1]))
-        return builder.select(mask, values[0], cgutils.get_null_value(values[0].type))
-
-    return x(x, types.int64), codegen
 
 
 @jit
@@ -44,31 +30,9 @@ def _zeros(like):
     return zero, zero, zero, zero
 
 
-@intrinsic
-def _sum_lanes(typingctx, rows):
-    """The sums of the lanes of four vectors, by the tree of `sum_lanes`."""
-    vector = rows.dtype
-
-    def codegen(context, builder, sig, values):
-        def mix(x, y, lanes):
-            return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, LANES), lanes))
-
-        def halves(x, y, width):  # of every 2 width lanes, the lower and the upper half, x's before y's
-            low = [i for i in range(2 * LANES) if i % (2 * width) < width]
-            return builder.fadd(mix(x, y, low), mix(x, y, [i + width for i in low]))
-
-        a, b, c, d = cgutils.unpack_tuple(builder, values[0])
-        four = halves(halves(a, b, 8), halves(c, d, 8), 4)
-        for width in (2, 1):
-            four = builder.fadd(four, mix(four, four, [min(i + width, LANES - 1) for i in range(LANES)]))
-        return cgutils.pack_array(builder, [builder.extract_element(four, I32(4 * row)) for row in range(4)])
-
-    return types.UniTuple(vector.dtype, 4)(rows), codegen
-
-
 @jit
 def _plus_lanes(totals, acc):
-    new = _sum_lanes(acc)
+    new = sums_of_four(acc)
     return totals[0] + new[0], totals[1] + new[1], totals[2] + new[2], totals[3] + new[3]
 
 
@@ -114,7 +78,7 @@ def means_of(x, at, n):
 
 @jit
 def _square(x, i, count, mean, acc):
-    c = _first(load_tail(x, i, count) - mean, count)
+    c = select(lanes_below(count), load_tail(x, i, count) - mean, splat(0.0, acc))
     return fma(c, c, acc)
 
 

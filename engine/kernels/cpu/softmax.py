@@ -7,7 +7,7 @@ import numpy as np
 from ..compiled import like, log
 from . import tape
 from .jit import Kernel, jit, kernel
-from .lanes import exp, inline, lanes_below
+from .lanes import exp, inline, lanes_below, sums_of_four, tops_of_four
 from .lift import FLOATS
 from .reduce import CHUNK
 from .simd import LANES, greater, load, load_tail, max_lanes, select, splat, store, store_tail, sum_lanes
@@ -15,6 +15,7 @@ from .simd import LANES, greater, load, load_tail, max_lanes, select, splat, sto
 Array = np.ndarray
 
 BLOCK = 16384  # elements of one block of work
+GROUPED = 256  # elements of the longest row of which sixteen are in the cache together
 
 
 @jit
@@ -107,28 +108,71 @@ def _sum(x, at, n, limit):
     return total
 
 
+@inline
+def _four_tops(x, at, last, n):
+    """What to subtract from each of four rows of at most two vectors, which begin at `at`, n further and so on, none
+    behind the last: -> where they begin, and these numbers."""
+    lowest = splat(-math.inf, x)
+    at0, at1, at2, at3 = at, min(at + n, last), min(at + 2 * n, last), min(at + 3 * n, last)
+    first, rest = lanes_below(n), lanes_below(n - LANES)
+    a, b = select(first, load_tail(x, at0, n), lowest), select(first, load_tail(x, at1, n), lowest)
+    c, d = select(first, load_tail(x, at2, n), lowest), select(first, load_tail(x, at3, n), lowest)
+    if n > LANES:
+        a = greater(select(rest, load_tail(x, at0 + LANES, n - LANES), lowest), a)
+        b = greater(select(rest, load_tail(x, at1 + LANES, n - LANES), lowest), b)
+        c = greater(select(rest, load_tail(x, at2 + LANES, n - LANES), lowest), c)
+        d = greater(select(rest, load_tail(x, at3 + LANES, n - LANES), lowest), d)
+    t0, t1, t2, t3 = tops_of_four((a, b, c, d))
+    return (at0, at1, at2, at3), (finite(t0), finite(t1), finite(t2), finite(t3))
+
+
+@inline
+def _part(x, at, first, n, top):
+    """eˣ⁻ᵗᵒᵖ of up to sixteen numbers of a row from the one at `first`; 0 behind its end."""
+    return select(lanes_below(n - first), exp(load_tail(x, at + first, n - first) - top), splat(0.0, x))
+
+
+@inline
+def _four_parts(x, at, first, n, tops):
+    return (_part(x, at[0], first, n, tops[0]), _part(x, at[1], first, n, tops[1]),
+            _part(x, at[2], first, n, tops[2]), _part(x, at[3], first, n, tops[3]))  # fmt: skip
+
+
+@inline
+def _plus(x, y):
+    return x[0] + y[0], x[1] + y[1], x[2] + y[2], x[3] + y[3]
+
+
+@inline
+def _put_shares(out, at, first, end, parts, totals):
+    _put(out, at[0] + first, parts[0] / totals[0], end)
+    _put(out, at[1] + first, parts[1] / totals[1], end)
+    _put(out, at[2] + first, parts[2] / totals[2], end)
+    _put(out, at[3] + first, parts[3] / totals[3], end)
+
+
+@kernel("T[::1], T[::1], int, int, int")
+def _short_softmax(lo, hi, x, out, rows, n, per_block):
+    """Rows of one or two vectors, four at a time, stay in registers."""
+    end = min(hi * per_block, rows) * n
+    for first in range(lo * per_block * n, end, 4 * n):
+        at, tops = _four_tops(x, first, end - n, n)
+        parts = _four_parts(x, at, 0, n, tops)
+        if n <= LANES:
+            _put_shares(out, at, 0, end, parts, sums_of_four(parts))
+        else:
+            rest = _four_parts(x, at, LANES, n, tops)
+            totals = sums_of_four(_plus(parts, rest))
+            for k in range(4):  # a row is whole before the next one begins, which its last vector may reach into
+                store(out, at[k], parts[k] / totals[k])
+                _put(out, at[k] + LANES, rest[k] / totals[k], end)
+
+
 @kernel("T[::1], T[::1], int, int, int")
 def _softmax(lo, hi, x, out, rows, n, per_block):
-    """Rows of one or two vectors stay in registers."""
-    lowest, nothing, whole, end = splat(-math.inf, x), splat(0.0, x), n - n % LANES, min(hi * per_block, rows) * n
+    end = min(hi * per_block, rows) * n
     for at in range(lo * per_block * n, end, n):
-        acc = lowest
-        for i in range(at, at + whole, LANES):
-            acc = greater(load(x, i), acc)
-        if whole < n:
-            acc = greater(select(lanes_below(n - whole), load_tail(x, at + whole, n - whole), lowest), acc)
-        top = finite(max_lanes(acc))
-        if n <= LANES:
-            e = select(lanes_below(n), exp(load_tail(x, at, n) - top), nothing)
-            _put(out, at, e / sum_lanes(e), end)
-            continue
-        if n <= 2 * LANES:
-            e, rest = exp(load(x, at) - top), exp(load_tail(x, at + LANES, n - LANES) - top)
-            total = sum_lanes(e + select(lanes_below(n - LANES), rest, nothing))
-            store(out, at, e / total)
-            _put(out, at + LANES, rest / total, end)
-            continue
-        total = _exp_sum(x, at, n, top, out, end, True)
+        total = _exp_sum(x, at, n, _top(x, at, n, end), out, end, True)
         for i in range(at, at + n, LANES):
             _put(out, i, _get(out, i, end) / total, end)
 
@@ -180,13 +224,33 @@ def _softmax_vjp(lo, hi, g, y, out, rows, n, per_block):
 
 @kernel("T[::1], T[::1], int, int, int")
 def _log_softmax(lo, hi, x, out, rows, n, per_block):
-    end = min(hi * per_block, rows) * n
-    for row in range(lo * per_block, min(hi * per_block, rows)):
-        at = row * n
-        top = _top(x, at, n, end)
-        shift = log(_exp_sum(x, at, n, top, out, end, False))
-        for i in range(0, n, LANES):
-            _put(out, at + i, (_get(x, at + i, end) - top) - shift, end)
+    """The logarithms of sixteen rows are taken side by side, if these are short."""
+    last, group = min(hi * per_block, rows), LANES if n <= GROUPED else 1
+    tops, sums, end = np.empty(LANES, x.dtype), np.ones(LANES, x.dtype), last * n
+    for first in range(lo * per_block, last, group):
+        count = min(group, last - first)
+        if n <= 2 * LANES:
+            for row in range(0, count, 4):
+                at, four = _four_tops(x, (first + row) * n, end - n, n)
+                parts = _four_parts(x, at, 0, n, four)
+                if n > LANES:
+                    parts = _plus(parts, _four_parts(x, at, LANES, n, four))
+                tops[row], tops[row + 1], tops[row + 2], tops[row + 3] = four
+                sums[row], sums[row + 1], sums[row + 2], sums[row + 3] = sums_of_four(parts)
+        else:
+            for row in range(count):
+                at = (first + row) * n
+                tops[row] = _top(x, at, n, end)
+                sums[row] = _exp_sum(x, at, n, tops[row], out, end, False)
+        if group == 1:
+            sums[0] = log(sums[0])
+        else:
+            for row in range(LANES):
+                sums[row] = log(sums[row])
+        for row in range(count):
+            at, top, shift = (first + row) * n, tops[row], sums[row]
+            for i in range(0, n, LANES):
+                _put(out, at + i, (_get(x, at + i, end) - top) - shift, end)
 
 
 @kernel("T[::1], T[::1], T[::1], int, int, int")
@@ -207,7 +271,7 @@ def softmax(x: Array, mask: Array | None = None, *, axis: int = -1) -> Array:
     if x.dtype not in FLOATS or x.ndim == 0 or (mask is not None and mask.dtype != np.bool_):
         return NotImplemented
     if mask is None:
-        return _along(axis, _softmax, x)
+        return _along(axis, _short_softmax if x.shape[axis] <= 2 * LANES else _softmax, x)
     if np.broadcast_shapes(mask.shape, x.shape) != x.shape:
         return NotImplemented
     return _along(axis, _masked_softmax, x, mask=np.broadcast_to(mask, x.shape))
