@@ -19,6 +19,8 @@ COMMANDS = {                             # name: where it is
     "translate": "translating:translate",
     "evaluate": "scoring:evaluate",
     "score": "scoring:score",
+    "average": "models:average",
+    "export": "models:export",
     "info": "looking:info",
     "graph": "looking:graph",
     "doctor": "checking:doctor",

@@ -62,9 +62,12 @@ def as_text(answer: dict[str, Any]) -> str:
     vocabulary, best = answer["vocabulary"], answer["best"]
     sizes = f"{vocabulary['source']:,}" + (" joint" if vocabulary["joint"] else f" and {vocabulary['target']:,}")
     lines = [f"run         {answer['folder']}: step {answer['step']:,}, {answer['seconds'] / 60:.1f} minutes"]
-    if best:
+    if "bleu" in best:
         lines.append(f"best        step {best['step']:,}: BLEU {best['bleu']:.2f}  chrF {best['chrf']:.2f}  exact "
                      f"{best['exact_match']:.1%}  loss {best['valid_loss']:.3f}  ({best['bleu_signature']})")
+    elif best:
+        lines.append(f"best        made of others, up to step {best['step']:,}; to score it: microtfm evaluate "
+                     f"{answer['folder']}")
     else:
         lines.append("best        none yet: the model was not validated")
     lines.append(f"tokenizer   {answer['tokenizer']}: {sizes}")

@@ -92,8 +92,8 @@ class RunFolder:
                 self.path.rmdir()        # stays where anything is in it
 
     def create(self, source: Tokenizer, target: Tokenizer, texts: dict[str, list[tuple[str, str]]],
-               save: Callable[[Path], None]) -> None:
-        """Make the folder a new run: tokenizers, sentence pairs by file name, the state that `save` writes, settings.
+               save: Callable[[RunFolder], None]) -> None:
+        """Make the folder a new run: tokenizers, sentence pairs by file name, what `save` writes, settings.
 
         All is written beside its place first, so that a run that --force replaces is whole until the new one is. Raises
         UserError where `check_free` says that it may not be, or there is no room.
@@ -109,7 +109,7 @@ class RunFolder:
                 atomic.write(new.path / "tokenizer.target.json", [target.to_bytes()])
             for name, pairs in texts.items():
                 atomic.write(new.path / name, ["".join(f"{a}\t{b}\n" for a, b in pairs).encode()])
-            save(new.state)
+            save(new)
             new.write_config()
             self._take(new.path)
         except OSError as error:

@@ -83,7 +83,8 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
     files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
     training = _Training(run, material, model, events, started, place)
     with run.claim(), Stopping(events.stopping) as stopping:
-        run.create(source, target, files | ({"held-out.tsv": texts.valid} if texts.held_out else {}), training.save_to)
+        texts_kept = files | ({"held-out.tsv": texts.valid} if texts.held_out else {})
+        run.create(source, target, texts_kept, lambda new: training.save_to(new.state))
         return training.run_all(stopping)
 
 

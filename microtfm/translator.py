@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 import engine
-from microtfm import decode, forced
+from microtfm import decode, export, forced
 from microtfm.architecture import Model
 from microtfm.data import pad_sources
 from microtfm.errors import UserError
@@ -58,15 +58,17 @@ class Translator:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> Self:
-        """The best model of a run folder, on a device: "cpu", "cuda", "auto", or None, where `default_device` says.
+        """The best model of a run folder, or the model in a file that `microtfm export` wrote, on a device: "cpu",
+        "cuda", "auto", or None, where `default_device` says.
 
-        Raises UserError for a folder that is not one, or is damaged, and DeviceError.
+        Raises UserError for what is neither, or is damaged, and DeviceError.
         """
-        run = RunFolder.open(Path(folder))
-        source, target = run.tokenizers()
-        settings = run.settings
         with engine.default_device(device) if device is not None else nullcontext():
-            model = run.load_model()
+            if Path(folder).is_file():
+                model, source, target, settings = export.load(Path(folder))
+            else:
+                run = RunFolder.open(Path(folder))
+                model, (source, target), settings = run.load_model(), run.tokenizers(), run.settings
         return cls(model, source, target, settings.tokens.max_length, settings.beam, settings.length_penalty)
 
     def translate(self, lines: Sequence[str], beam: int | None = None, length_penalty: float | None = None,

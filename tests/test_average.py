@@ -1,6 +1,7 @@
 """Averages of the weights: kept while training, and made of the checkpoints of a run."""
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 from tiny import corpus, settings
 
 from microtfm import checkpoint, kept, train
+from microtfm.cli import main
 from microtfm.errors import UserError
 from microtfm.run_folder import RunFolder
 from microtfm.train import resume
+from microtfm.translator import Translator
 
 
 def test_an_average_may_begin_and_end_with_resume(tmp_path: Path) -> None:
@@ -41,3 +44,42 @@ def test_the_last_checkpoints_are_kept_and_averaged(tmp_path: Path) -> None:
         kept.mean(list(kept.steps(tmp_path).values()))
     kept.keep(tmp_path, 14, {}, {}, 0)
     assert list(kept.steps(tmp_path)) == []
+
+
+def test_average_makes_a_run_folder_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    train.train(settings(run, keep=3), corpus=corpus())
+    assert main(["average", str(run), "--last", "2", "-o", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == [10, 12]
+    ten, twelve = (checkpoint.load(run / f"checkpoints/step-{step}.safetensors").arrays for step in (10, 12))
+    found = checkpoint.load(out / "model.safetensors")
+    for name, array in found.arrays.items():
+        np.testing.assert_allclose(array, (ten[name].astype(np.float64) + twelve[name]) / 2, rtol=1e-6)
+    assert len(Translator.load(out).translate(["一二三"])) == 1
+    assert main(["evaluate", str(out), "--json"]) == 0 and main(["info", str(out)]) == 0
+    assert "made of others" in capsys.readouterr().out
+    for argv, said in ((["average", str(run), "-o", str(out)], "already holds a run"),
+                       (["average", str(run), "--last", "9"], "3 checkpoints, and 9"),
+                       (["resume", str(out)], "nothing to resume")):
+        assert main(argv) == 2
+        assert said in capsys.readouterr().err
+    assert main(["average", str(run)]) == 0
+    assert (tmp_path / "run-average/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_an_exported_model_translates_the_same(tmp_path: Path, joint: bool,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "model.safetensors"
+    chosen = settings(run)
+    train.train(replace(chosen, beam=2, tokens=replace(chosen.tokens, joint=joint, kind="char")), corpus=corpus())
+    assert main(["export", str(run), "-o", str(out)]) == 0
+    lines = [a for a, _ in corpus()[1]]
+    one, two = Translator.load(run), Translator.load(out)
+    assert one.translate(lines) == two.translate(lines) and two.beam == 2
+    assert main(["translate", str(out), lines[0]]) == 0
+    for argv, said in ((["export", str(run), "-o", str(out)], "exists"),
+                       (["export", str(run), "-o", str(tmp_path / "x.bin")], ".safetensors"),
+                       (["translate", str(run / "model.safetensors"), "x"], "part of a run folder")):
+        assert main(argv) == 2
+        assert said in capsys.readouterr().err

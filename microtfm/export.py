@@ -1,0 +1,85 @@
+"""A model in one file that any reader of safetensors opens, with all that is needed to translate with it.
+
+The layout, version 1:
+
+- Tensors are float32, named by their place in the model, `encoder.layers.0.self_attention.query.weight`. A matrix is
+  (inputs, outputs): y = x W + b. Weights that are shared stand once, under the first of their names: with tie = "all",
+  `source_embedding.weight` is also the target embedding and, transposed, the output projection; with tie = "output",
+  `target_embedding.weight` is also the latter.
+- The metadata has `format` "microtfm", `format_version`, `sha256` of the whole file (computed with its own 64
+  characters as zeros) and `facts`, a JSON object: `kind` "export", `layout` 1, `model` (the model settings: heads, norm
+  and so on), `search` (beam, length_penalty), `max_length` (source tokens of a piece), and `tokenizers`: one JSON text
+  for both languages, or two, source and target, as in the tokenizer files of a run folder.
+
+`Translator.load(file)` reads it; examples/read_export.py does with NumPy and safetensors alone.
+"""
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from microtfm import checkpoint, tokens
+from microtfm.architecture import Model
+from microtfm.errors import UserError
+from microtfm.run_folder import RunFolder, new_model
+from microtfm.settings import ModelSettings, Settings
+from microtfm.tokens import Tokenizer
+
+LAYOUT = 1
+SEARCH = ("beam", "length_penalty")
+
+
+def export(folder: Path, out: Path) -> dict[str, Any]:
+    """Write a run's best model as one file. Raises UserError where `out` exists, or does not end in .safetensors."""
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: the file's name must end in .safetensors.")
+    if out.exists():
+        raise UserError(f"{out} exists. Choose another --out, or remove it first.")
+    run = RunFolder.open(folder)
+    model, (source, target) = run.load_model(), run.tokenizers()
+    settings = run.settings
+    weights = model.state_dict()
+    checkpoint.save(out, weights, {
+        "kind": "export", "layout": LAYOUT,
+        "model": {**dataclasses.asdict(settings.model), "final_norm": settings.model.ends_with_norm},
+        "search": {"beam": settings.beam, "length_penalty": settings.length_penalty},
+        "max_length": settings.tokens.max_length,
+        "tokenizers": [each.to_bytes().decode() for each in ([source] if source is target else [source, target])]})
+    return {"file": str(out), "bytes": out.stat().st_size, "tensors": len(weights), "parameters": model.count()}
+
+
+def as_text(answer: dict[str, Any]) -> str:
+    """The same for a person."""
+    return (f"wrote   {answer['file']}: {answer['parameters']:,} parameters in {answer['tensors']} tensors, "
+            f"{answer['bytes']:,} bytes\nnext    microtfm translate {answer['file']}")
+
+
+def load(path: Path) -> tuple[Model, Tokenizer, Tokenizer, Settings]:
+    """The model, in eval mode, its tokenizers and settings. Raises UserError for a file that `export` did not write."""
+    found = checkpoint.load(path)
+    facts = found.facts
+    if facts.get("kind") != "export":
+        raise UserError(f"{path} is a part of a run folder. Give the folder, or a file that microtfm export wrote.")
+    if facts.get("layout") != LAYOUT:
+        raise UserError(f"{path} has layout {facts.get('layout')!r}; this microtfm reads {LAYOUT}.")
+    texts, where = facts.get("tokenizers"), f"The tokenizer in {path}"
+    if not isinstance(texts, list) or len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path} holds no tokenizers.")
+    tokenizers = [tokens.from_bytes(text.encode(), where) for text in texts]
+    settings = Settings.from_dict({"model": facts.get("model", {}), **_table(facts.get("search")),
+                                   "tokens": {"max_length": facts.get("max_length", 100), "joint": len(texts) == 1}},
+                                  str(path))
+    model = new_model(_without_dropout(settings.model), tokenizers[0], tokenizers[-1])
+    checkpoint.fit(found.arrays, model.state_dict(), path)
+    model.load_state_dict(found.arrays)
+    model.eval()
+    return model, tokenizers[0], tokenizers[-1], settings
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return {name: value for name, value in value.items() if name in SEARCH} if isinstance(value, dict) else {}
+
+
+def _without_dropout(model: ModelSettings) -> ModelSettings:
+    return dataclasses.replace(model, dropout=0.0, inner_dropout=0.0)
