@@ -17,6 +17,7 @@ COMMANDS = {                             # name: where it is
     "train": "training:train",
     "resume": "training:resume",
     "translate": "translating:translate",
+    "serve": "translating:serve",
     "evaluate": "scoring:evaluate",
     "score": "scoring:score",
     "average": "models:average",

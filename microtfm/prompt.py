@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,7 +124,7 @@ class _Loading:
         if not folder.is_file() and not RunFolder.open(folder).model.exists():
             Translator.load(folder)      # says what is missing
         self.folder = folder
-        self.thread = threading.Thread(target=self._load, daemon=True)
+        self.thread = threading.Thread(target=copy_context().run, args=(self._load,), daemon=True)
         self.thread.start()
 
     def _load(self) -> None:

@@ -47,3 +47,36 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
 
         wish = translating.Wish(beam, length_penalty, nbest, alternatives, json, quiet)
         return translating.translate(run, list(text), file, wish)
+
+
+def serve(run: Annotated[Path, Parameter(help="Run folder of a trained model, or an exported model.")], /, *,
+          host: Annotated[str, Parameter(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
+          = "127.0.0.1",
+          port: Annotated[int, Parameter(help="Port to listen on; 0 is one that is free.")] = 5000,
+          source: Annotated[str | None, Parameter(help="Code of the source language. [default: by its text]")] = None,
+          target: Annotated[str | None, Parameter(help="Code of the target language. [default: by its text]")] = None,
+          max_bytes: Annotated[int, Parameter(help="Of a request.")] = 200_000,
+          max_lines: Annotated[int, Parameter(help="Of the text in a request.")] = 500,
+          timeout: Annotated[float, Parameter(help="Seconds until a request is answered, or given up.")] = 60.0,
+          device: Device = "auto", threads: Threads = None, quiet: Quiet = False) -> int:
+    """Serve translations over HTTP, as LibreTranslate does, and a page to try them on.
+
+    curl -d q=你好 http://127.0.0.1:5000/translate
+    """
+    for flag, number in (("--max-bytes", max_bytes), ("--max-lines", max_lines), ("--timeout", timeout)):
+        if not number > 0:
+            raise UserError(f"{flag} {number} must be more than 0.")
+    if not 0 <= port < 65536:
+        raise UserError(f"--port {port} must be 0 to 65535.")
+    use_threads(threads)
+    try:
+        from microtfm import serving
+    except ModuleNotFoundError as error:
+        raise UserError(f"microtfm serve needs {error.name}, which is not installed: pip install 'microtfm[serve]'"
+                        ) from None
+    from microtfm.place import computing
+
+    limits = serving.Limits(max_bytes, max_lines, timeout)
+    with computing(device):
+        return serving.serve(run, host, port, source, target, limits, lambda text: None if quiet else print(
+            text, flush=True))

@@ -1,0 +1,218 @@
+"""`microtfm serve`: translations over HTTP, in the shape of LibreTranslate's interface.
+
+POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives}, GET /languages, GET /health,
+and a page at / to translate and look at attention. Starlette and uvicorn serve: small, maintained, and without
+dependencies of their own that this project would not want. One thread translates what waits, of all clients together;
+a translation does not depend on what is translated beside it.
+"""
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from microtfm.errors import UserError
+from microtfm.languages import NAMES, UNKNOWN, of_run
+from microtfm.translator import Translator
+from microtfm.waiting import Busy, Late, Line
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+ALTERNATIVES = 10                        # of a translation, at most
+NO_LANGUAGE = ("", "auto")               # of a source that need not be said
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for."""
+
+    body: int = 200_000                  # bytes
+    lines: int = 500
+    seconds: float = 60.0                # until the answer; and to send the request
+    waiting: int = 5_000                 # lines of all clients that may wait
+
+
+class Service:
+    """The endpoints of one translator."""
+
+    def __init__(self, translator: Translator, source: str, target: str, limits: Limits) -> None:
+        self.translator, self.source, self.target, self.limits = translator, source, target, limits
+        self.line = Line(translator, limits.waiting)
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        routes = [Route("/", self.page), Route("/health", self.health), Route("/languages", self.languages),
+                  Route("/translate", self.translate, methods=["POST"]),
+                  Route("/attention", self.attention, methods=["POST"])]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _refused, 500: _broken})
+
+    async def page(self, request: Request) -> Response:
+        """A page to translate with."""
+        text = resources.files("microtfm").joinpath("page.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+
+    async def health(self, request: Request) -> Response:
+        """Whether translations can be had."""
+        return JSONResponse({"status": "ok"})
+
+    async def languages(self, request: Request) -> Response:
+        """What is translated into what."""
+        return JSONResponse([
+            {"code": self.source, "name": NAMES.get(self.source, self.source), "targets": [self.target]},
+            {"code": self.target, "name": NAMES.get(self.target, self.target), "targets": []}])
+
+    async def translate(self, request: Request) -> Response:
+        """Translate a text, line by line, or a list of texts."""
+        asked = await self._asked(request)
+        texts, more = self._texts(asked), _count(asked.get("alternatives", 0))
+        lines = [line for text in texts for line in text.split("\n")]
+        if len(lines) > self.limits.lines:
+            raise HTTPException(413, f"There are {len(lines):,} lines in q; a request may have {self.limits.lines:,}.")
+        found = await self._wait(lines, 1 + more)
+        answers, at = [], 0
+        for text in texts:
+            count = text.count("\n") + 1
+            several = found[at:at + count]
+            width = max(map(len, several)) if more else 1
+            answers.append(["\n".join(one[min(k, len(one) - 1)] for one in several) for k in range(width)])
+            at += count
+        alone = isinstance(asked.get("q"), str)
+        answer: dict[str, Any] = {"translatedText": answers[0][0] if alone else [each[0] for each in answers]}
+        if more:
+            answer["alternatives"] = answers[0][1:] if alone else [each[1:] for each in answers]
+        return JSONResponse(answer)
+
+    async def attention(self, request: Request) -> Response:
+        """A picture of where the model looked while it translated one line."""
+        texts = self._texts(await self._asked(request))
+        if len(texts) != 1 or not texts[0].strip() or "\n" in texts[0].strip():
+            raise HTTPException(400, "q must be one line of text, whose attention is drawn.")
+        future = self.line.draw(texts[0].strip(), self.limits.seconds)
+        return JSONResponse({"svg": await _patiently(future)})
+
+    async def _wait(self, lines: list[str], width: int) -> list[list[str]]:
+        try:
+            future = self.line.add(lines, width, self.limits.seconds)
+        except Busy:
+            raise HTTPException(503, "Too many lines are waiting to be translated. Try again soon.",
+                                {"Retry-After": "5"}) from None
+        return await _patiently(future)
+
+    async def _asked(self, request: Request) -> dict[str, Any]:
+        """What the body asks for: a JSON object, or a form."""
+        body = await self._body(request)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            if kind == "application/x-www-form-urlencoded":
+                return {name: values[-1] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
+            asked = json.loads(body.decode())
+        except (UnicodeDecodeError, ValueError, RecursionError):
+            raise HTTPException(400, 'The body must be a JSON object in UTF-8, such as {"q": "…", "source": '
+                                     f'"{self.source}", "target": "{self.target}"}}, or a form.') from None
+        if not isinstance(asked, dict):
+            raise HTTPException(400, "The body must be a JSON object, with the text as q.")
+        return asked
+
+    async def _body(self, request: Request) -> bytes:
+        too_long = HTTPException(413, f"The request has more than {self.limits.body:,} bytes. Send it in parts.")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self.limits.body:
+            raise too_long
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self.limits.body:
+                        raise too_long
+                    parts.append(part)
+        except (TimeoutError, ClientDisconnect):
+            raise HTTPException(408, "The request did not arrive in time.") from None
+        return b"".join(parts)
+
+    def _texts(self, asked: dict[str, Any]) -> list[str]:
+        q = asked.get("q")
+        texts = [q] if isinstance(q, str) else q
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise HTTPException(400, "q is missing: the text to translate, or a list of texts.")
+        if asked.get("format", "text") != "text":
+            raise HTTPException(400, f"format {asked['format']!r} is not served; text is.")
+        source, target = asked.get("source", "auto"), asked.get("target", self.target)
+        own = self.source == UNKNOWN or source in (self.source, *NO_LANGUAGE)
+        if not own or self.target not in (target, UNKNOWN):
+            raise HTTPException(400, f"{source} to {target} is not served; {self.source} to {self.target} is.")
+        return [text.encode(errors="replace").decode() for text in texts]
+
+
+def serve(folder: Path, host: str, port: int, source: str | None, target: str | None, limits: Limits,
+          say: Callable[[str], None]) -> int:
+    """Serve until a signal comes; then what was asked is still answered. Returns the exit code."""
+    codes = of_run(folder, source, target)
+    translator = Translator.load(folder)
+    translator.translate(["."])          # so that the first who asks doesn't wait for kernels
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}. Choose "
+                        f"another --port or --host.") from None
+    service = Service(translator, *codes, limits)
+    server = uvicorn.Server(uvicorn.Config(
+        service.app(), log_level="warning", access_log=False, lifespan="off", server_header=False,
+        timeout_graceful_shutdown=max(1, round(limits.seconds))))
+    shown, number = listening.getsockname()[:2]
+    say(f"serve   {folder}: {codes[0]} to {codes[1]} on http://{f'[{shown}]' if ':' in shown else shown}:{number}  "
+        f"(Ctrl-C stops)")
+    # uvicorn raises a signal again when it has ended the server, for those who were there before: nobody is
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run(sockets=[listening])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        service.line.close()
+        listening.close()
+    return 0
+
+
+def _count(value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number <= ALTERNATIVES:
+        raise HTTPException(400, f"alternatives must be a number from 0 to {ALTERNATIVES}.")
+    return number
+
+
+async def _patiently(future: Any) -> Any:
+    try:
+        return await asyncio.wrap_future(future)
+    except Late:
+        raise HTTPException(504, "It took too long: the server has much to do, or the text is long. Send less at once."
+                            ) from None
+    except UserError as error:
+        raise HTTPException(400, str(error)) from None
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "The server failed at this; its own output says where."}, 500)
+
+
