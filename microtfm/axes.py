@@ -15,6 +15,20 @@ PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("*attention.output.bias", ("D",)),
     ("*attention.*.weight", ("D", HEADS)),
     ("*attention.*.bias", (HEADS,)),
+    ("encoder.*.input_gates.weight", ("D", "2·R")),          # R = D/2: of the recurrent encoder, which reads both ways
+    ("encoder.*.input_new.weight", ("D", "R")),
+    ("encoder.*.state_gates.weight", ("R", "2·R")),
+    ("encoder.*.state_new.weight", ("R", "R")),
+    ("encoder.*_gates.bias", ("2·R",)),
+    ("encoder.*_new.bias", ("R",)),
+    ("decoder.begin.*.weight", ("R", "D")),
+    ("decoder.begin.*.bias", ("D",)),
+    ("decoder.*_gates.weight", ("D", "2·D")),
+    ("decoder.*_gates.bias", ("2·D",)),
+    ("decoder.*_new.weight", ("D", "D")),
+    ("decoder.*_new.bias", ("D",)),
+    ("decoder.combine.weight", ("2·D", "D")),
+    ("decoder.combine.bias", ("D",)),
     ("*linear1.weight", ("D", "F")),
     ("*linear1.bias", ("F",)),
     ("*linear2.weight", ("F", "D")),
@@ -34,4 +48,6 @@ def declare(model: Module, heads: int) -> None:
 
 
 def _name(name: str, size: int, heads: int) -> Any:
-    return {"H": heads, "K": size // heads} if name == HEADS else name
+    if name == HEADS:
+        return {"H": heads, "K": size // heads}
+    return {"2": 2, name[2:]: size // 2} if name.startswith("2·") else name

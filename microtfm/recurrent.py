@@ -74,7 +74,9 @@ class RecurrentEncoder(Module):
         for left, right in zip(self.forwards, self.backwards, strict=True):
             ahead, back = left(x, begin), right(x, begin, masks, backward=True)
             ends.append(back[0])
-            x = self.dropout(engine.concat([engine.stack(ahead, axis=1), engine.stack(back, axis=1)], axis=-1))
+            ahead, back = (engine.stack(states, axis=1) for states in (ahead, back))               # (B, S, D/2)
+            ahead.axes = back.axes = ("B", "S", None)
+            x = self.dropout(engine.concat([ahead, back], axis=-1))
         return x, ends                                                                             # (B, S, D)
 
 

@@ -1,6 +1,5 @@
 """Graphs from the record: every box, every edge's axes, every tick, and the same text in every process."""
 import json
-import math
 import re
 import subprocess
 import sys
@@ -11,58 +10,16 @@ import pytest
 from redraw import GOLDEN, golden, primes
 
 import engine
-from engine import EngineError, GraphError, ShapeError, Tensor, graph, shapes_only, unfused
-from engine.diagram.sizes import Size, reshaped
+from engine import EngineError, GraphError, Tensor, graph, shapes_only, unfused
 from microtfm import Transformer
 from microtfm.loss import translation_loss
 from microtfm.settings import ModelSettings
-
-NAMES = {"B": 3, "S": 5, "T": 7, "D": 22, "H": 2, "K": 11, "F": 13, "V": 17}       # all different, as in `primes`
 
 
 @pytest.fixture(scope="module")
 def step():
     model, loss = primes()
     return model, loss, graph(loss, backward=True)
-
-
-# --- axes -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("fused", [True, False])
-def test_the_axes_of_every_tensor_are_named_and_right(fused):
-    """A probe with sizes that are all different: each name stands for one size, on every edge of both passes."""
-    _, loss = primes()
-    g = graph(loss, backward=True, unfused=not fused)
-    assert len(g.boxes) > 200
-    for box in g.boxes:
-        for size in box.sizes:
-            assert sum(math.prod(n for _, n in term) for term in size.terms) == int(size)
-            assert all(not name or NAMES[name] == n for term in size.terms for name, n in term), (box, size.terms)
-    unnamed = [b for b in g.boxes for s in b.sizes if not s.named]
-    assert not unnamed, [(b.id, b.label, b.shape, b.path) for b in unnamed]
-
-
-def test_names_are_not_guessed_from_equal_numbers():
-    """With all sizes equal every name is still the right one."""
-    with shapes_only():
-        model = Transformer(ModelSettings(d_model=4, heads=2, layers=1, ffn=4, dropout=0.1, tie="none"), 4, 4)
-        ids = [Tensor.placeholder((4, 4), np.int64) for _ in range(3)]
-        loss = translation_loss(model(ids[0], ids[1]), ids[2], label_smoothing=0.1)
-    same, (_, probe) = graph(loss, backward=True), primes()
-    other = graph(probe, backward=True)
-    assert [[s.text() for s in b.sizes] for b in same.boxes] == [[s.text() for s in b.sizes] for b in other.boxes]
-
-
-def test_a_reshape_takes_apart_what_a_reshape_joined():
-    b, t, hk = Size.declared("B", 3), Size.declared("T", 5), Size.declared({"H": 2, "K": 7}, 14)
-    assert [s.text() for s in reshaped((b, t, hk), (3, 5, 2, 7))] == ["B", "T", "H", "K"]
-    assert [s.text() for s in reshaped((b, t, hk), (15, 14))] == ["B·T", "H·K"]
-    assert [s.text() for s in reshaped((b, t), (3, 1, 1, 5))] == ["B", "1", "1", "T"]
-    assert [s.text() for s in reshaped((Size.plain(6),), (2, 3))] == ["2", "3"]
-
-
-def test_axes_must_be_as_many_as_the_tensor_has():
-    with pytest.raises(ShapeError, match="2 names for the 1 axes"):
-        Tensor([1.0]).axes = ("B", "T")
 
 
 # --- structure ------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ class Names:
             else:
                 given = [self.get(n) if n is not None else None for n in node.inputs]
                 sizes = fitted(named_result(node.op, given, node.params, node.shape), node.shape)
+                if node.axes is not None:
+                    sizes = merged(sizes, declared(node))
                 if id(node) in self.of:
                     sizes = merged(sizes, self.of[id(node)])
             like = [n for n in cotangents.get(id(node), ()) if id(n) in self.of and n.shape == node.shape]
@@ -52,8 +54,7 @@ class Names:
         if node.axes is None and node.storage is not None and id(node.storage) in self.of:
             sizes = fitted(self.of[id(node.storage)], node.shape)
         else:
-            names = node.axes or (None,) * len(node.shape)
-            sizes = tuple(Size.declared(name, n) for name, n in zip(names, node.shape, strict=True))
+            sizes = declared(node)
         self.of[id(node)] = sizes
         return sizes
 
@@ -96,6 +97,12 @@ class Names:
             wanted = (*outer, *(letters.get(c, s) for c, s in zip(core, sizes[lead:], strict=True)))
             if len(wanted) == len(sizes):
                 yield n, wanted
+
+
+def declared(node: Node) -> Sizes:
+    """The axes as a person named them."""
+    names = node.axes or (None,) * len(node.shape)
+    return tuple(Size.declared(name, n) for name, n in zip(names, node.shape, strict=True))
 
 
 def merged(sizes: Sizes, other: Sizes) -> Sizes:
@@ -234,6 +241,10 @@ def _part(size: Size, cut: slice) -> Size | None:
     lo, hi, step = cut.indices(int(size))
     if step == -1 and hi < lo and lo + 1 == size and hi == -1:
         return size
+    if step == 1 and len(size.terms) == 1 and len(size.terms[0]) > 1:        # whole rows of a joined axis
+        rows, row = size.terms[0][0][1], Size([size.terms[0][1:]])
+        if lo % row == 0 and (hi - lo) % row == 0 and 0 < hi - lo < rows * row:
+            return Size(row.terms * ((hi - lo) // row))
     at, taken = 0, []
     for term in size.terms:
         n = int(Size((term,)))
@@ -241,7 +252,10 @@ def _part(size: Size, cut: slice) -> Size | None:
             taken.append(term)
         at += n
     part = Size(taken)
-    return part if step == 1 and part == max(hi - lo, 0) and taken else None
+    if step == 1 and part == max(hi - lo, 0) and taken:
+        return part
+    missing = size - (hi - lo)
+    return size.less(missing) if step == 1 and size.named and 0 < missing < hi - lo else None
 
 
 def _getitem(given: Given, params: dict[str, Any], shape: tuple[int, ...]) -> Sizes:
@@ -278,6 +292,14 @@ def _put(given: Given, params: dict[str, Any], shape: tuple[int, ...]) -> Sizes:
     return tuple(Size.plain(n) for n in shape)
 
 
+def _pad(given: Given, params: dict[str, Any], shape: tuple[int, ...]) -> Sizes:
+    sizes = given[0] or ()
+    if len(sizes) != len(shape):
+        return tuple(map(Size.plain, shape))
+    return tuple(s if s == n else s.more(n - s) if s.named and 0 < n - s < s else Size.plain(n)
+                 for s, n in zip(sizes, shape, strict=True))
+
+
 def _kept(given: Given, params: dict[str, Any], shape: tuple[int, ...]) -> Sizes:
     return fitted(given[0] or (), shape) if len(given[0] or ()) == len(shape) else tuple(map(Size.plain, shape))
 
@@ -297,4 +319,4 @@ def _scatter(given: Given, params: dict[str, Any], shape: tuple[int, ...]) -> Si
 
 
 RULES: dict[str, Any] = {"reshape": _reshape, "broadcast_to": _broadcast_to, "concat": _concat, "getitem": _getitem,
-                         "put": _put, "pad": _kept, "one_hot": _last_new, "take": _take, "scatter_add": _scatter}
+                         "put": _put, "pad": _pad, "one_hot": _last_new, "take": _take, "scatter_add": _scatter}

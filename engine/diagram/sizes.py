@@ -35,18 +35,34 @@ class Size(int):
 
     @property
     def named(self) -> bool:
-        """Whether every part has a name (1 needs none)."""
-        return all(name for term in self.terms for name, _ in term)
+        """Whether every part has a name; 1 needs none, nor what is added to a named part or cut off from it."""
+        rest = [term for term in self.terms if len(self.terms) == 1 or len(term) != 1 or term[0][0]]
+        return (self == 1 or any(rest)) and all(name for term in rest for name, _ in term)
 
     def text(self) -> str:
-        """`H·K`, `B·T + 2·D`; the number where there is no name."""
+        """`H·K`, `B·T + 2·D`, `T−1`; the number where there is no name."""
         counted: dict[str, int] = {}
+        less = 0
         for term in self.terms:
+            if len(term) == 1 and term[0][1] < 0:
+                less -= term[0][1]
+                continue
             text = "·".join(name or str(n) for name, n in term) or "1"
             counted[text] = counted.get(text, 0) + 1
         if counted.keys() == {"1"}:
             return str(int(self))
-        return " + ".join(text if n == 1 else f"{n}·{text}" for text, n in counted.items())
+        sum_ = " + ".join(text if n == 1 else f"{n}·{text}" for text, n in counted.items())
+        return f"{sum_}−{less}" if less else sum_
+
+    def less(self, n: int) -> Size:
+        """The axis without n of its places."""
+        cut = sum(-term[0][1] for term in self.terms if len(term) == 1 and term[0][1] < 0)
+        kept = [term for term in self.terms if len(term) != 1 or term[0][1] >= 0]
+        return Size([*kept, (("", -n - cut),)])
+
+    def more(self, n: int) -> Size:
+        """The axis with n places added."""
+        return Size([*self.terms, (("", n),) if n != 1 else ()])
 
 
 Sizes = tuple[Size, ...]
@@ -94,4 +110,4 @@ def shape_text(sizes: Sizes) -> str:
 
 def _factor(size: Size) -> str:
     text = size.text()
-    return f"({text})" if " + " in text else text
+    return f"({text})" if " + " in text or "−" in text else text

@@ -250,7 +250,7 @@ class Picture:
 
 
 MEANING = {"B": "batch", "T": "target length", "S": "source length", "D": "model width", "H": "heads",
-           "K": "width of a head", "F": "feed-forward width", "V": "vocabulary"}
+           "K": "width of a head", "F": "feed-forward width", "V": "vocabulary", "R": "width of a recurrent state"}
 
 
 def _flow(entries: Sequence[tuple[str, list[Span], float]], y: float, most: float) -> tuple[list[str], float, float]:

@@ -83,7 +83,7 @@ def _name_spans(size: Size) -> list[Span]:
             spans += [Span("·", colours.FAINT)] * bool(i) + [Span(name, colours.axis(name))]
         return spans
     text = size.text()
-    return [Span(f"({text})" if " + " in text else text, colours.INK if size.named else colours.FAINT)]
+    return [Span(f"({text})" if " + " in text or "−" in text else text, colours.INK if size.named else colours.FAINT)]
 
 
 def _colour(size: Size) -> str:
