@@ -102,7 +102,9 @@ class RecurrentDecoder(Module):
         for layer, state in zip(self.layers, states, strict=True):
             seen = layer(x, state)
             after.append(seen[-1])
-            x = self.dropout(engine.stack(seen, axis=1))                                           # (B, T, D)
+            x = engine.stack(seen, axis=1)                                                         # (B, T, D)
+            x.axes = ("B", "T", "D")
+            x = self.dropout(x)
         found = self.attention.attend(x, memory, mask)
         return self.dropout(engine.tanh(self.combine(engine.concat([found, x], axis=-1)))), after  # (B, T, D)
 
