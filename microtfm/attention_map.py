@@ -11,7 +11,7 @@ import base64
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -74,14 +74,28 @@ def _document(array: NDArray[np.float64], sources: list[str], targets: list[str]
         drawn += [f'<g transform="translate({x:.1f} {y:.1f})">',
                   *_panel(name, matrix, sources, targets, top), "</g>"]
     style = f"text {{ font: {FONT_SIZE}px {FAMILY}; fill: #1f2933 }} .small {{ font-size: 12px; fill: #52606d }}"
-    if any(ord(char) > 0x2000 for label in (*sources, *targets, title) for char in label):
-        style = _font_face() + style
+    style = font_style((*sources, *targets, title)) + style
     return "\n".join((
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(_plain(title))}">',
         f"<style>{style}</style>",
         '<rect width="100%" height="100%" fill="#ffffff"/>', *drawn, "</svg>", "",
     ))
+
+
+def strongest(weights: ArrayLike, source_pieces: Sequence[str], target_pieces: Sequence[str]) -> tuple[
+        list[str], list[list[str]]]:
+    """The same as a table, heads and rows: for each target piece, where each head looked most, and how much."""
+    panels = list(_panels(np.asarray(weights, np.float64)))
+    heads = ["target piece", *(name for name, _ in panels)]
+    rows = [[_label(piece), *(f"{_label(source_pieces[int(m[t].argmax())])} {m[t].max():.2f}" for _, m in panels)]
+            for t, piece in enumerate(target_pieces)]
+    return heads, rows
+
+
+def font_style(texts: Iterable[str]) -> str:
+    """CSS that brings the font along where a text needs it, for a `<style>` in an SVG; else nothing."""
+    return _font_face() if any(ord(char) > 0x2000 for text in texts for char in text) else ""
 
 
 def _columns(heads: int) -> int:
@@ -129,7 +143,8 @@ def _panel(name: str, matrix: NDArray[np.float64], sources: list[str], targets: 
         for s, weight in enumerate(matrix[t]):
             figure = f"{weight:.3f}" if np.isfinite(weight) else "not a number"
             yield (f'<rect x="{s * CELL}" y="{t * CELL}" width="{CELL}" height="{CELL}" fill="{_colour(weight)}" '
-                   f'stroke="#e4e7eb"><title>{escape(label)} ← {escape(sources[s])}: {figure}</title></rect>')
+                   f'data-c="{t},{s}" stroke="#e4e7eb"><title>{escape(label)} ← {escape(sources[s])}: {figure}</title>'
+                   "</rect>")
 
 
 def _colour(weight: float) -> str:

@@ -1,12 +1,12 @@
 """`microtfm translate RUN TEXT --show attention|beam`: a translation with a picture of how it came about."""
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Literal
 
 from microtfm import atomic
 from microtfm.errors import UserError
+from microtfm.picture_page import page
 from microtfm.translator import Translator
 
 Show = Literal["attention", "beam"]
@@ -23,19 +23,20 @@ def show(run: Path, sentences: list[str], what: Show, beam: int, length_penalty:
     translator = Translator.load(run)
     line = sentences[0]
     if what == "attention":
-        from microtfm.attention_map import attention_svg
+        from microtfm.attention_map import attention_svg, strongest
         weights, source, target = translator.attention(line)
         text = translator.translate([line])[0]
         picture = attention_svg(weights, source, target, title=f"{line} → {text}")
+        table = strongest(weights, source, target)
     else:
-        from microtfm.beam_tree import beam_svg, search
+        from microtfm.beam_tree import beam_svg, hypotheses, search
         width = beam if beam > 1 else WIDTH
         tree = search(translator, line, width, length_penalty)
         text = translator.translate([line], width, length_penalty)[0]
         picture = beam_svg(tree, translator, f"{line} → {text}")
+        table = hypotheses(tree, translator)
     if out.suffix == ".html":
-        picture = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(line)}</title></head>'
-                   f'<body style="margin:0">{picture}</body></html>\n')
+        picture = page(picture, line, *table)
     atomic.write(out, [picture.encode()])
     print(f"{text}\npicture {out}")
     return 0

@@ -1,8 +1,10 @@
 """Pictures of a translation and of the model's inputs: the beam's tree, attention by head, encoding, masks."""
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from browser import need_browser, run_in
 from tiny import corpus, settings
 
 from microtfm import train
@@ -45,7 +47,27 @@ def test_the_command_draws_beside_the_run(run: Path, what: str, capsys: pytest.C
     assert "一" in text and "<title>" in text
     page = tmp_path / "page.html"
     assert main(["translate", str(run), "一二三", "--show", what, "-o", str(page)]) == 0
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    html = page.read_text(encoding="utf-8")
+    assert html.startswith("<!doctype html>") and "<table>" in html and "font/woff2" in html
+    assert not re.search(r'src="http|href="http|@import', html)
+
+
+@pytest.mark.parametrize("what", ["attention", "beam"])
+def test_the_page_says_what_is_under_the_pointer(run: Path, what: str, tmp_path: Path) -> None:
+    need_browser()
+    assert main(["translate", str(run), "一二三", "--show", what, "-o", str(tmp_path / "picture.html")]) == 0
+    found = run_in((tmp_path / "picture.html").read_text(encoding="utf-8"),
+                   "const mark = [...document.querySelectorAll('#picture rect')].find(e => e.querySelector('title') || "
+                   "e.parentElement.querySelector(':scope > title') && e.parentElement.tagName === 'g');"
+                   "out.tip = (mark.querySelector('title') || mark.parentElement.querySelector('title')).textContent;"
+                   "mark.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}));"
+                   "out.said = document.getElementById('text').textContent;"
+                   "out.lit = document.querySelectorAll('.lit').length;"
+                   "out.rows = document.querySelectorAll('tr').length;",
+                   tmp_path)
+    assert found["errors"] == [] and "thrown" not in found
+    assert found["said"].startswith(found["tip"]) and found["rows"] > 1
+    assert found["lit"] == (1 if what == "beam" else found["said"].count(", ") + 1)
 
 
 def test_what_cannot_be_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
