@@ -18,13 +18,13 @@ of their two sides, and where the numbers cannot tell the verdict is "inconclusi
 """
 from engine.check.bench import SelfCheck, selfcheck
 from engine.check.gradients import gradcheck, tolerance
-from engine.check.ops import check_gradients, check_meaning, check_op, check_shape_rule, differentiable
+from engine.check.ops import WIDE, check_gradients, check_meaning, check_op, check_shape_rule, differentiable, terms
 from engine.check.property import gradient_test
 from engine.check.pullback import check_vjp
 from engine.check.report import CheckError, Finding, GradcheckError, InconclusiveWarning, Report
 from engine.check.strategies import Call, calls
 
-__all__ = ["Call", "CheckError", "Finding", "GradcheckError", "InconclusiveWarning", "Report", "SelfCheck",
+__all__ = ["WIDE", "Call", "CheckError", "Finding", "GradcheckError", "InconclusiveWarning", "Report", "SelfCheck",
            "calls",
            "check_gradients", "check_meaning", "check_op", "check_shape_rule", "check_vjp", "differentiable",
-           "gradcheck", "gradient_test", "selfcheck", "tolerance"]
+           "gradcheck", "gradient_test", "selfcheck", "terms", "tolerance"]

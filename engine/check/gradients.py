@@ -216,7 +216,8 @@ class _Gradcheck:
         for i, name in enumerate(pull.names):
             tensors = [leaf(x, k == i) for k, x in enumerate(xs)]
             y = f(*tensors)
-            alone = devices.host(grad(y, tensors[i], leaf(u, False)).array()) if y.requires_grad else np.zeros_like(xs[i])
+            alone = (devices.host(grad(y, tensors[i], leaf(u, False)).array()) if y.requires_grad
+                     else np.zeros_like(xs[i]))
             if not np.array_equal(alone, got[i], equal_nan=True):
                 self.report.add("wrong", "contract",
                                 f"the gradient of {name} is another one when it alone requires one", name=name, input=i)
