@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,12 @@ def test_second_run_compiles_nothing(run, warm):
     before = _stamps(warm)
     assert len(before) == 3  # the kernel, its launch, what the workers do
     assert warm.stat().st_mode & 0o777 == 0o700
+    for name, age in ((".old.tmp", 7200), (".new.tmp", 0)):  # one of them of a process that was killed
+        (warm / name).write_bytes(b"half")
+        os.utime(warm / name, (time.time() - age,) * 2)
     assert run("check()") == []
+    assert not (warm / ".old.tmp").exists()
+    (warm / ".new.tmp").unlink()
     assert _stamps(warm) == before
 
 
@@ -181,6 +187,23 @@ def test_a_full_disk_costs_one_warning(run, tmp_path):
     assert len(warnings) == 1 and "cannot be kept" in warnings[0]
     (folder,) = (tmp_path / "cache").iterdir()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux capabilities")
+def test_a_read_only_install_without_a_home(source, tmp_path):
+    """Nothing may be written anywhere; root does without the capabilities that would let it."""
+    for path in [source, *source.rglob("*"), tmp_path]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    drop = "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, c, 0, 0, 0) for c in (1, 2)]; os.execv("
+    blocked = "import tempfile; tempfile.tempdir = os.getcwd(); from engine.kernels.tiny import *; check(); check(1)"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG", "PYTHONPATH", "TMP", "HOME"))}
+    env |= {"PYTHONPATH": str(source), "HOME": str(tmp_path / "none"), "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", f"{drop}sys.executable, [sys.executable, '-c', 'import os; {blocked}'])"]
+    found = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    for path in [source, *source.rglob("*"), tmp_path]:
+        path.chmod(0o755)
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.count("Warning") == 1 and "NUMBA_CACHE_DIR" in found.stderr
 
 
 def test_no_home_and_no_cache_folder(run, tmp_path):

@@ -7,6 +7,7 @@ unpickled, and whatever goes wrong with the disk costs time, never a result: the
 warning says why.
 """
 
+import contextlib
 import functools
 import hashlib
 import marshal
@@ -16,6 +17,7 @@ import re
 import stat
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 DIGEST = hashlib.sha256().digest_size
+UNFINISHED = 3600  # seconds after which a file that is still being written has been given up
 
 
 class DiskCache(_Cache):
@@ -108,11 +111,20 @@ def folder() -> Path | None:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if _private(path) and (root.name != _temporary_name() or _private(root)):
                 tempfile.TemporaryFile(dir=path).close()
+                _sweep(path)
                 return path
         except OSError:
             continue
     _warn("no folder", "no folder to keep compiled kernels in, so each run compiles them: set NUMBA_CACHE_DIR to one")
     return None
+
+
+def _sweep(path: Path) -> None:
+    """Delete what processes that were killed while they wrote have left."""
+    for unfinished in path.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime > UNFINISHED:
+                unfinished.unlink()
 
 
 def _roots() -> Iterator[Path]:
