@@ -119,7 +119,7 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
 def _check_size(path: Path, table: dict[str, Any], size: int) -> None:
     try:
         end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path} is not a checkpoint of microtfm: its header makes no sense.") from None
     if end != size:
         raise UserError(f"{path} is damaged: its arrays have {end:,} bytes and the file has {size:,} for them. Restore "

@@ -28,10 +28,12 @@ import tomli_w
 from microtfm import atomic, checkpoint, kept, lock, tokens
 from microtfm.architecture import Model, build
 from microtfm.errors import UserError
+from microtfm.files import read_bytes
 from microtfm.settings import ModelSettings, Settings, read_table
 from microtfm.tokens import Tokenizer
 
-VERSION = 2                              # of the folder's layout; the first one did not say whose its checkpoints are
+VERSION = 3                              # of the folder's layout: see `RunFolder.open` for the earlier ones
+END = "# end"                            # the last line of config.toml: a file that was cut short lacks it
 OWN = ("config.toml", "tokenizer.json", "tokenizer.source.json", "tokenizer.target.json", "held-out.tsv",
        "train.tsv", "valid.tsv", "exam.tsv", "model.safetensors", "last/state.safetensors", "metrics.jsonl",
        "curves.svg", "curves.html", "curves.png", "attention.svg", "attention.html", "beam.svg", "beam.html")
@@ -60,15 +62,19 @@ class RunFolder:
         if not (path / "config.toml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.toml. Give the folder that microtfm demo or "
                             f"microtfm train made.")
-        table = read_table(path / "config.toml")
+        config = path / "config.toml"
+        table = read_table(config)
         version = table.pop("format_version", None)
         if type(version) is not int or not 1 <= version <= VERSION:
-            raise UserError(f"{path / 'config.toml'} has format_version {version!r}; this microtfm reads 1 to "
-                            f"{VERSION}. Use the version of microtfm that made the run.")
-        code = table.pop("run", None) if version > 1 else None
+            raise UserError(f"{config} has format_version {version!r}; this microtfm reads 1 to {VERSION}. Use the "
+                            f"version of microtfm that made the run.")
+        code = table.pop("run", None) if version > 1 else None         # the first did not say whose its checkpoints are
         if version > 1 and not isinstance(code, str):
-            raise UserError(f"{path / 'config.toml'} has lost its line  run = \"…\"  , which says whose the "
-                            f"checkpoints beside it are. It stands in the facts of {path / 'model.safetensors'}.")
+            raise UserError(f"{config} has lost its line  run = \"…\"  , which says whose the checkpoints beside it "
+                            f"are. It stands in the facts of {path / 'model.safetensors'}.")
+        if version > 2 and not read_bytes(config).rstrip().endswith(END.encode()):     # the second had no such line
+            raise UserError(f"{config} is cut short: its last line,  {END}  , is missing. Restore it from a copy; or "
+                            f"add the line, if all settings are there.")
         return cls(path, _moved(Settings.from_dict(table, str(path / "config.toml")), path), code)
 
     @contextlib.contextmanager
@@ -134,7 +140,7 @@ class RunFolder:
         """Write the settings."""
         head = {"format_version": 1} if self.code is None else {"format_version": VERSION, "run": self.code}
         table = {**head, **self.settings.to_dict()}
-        atomic.write(self.config, [tomli_w.dumps(table).encode()])
+        atomic.write(self.config, [f"{tomli_w.dumps(table)}\n{END}\n".encode()])
 
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
         """The source and the target tokenizer: one and the same where the vocabulary is joint."""

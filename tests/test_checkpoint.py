@@ -161,6 +161,7 @@ HOSTILE: dict[str, bytes] = {
     "shape is text": forged({"__metadata__": meta(), "x": entry(shape="2")}, bytes(8)),
     "shape is true": forged({"__metadata__": meta(), "x": entry(shape=(True, 2))}, bytes(8)),
     "offsets are text": forged({"__metadata__": meta(), "x": entry(offsets="08")}, bytes(8)),
+    "endless offset": forged({"__metadata__": meta(), "x": entry(offsets=(0, float("inf")))}, bytes(8)),
     "three offsets": forged({"__metadata__": meta(), "x": entry(offsets=(0, 4, 8))}, bytes(8)),
     "unknown dtype": forged({"__metadata__": meta(), "x": entry(dtype="object")}, bytes(8)),
     "dtype is a list": forged({"__metadata__": meta(), "x": entry(dtype=["F32"])}, bytes(8)),

@@ -76,7 +76,7 @@ def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     assert all(part.endswith("。") for part in parts)
     assert found[1] == found[3] == sentences.joined(model.translate(parts))
     assert model.notices == []
-    assert model.translate(["一" * 100_000])[0]
+    assert model.translate(["一" * 5_000])[0]
 
 
 def test_no_translation_contains_a_line_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_model_of_another_shape_or_head_count(copy: Path) -> None:
     config.write_text(text.replace("heads = 2", "heads = 4"), encoding="utf-8")
     with pytest.raises(UserError, match="heads is 2 there and 4"):
         Translator.load(copy)
-    config.write_text(text.replace("format_version = 2", "format_version = 7"), encoding="utf-8")
+    config.write_text(text.replace("format_version = 3", "format_version = 7"), encoding="utf-8")
     with pytest.raises(UserError, match="format_version 7"):
         Translator.load(copy)
     config.write_text(text.replace("d_model", "d_modle"), encoding="utf-8")
@@ -167,9 +167,10 @@ def test_a_model_of_another_run_of_the_same_shape(copy: Path, tmp_path: Path) ->
         Translator.load(copy)
     code = next(line for line in config.splitlines() if line.startswith("run = "))
     for text, says in ((config.replace(code, ""), "lost its line"), (config.replace(code, "run = 3"), "lost its line"),
-                       (config.replace("format_version = 2", "format_version = 1"), "unknown setting run"),
-                       (config.replace("format_version = 2", "format_version = 1").replace(code, ""), "another run"),
-                       (config.replace("format_version = 2", "format_version = true"), "format_version True")):
+                       (config.replace("format_version = 3", "format_version = 1"), "unknown setting run"),
+                       (config.replace("format_version = 3", "format_version = 1").replace(code, ""), "another run"),
+                       (config.replace("format_version = 3", "format_version = true"), "format_version True"),
+                       (config[:config.index("[tokens]")], "is cut short: its last line")):
         (copy / "config.toml").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=says):
             Translator.load(copy)

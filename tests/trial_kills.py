@@ -25,8 +25,6 @@ from microtfm import checkpoint, state, train
 from microtfm.events import Events
 from microtfm.settings import ModelSettings
 
-STEPS = 400
-
 
 class Telling(Events):
     """Writes the step of every save to a pipe."""
@@ -41,13 +39,13 @@ class Telling(Events):
         state.save = save                # type: ignore[assignment]
 
 
-def chosen(path: Path) -> train.Settings:
+def chosen(path: Path, steps: int) -> train.Settings:
     """A model of some 150,000 numbers, so that a save takes its time."""
-    found = settings(path, steps=STEPS, save_every=1, validate_every=40, validate_sentences=2, average=50, keep=2)
+    found = settings(path, steps=steps, save_every=1, validate_every=40, validate_sentences=2, average=50, keep=2)
     return replace(found, model=ModelSettings(d_model=64, heads=2, layers=1, ffn=256, dropout=0.1, tie="output"))
 
 
-def killed(path: Path, after: float) -> tuple[int, bool]:
+def killed(path: Path, steps: int, after: float) -> tuple[int, bool]:
     """Train in a child for so many seconds, then kill it -> the last step that it said was saved, whether it ended."""
     read, write = os.pipe()
     pid = os.fork()
@@ -57,7 +55,7 @@ def killed(path: Path, after: float) -> tuple[int, bool]:
         if (path / "config.toml").exists():
             train.resume(path, heard)
         else:
-            train.train(chosen(path), heard, corpus())
+            train.train(chosen(path, steps), heard, corpus())
         os._exit(0)
     os.close(write)
     time.sleep(after)
@@ -77,16 +75,16 @@ def content(path: Path) -> dict[str, bytes]:
             if each.suffix in (".safetensors", ".json")}
 
 
-def main(kills: int = 200) -> int:
-    """Kill so many times. Returns how many things went wrong."""
+def main(kills: int = 200, steps: int = 400) -> int:
+    """Kill a training of so many steps so many times. Returns how many things went wrong."""
     train.curves.draw = lambda metrics, picture: False           # type: ignore[assignment]
     wrong, done, torn, moments = [], 0, 0, random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         through, path = Path(name) / "through", Path(name) / "killed"
-        train.train(chosen(through), corpus=corpus())
+        train.train(chosen(through, steps), corpus=corpus())
         saved = -1
         while done < kills:
-            told, ended = killed(path, 0.02 + moments.random() * 0.25)
+            told, ended = killed(path, steps, 0.02 + moments.random() * 0.25)
             if ended:                    # it came to its end: begin again
                 if content(path) != content(through):
                     wrong.append(f"kill {done}: the run that ended is not the one that went through")
