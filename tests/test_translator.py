@@ -118,7 +118,7 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.toml"):
         Translator.load(tmp_path)
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="file is not a checkpoint of microtfm"):
         Translator.load(tmp_path / "file")
 
 
