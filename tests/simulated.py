@@ -1,27 +1,12 @@
-"""What the tests of CUDA kernels have in common: arrays on the simulated card, and op meanings as the oracle."""
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+"""What the tests of CUDA kernels share: arrays on the card, simulated or real, and op meanings as the oracle."""
 import numpy as np
-import pytest
 
 from engine import OPS, Tensor, unfused
 from engine.check import WIDE, tolerance
 from engine.kernels import cuda
+from engine.kernels.cuda import tape
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 KEY = np.array(0x123456789ABCDEF, np.int64)
-simulated = pytest.mark.skipif(not SIMULATED, reason="runs in the simulator")
-
-
-def run_in_the_simulator(file, family):
-    """The tests of a file whose names begin so, in a process where kernels are simulated."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file, "-k", f"test_{family}_"]
-    run = subprocess.run(command, cwd=Path(__file__).parent.parent, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
-                         capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0 and " skipped" not in run.stdout, run.stdout[-4000:] + run.stderr[-2000:]
 
 
 def numbers(*shape, seed=0):
@@ -29,14 +14,8 @@ def numbers(*shape, seed=0):
 
 
 def on_card(x):
-    """An array on the simulated card, in the memory layout that it has here."""
-    if x is None:
-        return None
-    from engine.kernels.cuda import tape
-
-    memory = np.empty_like(x)
-    memory[...] = x
-    return tape.SimulatedArray(memory if memory.strides == x.strides else np.array(x, order="C"))
+    """An array on the card, in the memory layout that it has here."""
+    return None if x is None else tape.laid_out(x)
 
 
 def call(name, *arrays, **params):

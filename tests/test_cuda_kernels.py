@@ -1,22 +1,12 @@
-"""CUDA kernels of single numbers, matrix products and softmax in the simulator against their ops' meanings.
-
-The simulator is chosen when the kernels are imported, so this file runs itself again in a process of its own.
+"""CUDA kernels of single numbers, matrix products and softmax against their ops' meanings.
 """
 import numpy as np
 import pytest
-from simulated import KEY, SIMULATED, call, check, numbers, on_card, run_in_the_simulator, simulated
+from simulated import KEY, call, check, numbers, on_card
 
 from engine.kernels import cuda
-
-pytest.importorskip("greenlet")
-if SIMULATED:
-    from engine.kernels.cuda import matmul as products
-    from engine.kernels.cuda.simulator import order
-else:
-    @pytest.mark.parametrize("family", ["lift", "matmul", "linear", "softmax"])
-    def test_in_the_simulator(family):
-        run_in_the_simulator(__file__, family)
-
+from engine.kernels.cuda import matmul as products
+from engine.kernels.cuda.simulator import order
 
 # --- elementwise ----------------------------------------------------------------------------------
 UNARY = ["exp", "sin", "cos", "tanh", "sigmoid", "erf", "gelu", "silu", "relu", "abs", "neg"]
@@ -26,20 +16,17 @@ SHAPES = [((5,), (5,)), ((2, 8), (8,)), ((3, 8), (3, 1)), ((3, 7), (7,)), ((2, 3
           ((2, 3, 4), ()), ((3, 1), (1, 8)), ((0, 3), (3,)), ((2, 3, 8), (1, 3, 8))]
 
 
-@simulated
 @pytest.mark.parametrize("name", UNARY)
 def test_lift_of_one_operand(name):
     for x in (numbers(3, 7), numbers(8, 4).T, numbers(), numbers(0, 2), numbers(1030)[::2]):
         check(name, x)
 
 
-@simulated
 @pytest.mark.parametrize("name", ["log", "sqrt"])
 def test_lift_of_a_positive_operand(name):
     check(name, np.abs(numbers(9)) + 1)
 
 
-@simulated
 @pytest.mark.parametrize("name", BINARY)
 def test_lift_of_two_operands(name):
     for first, second in SHAPES[:4] if name != "sub" else SHAPES:
@@ -48,7 +35,6 @@ def test_lift_of_two_operands(name):
         check(name, y, x + 4)
 
 
-@simulated
 def test_lift_of_the_others():
     x, y = numbers(3, 8), numbers(8)
     for condition in (x > 0, y > 0, np.array(True)):
@@ -58,7 +44,6 @@ def test_lift_of_the_others():
     assert cuda.kernel("add")(on_card(x.astype(np.float64)), on_card(y.astype(np.float64))) is NotImplemented
 
 
-@simulated
 def test_lift_keeps_nan_and_infinity():
     x = np.array([np.nan, np.inf, -np.inf, 1, 0, -0.0], np.float32)
     for name in ("exp", "relu", "abs", "sigmoid", "tanh"):
@@ -78,7 +63,6 @@ def tile(request, monkeypatch):
 every_tile = pytest.mark.parametrize("tile", [0, 1, 2], indirect=True)
 
 
-@simulated
 @every_tile
 def test_matmul_in_every_layout(tile):
     for a, b in [(numbers(6, 12), numbers(12, 8)), (numbers(5, 33), numbers(33, 7)), (numbers(3, 8), numbers(20, 8).T),
@@ -86,13 +70,11 @@ def test_matmul_in_every_layout(tile):
         check("matmul", a, b, terms=a.shape[1])
 
 
-@simulated
 def test_matmul_of_more_than_a_tile():
     check("matmul", numbers(33, 20), numbers(20, 37), terms=20)
     check("matmul", numbers(12, 70)[::2, ::3], numbers(24, 3), terms=24)
 
 
-@simulated
 def test_matmul_of_batches_and_vectors():
     for a, b in [((2, 3, 2, 5), (2, 3, 5, 3)), ((3, 2, 5), (2, 1, 5, 3)), ((2, 1, 2, 2, 5), (2, 1, 5, 3)),
                  ((5,), (5, 3)), ((2, 3, 5), (5,)), ((5,), (5,)), ((2, 0), (0, 3)), ((0, 2), (2, 3))]:
@@ -100,7 +82,6 @@ def test_matmul_of_batches_and_vectors():
     check("matmul", numbers(2, 3, 4, 5).swapaxes(1, 2), numbers(2, 3, 6, 5).transpose(0, 1, 3, 2)[:, :1], terms=5)
 
 
-@simulated
 def test_matmul_does_not_depend_on_the_tile_or_the_batch():
     a, b = numbers(40, 24), numbers(24, 40)
     whole = call("matmul", a, b).get()
@@ -112,7 +93,6 @@ def test_matmul_does_not_depend_on_the_tile_or_the_batch():
         products.TILES = tiles
 
 
-@simulated
 @every_tile
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_linear_with_its_epilogue(tile, p):
@@ -122,7 +102,6 @@ def test_linear_with_its_epilogue(tile, p):
     check("linear", x[0], w, None, KEY, activation="none", p=p, terms=inputs)
 
 
-@simulated
 @every_tile
 def test_linear_gradients(tile):
     x, g = numbers(2, 9, 5), numbers(2, 9, 12)
@@ -134,7 +113,6 @@ def test_linear_gradients(tile):
         check("relu_dropout_vjp", numbers(21), numbers(21, seed=1), p=p)
 
 
-@simulated
 @every_tile
 def test_linear_layers_side_by_side(tile):
     for rows, inputs, outputs in [(5, 7, (3, 4, 5)), (3, 8, (4, 8, 36)), (4, 2, (0, 3, 17)), (2, 5, (6, 2))]:
@@ -145,7 +123,6 @@ def test_linear_layers_side_by_side(tile):
 
 
 # --- softmax --------------------------------------------------------------------------------------
-@simulated
 @pytest.mark.parametrize("shape", [(3, 5), (9, 8), (2, 130), (1, 515), (1, 4098), (2, 0)])
 def test_softmax_of_rows(shape):
     x, g = numbers(*shape), numbers(*shape, seed=1)
@@ -155,7 +132,6 @@ def test_softmax_of_rows(shape):
         check(f"{name}_vjp", g, y, terms=shape[1])
 
 
-@simulated
 def test_softmax_along_any_axis_and_with_masks():
     x, g = numbers(2, 3, 4), numbers(2, 3, 4, seed=1)
     for axis in (0, 1):
@@ -172,14 +148,12 @@ def test_softmax_along_any_axis_and_with_masks():
     assert np.isfinite(call("softmax", x, mask).get()).all()
 
 
-@simulated
 def test_softmax_of_infinities_and_nan():
     x = np.array([[1, np.inf, 2], [-np.inf, -np.inf, -np.inf], [np.nan, 1, 2], [-np.inf, 1, 2]], np.float32)
     for name in ("softmax", "log_softmax"):
         check(name, x)
 
 
-@simulated
 def test_softmax_bits_do_not_depend_on_the_order_of_threads():
     x = numbers(1, 700)
     first = call("softmax", x).get()

@@ -1,37 +1,16 @@
-"""CUDA kernels of rows, tables and parameters in the simulator against their ops' meanings and the CPU's kernels.
-
-The simulator is chosen when the kernels are imported, so this file runs itself again in a process of its own.
+"""CUDA kernels of rows, tables and parameters against their ops' meanings and the CPU's kernels.
 """
 import numpy as np
 import pytest
-from simulated import (
-    KEY,
-    SIMULATED,
-    call,
-    check,
-    close,
-    meaning,
-    numbers,
-    on_card,
-    run_in_the_simulator,
-    simulated,
-)
+from simulated import KEY, call, check, close, meaning, numbers, on_card
 
 from engine.kernels import cuda
 from engine.kernels.cpu import optim
+from engine.kernels.cuda import index
 from engine.random import uniform_array
-
-pytest.importorskip("greenlet")
-if SIMULATED:
-    from engine.kernels.cuda import index
-else:
-    @pytest.mark.parametrize("family", ["reduce", "norm", "loss", "index", "optim"])
-    def test_in_the_simulator(family):
-        run_in_the_simulator(__file__, family)
 
 
 # --- sums and extremes ----------------------------------------------------------------------------
-@simulated
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4), (1030, 3), (2, 520), ()])
 def test_reduce_over_any_axes(shape):
     x = numbers(*shape)
@@ -44,7 +23,6 @@ def test_reduce_over_any_axes(shape):
                 check("argmax", x, axis=axis)
 
 
-@simulated
 def test_reduce_of_much_or_nothing():
     check("sum", numbers(16500), terms=16500)
     check("sum", numbers(0, 3), axis=0)
@@ -53,7 +31,6 @@ def test_reduce_of_much_or_nothing():
     assert cuda.kernel("max")(on_card(numbers(0))) is NotImplemented
 
 
-@simulated
 def test_reduce_extremes_of_ties_infinity_and_nan():
     x = numbers(3, 40)
     x[0, 3], x[1, [5, 3]], x[2] = np.nan, 9, -np.inf
@@ -62,7 +39,6 @@ def test_reduce_extremes_of_ties_infinity_and_nan():
 
 
 # --- layer norm -----------------------------------------------------------------------------------
-@simulated
 @pytest.mark.parametrize("shape", [(3, 5), (9, 8), (1, 520), (2, 1), (0, 2), (3,)])
 def test_norm_and_its_gradients(shape):
     x, h, g, n = numbers(*shape), numbers(*shape, seed=1), numbers(*shape, seed=2), shape[-1]
@@ -77,7 +53,6 @@ def test_norm_and_its_gradients(shape):
         close(got, meaning("add_norm_vjp", g, x, h, KEY, weight, p=p), x.size or 1)
 
 
-@simulated
 def test_norm_gradients_do_not_change_with_rows_of_zeros_behind():
     g, x, w = numbers(11, 6), numbers(11, 6, seed=1), numbers(6)
     more_g, more_x = np.zeros((30, 6), np.float32), numbers(30, 6)
@@ -87,7 +62,6 @@ def test_norm_gradients_do_not_change_with_rows_of_zeros_behind():
 
 
 # --- cross-entropy --------------------------------------------------------------------------------
-@simulated
 @pytest.mark.parametrize("rows, classes", [(3, 5), (9, 8), (2, 1030)])
 def test_loss_and_its_gradient(rows, classes):
     x, ids = numbers(rows, classes), np.random.default_rng(0).integers(0, classes, rows)
@@ -98,7 +72,6 @@ def test_loss_and_its_gradient(rows, classes):
         check("cross_entropy_vjp", numbers(rows) if reduction == "none" else numbers(), x, ids, **params)
 
 
-@simulated
 def test_loss_of_no_rows_one_row_and_hard_rows():
     check("cross_entropy", numbers(0, 3), np.zeros(0, np.int64))
     check("cross_entropy", numbers(2, 3), np.full(2, -100))
@@ -108,7 +81,6 @@ def test_loss_of_no_rows_one_row_and_hard_rows():
 
 
 # --- tables and dropout ---------------------------------------------------------------------------
-@simulated
 @pytest.mark.parametrize("size, count, features", [(5, 7, 3), (70, 40, 8), (3, 5, 130)])
 def test_index_takes_rows_and_adds_them_up(size, count, features):
     ids = np.random.default_rng(0).integers(0, size, count)
@@ -123,7 +95,6 @@ def test_index_takes_rows_and_adds_them_up(size, count, features):
         check("embed_vjp", numbers(2, 2, features), two, KEY, size=size, scale=2.5, p=p)
 
 
-@simulated
 def test_index_adds_up_what_does_not_fit_one_round(monkeypatch):
     monkeypatch.setattr(index, "ROOM", 16)
     ids = np.random.default_rng(0).integers(0, 40, 600)
@@ -133,7 +104,6 @@ def test_index_adds_up_what_does_not_fit_one_round(monkeypatch):
     np.testing.assert_array_equal(call("scatter_add", g, ids, axis=0, size=40).get(), expected)
 
 
-@simulated
 def test_index_of_dropout_bits_is_the_cpus():
     for n in (5, 8, 1030):
         for p in (0.0, 0.3, 1.0):
@@ -149,7 +119,6 @@ def _parameters():
     return params, grads, [np.full_like(p, 0.1) for p in params], [np.full_like(p, 0.2) for p in params]
 
 
-@simulated
 @pytest.mark.parametrize("decoupled, clip_norm", [(True, 0.5), (False, 0.0)])
 def test_optim_adam_is_the_cpus(decoupled, clip_norm):
     lists, decays = _parameters(), [0.1, 0, 0.2, 0, 0.1]
@@ -171,7 +140,6 @@ def test_optim_adam_is_the_cpus(decoupled, clip_norm):
     np.testing.assert_array_equal(here[0][0].get(), before)
 
 
-@simulated
 def test_optim_sgd_and_the_others():
     (params, grads, velocity, _), decays = _parameters(), [0.1, 0, 0.2, 0, 0.1]
     p, g, u = ([on_card(x) for x in many] for many in (params, grads, velocity))

@@ -31,6 +31,10 @@ _KERNELS = {
     "softmax": ["softmax", "softmax_vjp", "log_softmax", "log_softmax_vjp"],
     "norm": ["layer_norm", "layer_norm_vjp", "add_norm", "add_norm_vjp"],
     "loss": ["cross_entropy", "cross_entropy_vjp"],
+    "attention": [
+        "scaled_dot_product_attention", "scaled_dot_product_attention_vjp", "self_attention", "self_attention_vjp",
+        "cross_attention", "cross_attention_vjp",
+    ],
     "index": ["take", "embedding", "scatter_add"],
     "embed": ["embed", "embed_vjp"],
     "dropout": ["dropout", "dropout_vjp", "uniform"],

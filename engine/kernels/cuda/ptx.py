@@ -125,6 +125,26 @@ def add_outer(typing_context, c, a, b):
     return c(c, a, b), codegen
 
 
+def _times_rows_twin(c, a):
+    return tuple([x * a[i // (len(c) // len(a))] for i, x in enumerate(c)])
+
+
+@intrinsic(thread=_times_rows_twin)
+def times_rows(typing_context, c, a):
+    """The tile c with its rows multiplied by the numbers a."""
+    from .provider import cgutils
+
+    def codegen(context, builder, sig, values):
+        tile, factors = (
+            cgutils.unpack_tuple(builder, value, kind.count) for value, kind in zip(values, sig.args, strict=True)
+        )
+        columns = len(tile) // len(factors)
+        made = [builder.fmul(x, factors[i // columns]) for i, x in enumerate(tile)]
+        return context.make_tuple(builder, c, made)
+
+    return c(c, a), codegen
+
+
 # --- tensor cores ----------------------------------------------------------------------------------------------------
 
 

@@ -10,11 +10,11 @@
 
     scale("scale_4", PARTS=4, FACTOR=..., CLIPPED=False)      # a plain function of that name, for `kernel`
 
-The constants are a template's keyword-only parameters. Its source is rewritten for them: their names become numbers,
-arithmetic on numbers is done, `for i in unroll(…)` (the arguments of `range`) becomes its body once for each i, an `if`
-whose condition is known keeps only the branch that is taken, and `y = registers(n, m)` makes y[i, j] the variable
-y_i_j. A compiler then sees single numbers, which it keeps in registers, where an array in local memory could end up in
-slow memory.
+The constants are a template's keyword-only parameters, and whole numbers of its module. Its source is rewritten for
+them: their names become numbers, arithmetic on numbers is done, `for i in unroll(…)` (the arguments of `range`) becomes
+its body once for each i, an `if` whose condition is known keeps only the branch that is taken, and
+`y = registers(n, m)` makes y[i, j] the variable y_i_j. A compiler then sees single numbers, which it keeps in
+registers, where an array in local memory could end up in slow memory.
 """
 
 import ast
@@ -44,7 +44,9 @@ class template:
             self._tree = ast.parse(source).body[0]  # type: ignore[assignment]
         tree: Any = copy.deepcopy(self._tree)
         tree.name, tree.decorator_list, tree.args.kwonlyargs, tree.args.kw_defaults = name, [], [], []
-        plain = {k: v for k, v in constants.items() if isinstance(v, (bool, int))}
+        local = self._function.__code__.co_varnames
+        known = {k: v for k, v in self._function.__globals__.items() if k not in local} | constants
+        plain = {k: v for k, v in known.items() if isinstance(v, (bool, int))}
         tree.body = list(_Expansion(plain).block(tree.body))
         text = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
         file = f"<{self._function.__module__}.{name}>"

@@ -1,0 +1,73 @@
+"""The CUDA kernels of attention against their ops' meanings: tails, masks, causal, dropout, packed projections."""
+import numpy as np
+import pytest
+from simulated import KEY, call, check, close, meaning, numbers, on_card
+
+from engine.kernels import cuda
+
+NAME = "scaled_dot_product_attention"
+
+
+def inputs(heads, queries, keys, depth, values):
+    """g, q, k and v."""
+    shapes = (queries, values), (queries, depth), (keys, depth), (keys, values)
+    return [numbers(*heads, *shape, seed=i) for i, shape in enumerate(shapes)]
+
+
+def both_passes(g, q, k, v, mask=None, **params):
+    params = {"causal": False, "scale": 0.3, "p": 0.0, **params}
+    out, kept = call(NAME, q, k, v, mask, KEY, **params)
+    close(out, meaning(NAME, q, k, v, mask, KEY, **params), k.shape[-2])
+    packed = cuda.kernel(f"{NAME}_vjp")(*map(on_card, (g, q, k, v, mask, KEY)), **params, weights=kept)
+    close(packed, meaning(f"{NAME}_vjp", g, q, k, v, mask, KEY, **params), 4 * k.shape[-2])
+
+
+@pytest.mark.parametrize("size", [((1, 1), 1, 1, 1, 1), ((2, 2), 5, 7, 8, 8), ((3,), 9, 3, 5, 6)])
+def test_attention_of_one_tile(size):
+    g, q, k, v = inputs(*size)
+    both_passes(g, q, k, v)
+    both_passes(g, q, k, v, causal=True, p=0.4)
+    seen = np.random.default_rng(0).random((q.shape[-2], k.shape[-2])) < 0.5
+    seen[0] = False                                      # a query without keys gives zeros
+    both_passes(g, q, k, v, seen)
+    both_passes(g, q, k, v, np.broadcast_to(seen[-1:], (*q.shape[:-2], *seen.shape)), causal=True)
+
+
+def test_attention_of_several_tiles():
+    g, q, k, v = inputs((1, 1), 35, 40, 4, 4)
+    both_passes(g, q, k, v, np.arange(40)[None, :] < 37, causal=True, p=0.4)
+
+
+@pytest.mark.parametrize("depth, values", [(40, 36), (100, 70)])
+def test_attention_of_wide_heads(depth, values):
+    both_passes(*inputs((1,), 3, 4, depth, values))
+
+
+def test_attention_does_not_serve_heads_that_are_too_wide():
+    _, q, k, v = inputs((1,), 2, 2, 129, 4)
+    assert cuda.kernel(NAME)(on_card(q), on_card(k), on_card(v), scale=1.0) is NotImplemented
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_attention_on_packed_projections(p):
+    g, q, kv, qkv = numbers(2, 5, 24), numbers(2, 5, 24, seed=1), numbers(2, 7, 48), numbers(2, 5, 72)
+    params = {"heads": 3, "causal": True, "scale": 0.3, "p": p}
+    check("self_attention", qkv, None, KEY, **params, terms=5)
+    check("self_attention_vjp", g, qkv, np.arange(5) < 4, KEY, **params, terms=20)
+    seen = np.random.default_rng(0).random((2, 1, 1, 7)) < 0.7
+    params["causal"] = False
+    check("cross_attention", q, kv, seen, KEY, **params, terms=7)
+    check("cross_attention_vjp", g, q, kv, seen, KEY, **params, terms=28)
+
+
+def test_attention_bits_do_not_change_with_padding_behind():
+    """A sentence alone, and among longer ones: keys behind its end are masked and change no bit."""
+    _, q, k, v = inputs((1, 1), 5, 40, 4, 4)
+    alone = call(NAME, q, k[:, :, :6], v[:, :, :6], None, None, causal=False, scale=0.5, p=0.0)[0].get()
+    padded = call(NAME, q, k, v, np.arange(40)[None, :] < 6, None, causal=False, scale=0.5, p=0.0)[0].get()
+    np.testing.assert_array_equal(padded, alone)
+
+
+def test_attention_of_nothing():
+    for size in (((0, 2), 3, 4, 2, 2), ((2,), 0, 3, 2, 2), ((2,), 3, 0, 2, 2)):
+        both_passes(*inputs(*size))
