@@ -85,7 +85,7 @@ def test_loss_of_no_rows_one_row_and_hard_rows():
 def test_index_takes_rows_and_adds_them_up(size, count, features):
     ids = np.random.default_rng(0).integers(0, size, count)
     check("embedding", numbers(size, features), ids)
-    check("take", numbers(size, features), np.where(ids % 2 == 1, ids - size, ids))
+    check("take", numbers(size, features), np.where(ids % 2 == 1, ids - size, ids), axis=0)
     g, expected = numbers(count, features), np.zeros((size, features), np.float32)
     np.add.at(expected, ids, g)
     np.testing.assert_array_equal(call("scatter_add", g, ids, axis=0, size=size).get(), expected)
