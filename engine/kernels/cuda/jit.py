@@ -95,7 +95,8 @@ __all__ = ["KERNELS", "SIMULATED", "CompileFailure", "Kernel", "cuda", "intrinsi
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 if SIMULATED:
-    from . import simulator, stand_in
+    from . import lockstep_functions, simulator, stand_in
+    from .lockstep_values import NotLockstep
     from .stand_in import cuda
 else:
     from . import provider
@@ -185,8 +186,15 @@ class Kernel:
 
     def _simulated(self, shape: tuple[Any, ...], packed: list[Any]) -> None:
         grid, block, shared = shape
+        arguments = tuple(packed)
+        if _simulation.get() == "lockstep" and not simulator.ordered():
+            try:
+                lockstep_functions.launch(self.function, grid, block, shared, arguments, self.__name__)
+                return
+            except NotLockstep:
+                pass
         function = stand_in.device_function(self.function)
-        simulator.launch(function, grid, block, shared, tuple(packed), self.__name__)
+        simulator.launch(function, grid, block, shared, arguments, self.__name__)
 
     def _dtype(self, arguments: tuple[Any, ...]) -> str | None:
         """The T for which these arguments ask."""
@@ -214,8 +222,9 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def intrinsic(*, thread: Callable[..., Any] | None = None, warp: Callable[..., Any] | None = None,
-              ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare an intrinsic in Numba's way, with its twin in Python, of one thread or of a whole warp."""
+              lanes: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare an intrinsic in Numba's way, with its twin in Python, of one thread or of a whole warp; `lanes` is the
+    thread's twin for arrays of a number a thread, where that is faster."""
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         if not SIMULATED:
@@ -224,7 +233,10 @@ def intrinsic(*, thread: Callable[..., Any] | None = None, warp: Callable[..., A
             return stand_in.warp_wide(function.__name__, warp)
         if thread is None:
             raise TypeError(f"the intrinsic {function.__name__} has no twin for the simulator")
-        return stand_in.device_function(thread)
+        twin = stand_in.device_function(thread)
+        if lanes is not None:
+            twin.lanes_twin = lanes  # type: ignore[attr-defined]
+        return twin
 
     return declare
 
@@ -238,13 +250,13 @@ def written(source: str, name: str, names: dict[str, Any]) -> Callable[..., Any]
     return names[name]
 
 
-_simulation: ContextVar[str] = ContextVar("cuda_simulation", default="threads")
+_simulation: ContextVar[str] = ContextVar("cuda_simulation", default="lockstep")
 
 
 @contextmanager
 def simulation(kind: str) -> Iterator[None]:
-    """How kernels are simulated: "threads" (greenlets)."""
-    if kind not in ("threads",):
+    """How kernels are simulated: in "lockstep", or by "threads" (greenlets)."""
+    if kind not in ("lockstep", "threads"):
         raise ValueError(f"there is no simulation {kind!r}")
     token = _simulation.set(kind)
     try:

@@ -71,7 +71,7 @@ def linear_vjp(x: Array, g: Array, *, widths: tuple[int, ...] | None = None) -> 
     """
     widths = widths if widths is not None else g.shape[-1:]
     columns, inputs = g.shape[-1], x.shape[-1]
-    if not served(x, g) or len(widths) > 3 or (inputs + 1) * columns > MOST:
+    if not served(x, g) or not inputs or len(widths) > 3 or (inputs + 1) * columns > MOST:
         return NotImplemented
     packed = tape.empty((inputs + 1) * columns, x.dtype)
     if columns:

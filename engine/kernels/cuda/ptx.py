@@ -110,7 +110,14 @@ def _add_outer_twin(c, a, b):
                   for i, x in enumerate(a) for j, y in enumerate(wide)])  # fmt: skip
 
 
-@intrinsic(thread=_add_outer_twin)
+def _add_outer_lanes(c, a, b):
+    all_of = np.array(np.broadcast_arrays(*a, *b, *c), np.float64)
+    left, right, tile = np.split(all_of, [len(a), len(a) + len(b)])
+    made = left[:, None] * right[None] + tile.reshape(len(a), len(b), *tile.shape[1:])
+    return tuple(made.astype(np.float32).reshape(tile.shape))
+
+
+@intrinsic(thread=_add_outer_twin, lanes=_add_outer_lanes)
 def add_outer(typing_context, c, a, b):
     """The tile c (a rows by b columns) with fma(a[i], b[j], c[i, j]) everywhere."""
     from .provider import cgutils

@@ -16,6 +16,7 @@ other simulator (`lockstep.py`) and the tests of the compiled code find that.
 """
 
 import contextvars
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +29,16 @@ from .memory import Memory, SimulatedFault, poisoned
 WARP = 32
 MOST_THREADS = 1024  # of a block, on every card
 MOST_SHARED = 227 * 1024  # bytes of a block, on a card of compute capability 9.0
-_OWN = {str(Path(__file__).with_name(name)) for name in ("memory.py", "simulator.py", "stand_in.py")}
+_FILES = ("lockstep.py", "lockstep_cuda.py", "lockstep_functions.py", "lockstep_values.py", "memory.py", "simulator.py",
+          "stand_in.py")  # fmt: skip
+_OWN = {str(Path(__file__).with_name(name)) for name in _FILES}
 _ORDERS = ("forward", "reversed")
-_order = contextvars.ContextVar("simulated_order", default="forward")
+_order: contextvars.ContextVar[str | None] = contextvars.ContextVar("simulated_order", default=None)
 
 
 @contextmanager
 def order(name: str) -> Iterator[None]:
-    """Let the threads of a block run "forward" or "reversed" between barriers."""
+    """Let the threads of a block run one by one, "forward" or "reversed" between barriers."""
     if name not in _ORDERS:
         raise ValueError(f"threads run {' or '.join(_ORDERS)}, not {name!r}")
     token = _order.set(name)
@@ -43,6 +46,11 @@ def order(name: str) -> Iterator[None]:
         yield
     finally:
         _order.reset(token)
+
+
+def ordered() -> bool:
+    """Whether an order has been asked for, and so threads that run one by one."""
+    return _order.get() is not None
 
 
 def _greenlet() -> Any:
@@ -125,7 +133,7 @@ class _Run:
                     block.threads.append(t)
         self.threads = block.threads
         self.warps = [self.threads[i:i + WARP] for i in range(0, len(self.threads), WARP)]
-        self.queue = self.threads if _order.get() == "forward" else self.threads[::-1]
+        self.queue = self.threads if _order.get() != "reversed" else self.threads[::-1]
         for t in self.queue:
             self._go_on(t, *arguments)
 
@@ -139,7 +147,7 @@ class _Run:
 
     def _where(self, thread: Any, error: BaseException | None = None) -> str:
         b, t = self.block.index, thread.threadIdx
-        file, line = _line(thread) if error is None else _raised_at(error)
+        file, line = _line(thread) if error is None else raised_at(error)
         return (f"kernel {self.name}, block ({b.x}, {b.y}, {b.z}), thread ({t.x}, {t.y}, {t.z}), "
                 f"{file.rsplit('/', 1)[-1]}:{line}")
 
@@ -182,7 +190,7 @@ class _Run:
             lanes = [t.brought if t in group else None for t in warp]
             for t in group:
                 t.waits = None
-            for t in (group if _order.get() == "forward" else group[::-1]):
+            for t in (group if _order.get() != "reversed" else group[::-1]):
                 self._go_on(t, lanes)
             moved = True
 
@@ -208,7 +216,7 @@ class _Run:
                 f"{self._where(other)} waits at {other.waits}")
 
 
-def _raised_at(error: BaseException) -> tuple[str, int]:
+def raised_at(error: BaseException) -> tuple[str, int]:
     """The innermost line outside the simulator that an exception passed."""
     found, trace = ("?", 0), error.__traceback__
     while trace is not None:
@@ -235,14 +243,19 @@ def _memory(argument: Any, what: str) -> Any:
     return Memory(argument, what) if isinstance(argument, np.ndarray) else argument
 
 
+def check_launch(name: str, block: tuple[int, ...], shared_bytes: int) -> None:
+    """Refuse what no card runs."""
+    if math.prod(block) > MOST_THREADS:
+        raise SimulatedFault(f"kernel {name}: a block of {math.prod(block)} threads; a card takes {MOST_THREADS}")
+    if shared_bytes > MOST_SHARED:
+        raise SimulatedFault(f"kernel {name}: {shared_bytes} bytes of shared memory; a block has {MOST_SHARED}")
+
+
 def launch(function: Callable[..., None], grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int,
            arguments: tuple[Any, ...], name: str) -> None:
     """Run all blocks, in order. Raises SimulatedFault where the kernel does what a card forbids."""
+    check_launch(name, block, shared_bytes)
     g, b = _Dim3(*grid), _Dim3(*block)
-    if b.x * b.y * b.z > MOST_THREADS:
-        raise SimulatedFault(f"kernel {name}: a block of {b.x * b.y * b.z} threads; a card takes {MOST_THREADS}")
-    if shared_bytes > MOST_SHARED:
-        raise SimulatedFault(f"kernel {name}: {shared_bytes} bytes of shared memory; a block has {MOST_SHARED}")
     given = tuple(_memory(a, f"argument {i}") for i, a in enumerate(arguments))
     with np.errstate(all="ignore"):
         for z in range(g.z):

@@ -159,7 +159,7 @@ def warp_wide(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
             results = None
         return wait(f"{name} (result)", results)[0][thread.number % WARP]
 
-    call.__name__ = name
+    call.__name__, call.warp_twin = name, twin  # type: ignore[attr-defined]
     return call
 
 

@@ -1,0 +1,123 @@
+"""Training, translating and scoring on a card, here a simulated one: the processor's numbers within rounding, the same
+bits whenever asked, and files that know nothing of devices."""
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import engine
+from engine import DeviceError, GraphError, Tensor, default_device
+from microtfm import Translator, cli, train
+from microtfm.bench.ours import OurStep
+from microtfm.bench.sizes import SIZES
+from microtfm.errors import UserError
+from microtfm.settings import Settings
+from tests.tiny import corpus, pairs, settings
+
+pytest.importorskip("greenlet")
+
+
+def run(out: Path, device: str, **changes: Any) -> Path:
+    engine.seed(0)
+    chosen = settings(out, steps=4, validate_every=4, save_every=2)
+    return train.train(replace(chosen, device=device, **changes), corpus=corpus()).folder
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: Any) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("cuda")
+    return {name: run(folder / name, name.split("-")[0]) for name in ("cpu", "cuda", "cuda-again")}
+
+
+def test_a_run_on_a_card_learns_what_one_on_the_processor_does(runs: dict[str, Path]) -> None:
+    np.testing.assert_allclose(losses(runs["cuda"]), losses(runs["cpu"]), rtol=1e-5)
+
+
+def test_a_run_on_a_card_ends_with_the_same_bytes_every_time(runs: dict[str, Path]) -> None:
+    for name in ("model.safetensors", "last/state.safetensors"):
+        assert (runs["cuda"] / name).read_bytes() == (runs["cuda-again"] / name).read_bytes()
+
+
+def test_a_run_goes_on_on_either_device(runs: dict[str, Path]) -> None:
+    """Checkpoints know no device: what one has saved the other takes up, to the same numbers within rounding."""
+    for first, then in (("cpu", "cuda"), ("cuda-again", "cpu")):
+        config = runs[first] / "config.toml"
+        config.write_text(config.read_text().replace(f'device = "{first[:4].rstrip("-")}"', f'device = "{then}"'))
+        before = (runs[first] / "last/state.safetensors").read_bytes()
+        ended = train.resume(runs[first], changes=settings(runs[first], steps=6, validate_every=6, save_every=3).train)
+        assert ended.step == 6 and (runs[first] / "last/state.safetensors").read_bytes() != before
+    a, b = losses(runs["cpu"]), losses(runs["cuda-again"])
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_a_card_translates_as_the_processor(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [a for a, _ in pairs()[:5]]
+    there, here = (Translator.load(runs["cuda"], device) for device in ("cuda", "cpu"))
+    assert (there.model.device, here.model.device) == ("cuda", "cpu")
+    for way in ({"beam": 1}, {"beam": 3}, {"beam": 1, "cache": False}):
+        assert there.translate(lines, **way) == here.translate(lines, **way)
+    assert cli.main(["translate", str(runs["cuda"]), lines[0], "--device", "cuda"]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == here.translate(lines[:1])[0] and "a simulated card" in said.err
+
+
+def test_a_model_moves_in_place_and_takes_its_inputs_along() -> None:
+    with default_device("cpu"):
+        side = OurStep(replay=False, **SIZES["nano"].changed(batch=2, length=3).plain())
+    model, (source, target, _) = side.model.eval(), side._batches[0]
+    here = model(source, target).numpy()
+    assert model.to("cuda") is model and model.device == "cuda"
+    there = model(source, target)
+    assert there.device == "cuda"
+    np.testing.assert_allclose(there.numpy(), here, rtol=1e-4, atol=1e-4)
+    assert model.to("cpu").device == "cpu" and model(source, target).numpy().tolist() == here.tolist()
+
+
+# --- replay ---------------------------------------------------------------------------------------
+def test_a_replayed_step_on_a_card_has_the_bits_of_the_step_itself() -> None:
+    found = {}
+    for replayed in (False, True):
+        with default_device("cuda"):
+            side = OurStep(replay=replayed, **SIZES["nano"].changed(batch=4, length=5, layers=1).plain())
+            for _ in range(3):
+                side.step()
+            found[replayed] = [side.losses, *(p.numpy().tolist() for p in side.parameters)]
+    assert found[False] == found[True]
+
+
+def test_ids_are_checked_before_a_replayed_step_on_a_card() -> None:
+    with default_device("cuda"):
+        table = Tensor(np.ones((5, 2), np.float32))
+        look = engine.replay(lambda ids: engine.embedding(table, ids[:, 1:]))
+        ids = np.array([[9, 1, 2], [9, 3, 4]])
+        for _ in range(3):
+            assert look(ids).shape == (2, 2, 2)
+        with pytest.raises(engine.IndexRangeError, match="id 5 is out of range for 5 rows"):
+            look(ids + 1)
+        with pytest.raises(GraphError, match="looks ids up that the step itself computes"):
+            engine.replay(lambda x: engine.embedding(table, engine.argmax(x, axis=-1)))(np.zeros((2, 5), np.float32))
+
+
+# --- settings -------------------------------------------------------------------------------------
+def test_a_precision_of_cards_is_refused_on_the_processor(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--precision bf16 is a precision of cards"):
+        run(tmp_path / "x", "cpu", precision="bf16")
+    assert not (tmp_path / "x").exists() and Settings().precision == "float32"
+    with pytest.raises(DeviceError, match="there is no precision 'fp8'"), engine.precision("fp8"):
+        pass
+
+
+def test_auto_says_what_it_takes_and_why() -> None:
+    device, why = engine.choose_device("auto")
+    assert device == "cpu" and "simulated" in why
+    assert engine.choose_device("cuda") == ("cuda", "cuda: as asked for (a simulated card)")
