@@ -196,7 +196,8 @@ class Methods:
 
     # -- shape
     def reshape(self, *shape: Any) -> Tensor: return OPS["reshape"](self, shape=_sequence(shape))
-    def transpose(self, *axes: Any) -> Tensor: return OPS["transpose"](self, axes=_sequence(axes) or None)
+    def transpose(self, *axes: Any) -> Tensor:
+        return OPS["transpose"](self, axes=None if axes in ((), (None,)) else _sequence(axes))
     def swapaxes(self, axis1: int, axis2: int) -> Tensor: return OPS["swapaxes"](self, axis1=axis1, axis2=axis2)
     def broadcast_to(self, *shape: Any) -> Tensor: return OPS["broadcast_to"](self, shape=_sequence(shape))
     def expand_dims(self, axis: Any) -> Tensor: return OPS["expand_dims"](self, axis=axis)

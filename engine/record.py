@@ -73,6 +73,8 @@ class Op:
             raise ValueError(f"op {self.name!r} is defined twice")
         self.inputs, self.defaults = _parameters(self.meaning, self.signature, self.variadic)
         self.optional = _optional(self.meaning)
+        if isinstance(self.meaning, np.ufunc):
+            self.meaning = in_order(self.meaning)
         self._real = [isinstance(kind, Real) for kind in self.domain]
         self.flows = self.vjps is None or callable(self.vjps) or any(self.vjps)      # does any gradient come back?
         self.__doc__ = _describe(self)
@@ -141,6 +143,13 @@ def _parameters(meaning: Callable[..., Any], signature: str | None, variadic: bo
         elif p.kind is not p.VAR_KEYWORD:
             inputs.append(p.name)
     return tuple(inputs), defaults
+
+
+def in_order(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The NumPy function on arrays none of which runs backwards: there its loops give other bits."""
+    def meaning(*arrays: Any) -> Any:
+        return f(*[a.copy() if a.strides and min(a.strides) < 0 else a for a in arrays])
+    return meaning
 
 
 def _optional(meaning: Callable[..., Any]) -> frozenset[str]:

@@ -5,7 +5,7 @@ import numpy as np
 
 from engine.core import Tensor
 from engine.ops.elementwise import ANY, TWO, sqrt, where
-from engine.record import OUT, Op, Real, op
+from engine.record import OUT, Op, Real, in_order, op
 
 INSIDE = Real(-0.875, 0.875)
 
@@ -48,7 +48,8 @@ def _turn(x: Tensor, y: Tensor) -> Tensor:
     return _share(_share(x, r), r)
 
 
-atan2 = op("atan2", lambda y, x: np.arctan2(y, x), lambda g, z, y, x: g * _turn(x, y),
+_angle = in_order(np.arctan2)
+atan2 = op("atan2", lambda y, x: _angle(y, x), lambda g, z, y, x: g * _turn(x, y),
            lambda g, z, y, x: -g * _turn(y, x), signature=TWO, saves=(0, 1), result="float",
            domain=(ANY, Real(0.25, 2.0)),
            equation=("Z = arg(X + iY)", "Ȳ = Z̄ ⊙ X ⊘ (X² + Y²), X̄ = −Z̄ ⊙ Y ⊘ (X² + Y²)"),
