@@ -10,7 +10,8 @@ import engine
 from engine import OPS, Tensor
 from engine.check import calls
 
-NAMED = [name for name, method in vars(Tensor.__mro__[1]).items() if name in OPS and callable(method) and name != "topk"]
+NAMED = [name for name, method in vars(Tensor.__mro__[1]).items() if name in OPS and callable(method)
+         and name != "topk"]                      # which gives two tensors
 
 
 @pytest.mark.parametrize("name", NAMED)
