@@ -55,7 +55,9 @@ def _promoted(op: Op, inputs: Sequence[Any]) -> list[Tensor | None]:
         if t is not None and op.is_real(i):
             want = t.dtype if want is None else _promote(want, t.dtype)
     if op.result == "number" and want is not None and want.kind == "b":
-        raise DtypeError(f"{op.name} is not defined for truth values; make numbers of them first: x.astype('int64')")
+        given = ", ".join(f"{t.node.label()} {t.shape}" for i, t in enumerate(tensors) if op.is_real(i))
+        raise DtypeError(f"{op.name} is not defined for truth values, which {given} holds; make numbers of them first: "
+                         "x.astype('int64')")
     if op.result == "float" and want is not None and want.kind in "iub":
         want = FLOAT32
     return [t if t is None or not op.is_real(i) or t.dtype == want else core.apply(OPS["astype"], (t,), {"dtype": want})

@@ -74,7 +74,10 @@ def topk_(x: Tensor, *, k: int, axis: int = -1, largest: bool = True) -> Tensor:
 
 
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
-    """The k largest (or smallest) numbers along an axis, in order, and where they stand: (values, int64 places)."""
+    """The k largest (or smallest) numbers along an axis, in order, and where they stand: (values, int64 places).
+
+    Y = X[places], X̄[places] = Ȳ. Of equal numbers those that come first are taken, and have the gradient.
+    """
     with scope("topk"):
         places = argtopk(x, k=k, axis=axis, largest=largest)
         return take_along_axis(x, places, axis=axis), places

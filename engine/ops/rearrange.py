@@ -13,6 +13,7 @@ from engine.ops.index import take
 from engine.ops.shape import broadcast_to, concat, reshape
 from engine.record import fused
 from engine.shapes import Shape
+from engine.state import scope
 
 
 def _tuple(value: Any) -> tuple[int, ...]:
@@ -112,6 +113,7 @@ def _rolled(x: Tensor, by: int, axis: int) -> Tensor:
 
 
 def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
-    """The slices along an axis, as many tensors without it; the inverse of stack. Each is a getitem."""
+    """The slices along an axis, as many tensors without it: Yᵢ = X[i], X̄[i] = Ȳᵢ. The inverse of stack."""
     axis = shapes.one_axis(axis, x.ndim)
-    return tuple(x[(slice(None),) * axis + (i,)] for i in range(x.shape[axis]))
+    with scope("unstack"):
+        return tuple(x[(slice(None),) * axis + (i,)] for i in range(x.shape[axis]))
