@@ -48,7 +48,7 @@ def _repeats(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     axis = None if axis is None else shapes.one_axis(axis, len(s))
     size = int(np.prod(s, dtype=np.int64)) if axis is None else s[axis]
     given = params["repeats"]
-    repeats = _tuple(given.array() if isinstance(given, Tensor) else given)
+    repeats = _tuple(given.read() if isinstance(given, Tensor) else given)
     if min(repeats, default=0) < 0 or len(repeats) not in (1, size):
         raise ShapeError(f"repeats {given} must be one number, or one for each of {size}, none negative")
     return {"repeats": repeats if len(repeats) == size else repeats * size, "axis": axis}

@@ -17,6 +17,12 @@ from .libraries import Jax, NumPy, Torch
 from .notes import APART
 
 LIBRARIES = {"torch": Torch, "numpy": NumPy, "jax": Jax}
+FAMILIES = {                             # the files of engine/ops side by side
+    "elementwise": "elementwise exponential trigonometry rounding", "activations": "activation",
+    "reductions, running sums and products": "reduce products", "shape": "shape rearrange diagonal place",
+    "position and order": "index along order", "matrix products": "matmul contraction linear",
+    "softmax and normalisation": "softmax norm", "losses": "loss regression likelihood",
+    "attention, embedding, dropout": "attention embed dropout"}
 COLUMNS = ("values", "gradients", "refused", "apart", "wrong")
 
 
@@ -45,10 +51,11 @@ def main() -> int:
 
 
 def family(op: Op) -> str:
-    """The file of engine/ops in which an op is written down."""
+    """The family of the file in which an op is written down."""
     rules = [op.meaning, *((op.vjps,) if callable(op.vjps) else op.vjps or ()), op.shape, op.canonical]
     modules = [getattr(rule, "__module__", "") or "" for rule in rules]
-    return next((m.rpartition(".")[2] for m in modules if m.startswith("engine.ops.")), "elementwise")
+    file = next((m.rpartition(".")[2] for m in modules if m.startswith("engine.ops.")), "elementwise")
+    return next(name for name, files in FAMILIES.items() if file in files.split())
 
 
 def _counts(results: list[Result]) -> Counter[str]:
@@ -58,11 +65,11 @@ def _counts(results: list[Result]) -> Counter[str]:
 
 def _report(name: str, results: list[Result], each: object, seconds: float) -> None:
     heads = "".join(f"{what:>11}" for what in COLUMNS)
-    print(f"{name:<34}{'ops':>5}{heads}")
+    print(f"{name:<41}{'ops':>5}{heads}")
     groups = {r.op: [r] for r in results} if each else _by_family(results)
     for label, group in [*groups.items(), ("all", results)]:
         counts = _counts(group)
-        print(f"  {label:<32}{len(group):>5}" + "".join(f"{counts[what]:>11}" for what in COLUMNS))
+        print(f"  {label:<39}{len(group):>5}" + "".join(f"{counts[what]:>11}" for what in COLUMNS))
     for r in results:
         for line in r.wrong[:4]:
             print(f"    {r.op}({line}")
