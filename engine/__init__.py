@@ -15,8 +15,9 @@ from engine.creation import arange, eye, full, full_like, linspace, ones, ones_l
 from engine.device import choose as choose_device
 from engine.device import default_device, precision
 from engine.diagram import graph, observe
-from engine.errors import DeviceError, DtypeError, EngineError, GraphError, IndexRangeError, ShapeError
+from engine.errors import DeviceError, DtypeError, EngineError, GraphError, IndexRangeError, NotFiniteError, ShapeError
 from engine.inplace import global_norm, place, update
+from engine.nans import nan_check
 from engine.ops.activation import (
     elu,
     gelu,
@@ -132,6 +133,7 @@ __all__ = [
     "Index",
     "IndexRangeError",
     "Key",
+    "NotFiniteError",
     "Op",
     "Real",
     "Replay",
@@ -248,6 +250,7 @@ __all__ = [
     "moveaxis",
     "mse_loss",
     "mul",
+    "nan_check",
     "neg",
     "nll_loss",
     "no_grad",

@@ -88,6 +88,8 @@ def _cotangent(root: Tensor, grad: Any, what: str) -> Tensor:
     if not root.requires_grad:
         raise GraphError(f"{what}: {root.node.label()} does not depend on any tensor with requires_grad=True "
                          "(or it was made under no_grad)")
+    if STATE.get().begins is not None:
+        STATE.get().begins(root)
     if grad is None:
         if root.size != 1:
             raise GraphError(f"{what}: {root.node.label()} has shape {root.shape}, not one number. Reduce it, say with "

@@ -25,3 +25,11 @@ class DeviceError(EngineError, RuntimeError):
 
 class GraphError(EngineError, RuntimeError):
     """A graph that cannot be walked back: freed, changed since, or without a cotangent."""
+
+
+class NotFiniteError(EngineError, FloatingPointError):
+    """A NaN or an infinity, found by `nan_check`: `op` made it in `scope` and `phase`, or `tensor` held it already."""
+    op: str = ""
+    scope: tuple[str, ...] = ()
+    phase: str = "forward"
+    tensor: str | None = None

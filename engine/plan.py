@@ -55,7 +55,7 @@ class Replay:
 
     def __call__(self, *arguments: Any, **fixed: Any) -> Any:
         state = STATE.get()
-        if state.recorder is not None or not state.computing or device.jit_disabled():
+        if state.recorder is not None or not state.computing or state.watch is not None or device.jit_disabled():
             return self._step(*map(_tensor, arguments), **fixed)
         arrays = [_array(i, a) for i, a in enumerate(arguments)]
         key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording,

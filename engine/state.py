@@ -16,6 +16,7 @@ class State(NamedTuple):
     of: Any = None               # in the backward phase: the forward node whose cotangent is being pulled back
     watch: Any = None            # called with every tensor that is made, its op, and when its kernel began
     device: str = "cpu"          # where tensors of given values are made
+    begins: Any = None           # called with the tensor that a backward pass starts from
     recorder: Any = None         # while a step is recorded for replay: what notes it (plan.Recorder)
 
 

@@ -68,6 +68,7 @@ MAY_IMPORT = {
     "inplace": {"core", "device", "errors", "state"},
     "ops": {"core", "device", "errors", "ops", "random", "record", "shapes", "state"},
     "check": {"autograd", "core", "device", "errors", "kernels", "record", "shapes", "state"},
+    "nans": {"core", "device", "errors", "record", "state"},
     "arena": set(),
     "recorder": {"core", "device", "errors", "kernels", "record", "shapes", "state"},
     "guards": {"device", "errors", "record", "recorder"},
