@@ -65,14 +65,25 @@ def backward(root: Tensor, grad: Any, retain_graph: bool, create_graph: bool) ->
     found = _walk(made, root.node, seed, leaves, create_graph)
     if not (retain_graph or create_graph):
         _free(made)
+    taken = {id(seed.node.owner())}
     with no_grad_unless(create_graph):
         for node in leaves:
             t = node.tensor() if node.tensor else None
             g = found.get(id(node))
             if t is not None and g is not None:
+                g = _its_own(g, taken) if t.grad is None else g
                 if recorder is not None:
                     recorder.leaf(t)
                 t.grad = g if t.grad is None else t.grad + g
+
+
+def _its_own(g: Tensor, taken: set[int]) -> Tensor:
+    """A gradient whose memory is that of no other one, and can be written to: `.grad` is its tensor's alone."""
+    locked = isinstance(g._array, np.ndarray) and not g._array.flags.writeable
+    if locked or id(g.node.owner()) in taken:
+        g = OPS["mul"](g, 1.0)
+    taken.add(id(g.node.owner()))
+    return g
 
 
 def no_grad_unless(recording: bool) -> Any:

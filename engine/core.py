@@ -31,7 +31,7 @@ SERIAL = count()                         # the order in which tensors are made, 
 
 class Node:
     """How a tensor was made. Arrays die with their tensors; a node keeps only those that its op's rules read."""
-    __slots__ = ("__weakref__", "axes", "digest", "dtype", "exported", "freed", "frozen", "inputs", "literal", "name",
+    __slots__ = ("__weakref__", "axes", "digest", "dtype", "freed", "frozen", "inputs", "lent", "literal", "name",
                  "of", "op", "params", "phase", "requires_grad", "residuals", "saved", "scope", "seen", "serial",
                  "shape", "storage", "tensor", "used_by", "version")
 
@@ -51,7 +51,8 @@ class Node:
         self.residuals: Sequence[Any] = ()
         self.tensor: weakref.ref[Tensor] | None = None       # where `backward` leaves the gradient
         self.storage: Node | None = None                     # of a view: the node whose memory it shares
-        self.version, self.exported = 0, False
+        self.version = 0
+        self.lent: Any = None                                # says whether an array from `Tensor.data` is still held
         self.digest: int | None = None
         self.used_by: str | None = None                      # the last op that saved this memory
 
@@ -191,8 +192,11 @@ class Tensor(Methods):
         array, owner = self.read(), self.node.owner()
         if owner.used_by and owner.digest is None:
             owner.digest = devices.checksum(array)
-        owner.exported = True
-        return array
+        loan = owner.lent() if owner.lent is not None else None
+        if loan is None or loan.array is not array:
+            loan = devices.Loan(array)
+            owner.lent = weakref.ref(loan) if devices.of(array) == "cpu" else loan.itself
+        return loan.take()
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -355,7 +359,12 @@ def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> N
                 continue
             owner, kept = t.node.storage or t.node, t._array
         owner.used_by = op.name
-        node.saved[i] = Saved(kept, owner.version, devices.checksum(kept) if owner.exported else None)
+        node.saved[i] = Saved(kept, owner.version, devices.checksum(kept) if _held(owner) else None)
+
+
+def _held(owner: Node) -> bool:
+    """Whether somebody holds an array from `Tensor.data`, with which these values can be changed unseen."""
+    return owner.lent is not None and owner.lent() is not None
 
 
 def _failed(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], state: State) -> Node:

@@ -363,6 +363,25 @@ def in_place(rule: str, like: Any) -> Any:
     return serve
 
 
+class Loan:
+    """An array handed out by `Tensor.data`. It lives as long as somebody holds the array or any view of it: NumPy keeps
+    the object alive that a view's memory came from."""
+    __slots__ = ("__array_interface__", "__weakref__", "array")
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        if of(array) == "cpu":
+            self.__array_interface__ = array.__array_interface__
+
+    def itself(self) -> Loan:
+        """In place of a weak reference, where it cannot be known who holds the array."""
+        return self
+
+    def take(self) -> Any:
+        """The array, in the same memory."""
+        return np.asarray(self) if of(self.array) == "cpu" else self.array
+
+
 def checksum(array: Any) -> int:
     """A checksum of the whole memory that an array is a view of."""
     whole = np.ndarray if of(array) == "cpu" else type(array)

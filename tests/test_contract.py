@@ -120,6 +120,8 @@ CHANGES = {
     "view of the array": lambda x, held: held[1:].__setitem__(0, 9.0),
     "view of the tensor": lambda x, held: x[1:].__setitem__(0, 9.0),
     "reshaped tensor": lambda x, held: x.reshape(3, 1).data.__setitem__((0, 0), 9.0),
+    "data, through a buffer": lambda x, held: memoryview(x.data).__setitem__(0, 9.0),
+    "a row of the data, kept": lambda x, held: np.asarray(x.data[1:]).T.fill(9.0),
     "a constant of it": lambda x, held: engine.constant(x).__setitem__(0, 9.0),
     "optimiser": lambda x, held: engine.update("sgd", [x], [Tensor(np.ones(3))], [Tensor(np.zeros(3))], lr=0.1,
                                                momentum=0.0, weight_decay=[0.0]),
@@ -136,6 +138,31 @@ def test_a_leaf_changed_after_use_is_found_out(change, held):
     with pytest.raises(GraphError, match=_says("weight", "changed in place", "mul")):
         y.backward()
     assert x.grad is None
+
+
+def test_a_gradient_belongs_to_its_tensor_alone():
+    a, b = Tensor([1.0, 2.0], requires_grad=True), Tensor([3.0, 4.0], requires_grad=True)
+    seed = Tensor([1.0, 1.0])
+    (a + b).backward(seed)
+    a.grad[0] = 5.0
+    assert b.grad.tolist() == seed.tolist() == [1, 1]
+    a.grad = None
+    a.sum().backward()
+    a.grad[0] = 7.0                                          # clipping by hand, say
+    assert a.grad.tolist() == [7, 1]
+
+
+def test_data_that_nobody_holds_any_more_costs_nothing():
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    row = x.data[1:]
+    assert (x * x).node.saved[0].digest is not None          # it could be changed through the row
+    assert x.data.base is not None and np.shares_memory(x.data, row)
+    del row
+    y = x * x
+    assert y.node.saved[0].digest is None
+    x.data[0] = 9.0
+    with pytest.raises(GraphError, match="changed in place"):
+        y.sum().backward()
 
 
 def test_an_inner_value_changed_after_use_is_found_out():
