@@ -66,7 +66,7 @@ def load(path: Path) -> tuple[Model, Tokenizer, Tokenizer, Settings]:
     texts, where = facts.get("tokenizers"), f"The tokenizer in {path}"
     if not isinstance(texts, list) or len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{path} holds no tokenizers.")
-    tokenizers = [tokens.from_bytes(text.encode(), where) for text in texts]
+    tokenizers = [tokens.from_bytes(text.encode(errors="replace"), where) for text in texts]
     settings = Settings.from_dict({"model": facts.get("model", {}), **_table(facts.get("search")),
                                    "tokens": {"max_length": facts.get("max_length", 100), "joint": len(texts) == 1}},
                                   str(path))

@@ -88,7 +88,7 @@ class Learner:
 
 def tensors_in(step: Callable[..., Any]) -> Callable[..., Any]:
     """The step itself, for arguments that are arrays and numbers, as a replayed one takes them."""
-    return lambda *given: step(*(Tensor(np.asarray(x)) for x in given))
+    return lambda *given, **fixed: step(*(Tensor(np.asarray(x)) for x in given), **fixed)
 
 
 def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ def translate(run: Path, sentences: list[str], file: Path | None, wish: Wish) ->
         notices += [notice for notice in translator.notices if notice not in notices]
         if wish.json:
             answers += found
-        else:
+        elif found:
             print("\n".join(as_text(found, wish)), flush=True)
     if wish.json:
         print(json.dumps({"translations": answers, "notices": notices}, ensure_ascii=False, indent=2))
