@@ -4,7 +4,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from microtfm.loss import translation_loss
 from microtfm.settings import ModelSettings
 from microtfm.tokens import BOS
 from microtfm.transformer import Transformer
+
+if TYPE_CHECKING:
+    from microtfm.run_folder import RunFolder
+    from microtfm.tokens import Tokenizer
 
 SMOOTHING = 0.1                          # of the loss that is drawn (§5.4)
 SAMPLE = (32, 12, 11)                    # sentences, source and target tokens of the batch that a run is drawn with
@@ -83,9 +87,9 @@ def record(run: Path | None, size: str | None, unfused: bool = False, real: bool
             modes.enter_context(engine.shapes_only())
         if unfused:
             modes.enter_context(engine.unfused())
-        model, batch = _run_model(run, real) if run is not None else _size_model(str(size))
+        model, batch, ids = _run_model(run, real) if run is not None else (*_size_model(str(size)), None)
         model.train()
-        source, target, following = _ids(model, batch, real)
+        source, target, following = _ids(model, batch, ids, real)
         if not real:
             return translation_loss(model(source, target), following, SMOOTHING)
         translation_loss(model(source, target), following, SMOOTHING).backward()         # warms the kernels up
@@ -109,26 +113,42 @@ def _size_model(name: str) -> tuple[Model, tuple[int, int, int]]:
     return Transformer(settings, size.vocabulary, size.vocabulary), (size.batch, size.length, size.length)
 
 
-def _run_model(folder: Path, real: bool) -> tuple[Model, tuple[int, int, int]]:
+def _run_model(folder: Path, real: bool) -> tuple[Model, tuple[int, int, int], list[np.ndarray] | None]:
     from microtfm.run_folder import RunFolder
 
     if _named(str(folder))[1] is not None:
         raise UserError(f"{folder} is not a run folder but a size: microtfm graph --size {folder}")
     run = RunFolder.open(folder)
     source, target = run.tokenizers()
-    model = run.load_model() if real else build(run.settings.model, len(source), len(target))
-    return model, SAMPLE
+    if not real:
+        return build(run.settings.model, len(source), len(target)), SAMPLE, None
+    return run.load_model(), SAMPLE, _sentences(run, source, target)
 
 
-def _ids(model: Model, batch: tuple[int, int, int], real: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of random ids, or of their shapes."""
+def _sentences(run: RunFolder, source: Tokenizer, target: Tokenizer) -> list[np.ndarray] | None:
+    """The first sentences of the run's validation text as a batch of ids; None where the text is no longer there."""
+    from microtfm import data
+
+    given = run.settings.valid_src is not None
+    path, other = (run.settings.valid_src, run.settings.valid_tgt) if given else (run.held_out, None)
+    if path is None or not path.is_file() or (other is not None and not other.is_file()):
+        return None
+    pairs = [(source.encode(a), target.encode(b)) for a, b in data.read_parallel(path, other).pairs[:SAMPLE[0]]]
+    batch = data.batch(pairs, range(len(pairs)))
+    return [batch.source, batch.target_in, batch.target_out]
+
+
+def _ids(model: Model, batch: tuple[int, int, int], given: list[np.ndarray] | None, real: bool) -> tuple[
+        Tensor, Tensor, Tensor]:
+    """A batch of the ids given, of random ones, or of their shapes."""
     rows, s, t = batch
     made: list[Any] = []
     rng = np.random.default_rng(0)
     sizes = (model.source_embedding.weight.shape[0], *[model.target_embedding.weight.shape[0]] * 2)
-    for name, length, words in zip(("source", "target", "next tokens"), (s, t, t), sizes, strict=True):
+    for i, (name, length, words) in enumerate(zip(("source", "target", "next tokens"), (s, t, t), sizes, strict=True)):
         shape = (rows, length)
-        ids = Tensor(rng.integers(BOS + 1, words, shape)) if real else Tensor.placeholder(shape, np.int64)
+        ids = (Tensor.placeholder(shape, np.int64) if not real else Tensor(given[i]) if given is not None
+               else Tensor(rng.integers(BOS + 1, words, shape)))
         ids.name, ids.axes = name, IDS["source" if name == "source" else "target"]
         made.append(ids)
     return made[0], made[1], made[2]

@@ -7,12 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from redraw import primes
+from tiny import corpus, settings
 
 import engine
 from engine import GraphError, Tensor, graph, observe
 from engine.diagram.boxes import collect
 from engine.draw.lives import stacked
+from microtfm import data, drawing, train
 from microtfm.drawing import record
+from microtfm.run_folder import RunFolder
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -95,6 +98,34 @@ def test_the_first_number_that_is_not_finite_is_ringed():
     svg = g.svg()
     assert svg.count("the first number that is not finite") == 1
     assert re.search(r"not finite: [\w/]*test_diagram_run.py:\d+", svg)
+
+
+def test_a_closed_module_shows_what_comes_out_of_it_and_the_ring():
+    x = Tensor([0.0, 1.0], requires_grad=True, name="x")
+    with observe():
+        with engine.scope("inner"):
+            y = x.log() * 1.0
+        z = engine.sum(engine.exp(y))
+        z.backward()
+    svg = graph(z, backward=True).svg(depth=0)
+    texts = " ".join(ET.fromstring(svg).itertext())
+    assert svg.count("the first number that is not finite") == 1 and "inner" in texts
+    assert "gradient" in texts and "out" in texts and svg.count("root mean square") >= 4
+
+
+def test_a_run_is_drawn_with_its_own_sentences(tmp_path):
+    """The attention on the boxes is that of real text: what the run was validated on, not of random words."""
+    run = tmp_path / "run"
+    train.train(settings(run, steps=2), corpus=corpus())
+    _, _, ids = drawing._run_model(run, real=True)
+    source, _ = RunFolder.open(run).tokenizers()
+    first = data.read_parallel(RunFolder.open(run).settings.valid_src).pairs[0][0]
+    assert ids[0][0].tolist()[:len(source.encode(first))] == source.encode(first)
+    assert ids[1].shape == ids[2].shape and len(ids[0]) == len(ids[1]) <= 32
+    (run / "valid.tsv").unlink()
+    assert drawing._run_model(run, real=True)[2] is None
+    loss = record(run, None, real=True)
+    assert np.isfinite(loss.item())
 
 
 def test_observing_is_off_outside():

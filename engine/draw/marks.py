@@ -12,7 +12,8 @@ from engine.diagram.memory import memory
 from engine.draw import colours
 
 
-def marks(box: Box, boxes: list[Box], x: float, y: float, w: float, h: float, first_bad: bool) -> str:
+def marks(box: Box, boxes: list[Box], x: float, y: float, w: float, h: float, bad: Box | None,
+          alone: bool = True) -> str:
     """Magnitudes of value and gradient under the box's text, a ring where numbers first were not finite, and the
     attention weights of the first sentence, head by head."""
     parts = []
@@ -22,7 +23,7 @@ def marks(box: Box, boxes: list[Box], x: float, y: float, w: float, h: float, fi
         parts.append(_bar(x + 10, y + h - 5, w / 2 - 10, seen.rms))
     if gradient is not None:
         parts.append(_bar(x + w / 2, y + h - 5, w / 2 - 10, gradient.rms))
-    if seen is not None and seen.weights:
+    if seen is not None and seen.weights and alone:
         n = len(seen.weights)
         side = min(24.0, (w - 8) / n - 2)
         left = x + w / 2 - n * (side + 2) / 2
@@ -31,8 +32,8 @@ def marks(box: Box, boxes: list[Box], x: float, y: float, w: float, h: float, fi
                          f'height="{side:.1f}" preserveAspectRatio="none" style="image-rendering:pixelated" '
                          f'href="data:image/png;base64,{png(head)}"><title>attention weights of head {k}: rows are '
                          f'queries, columns keys, dark is 1</title></image>')
-    if first_bad and seen is not None:
-        parts.append(ring(x, y, w, h, f"the first number that is not finite: {seen.line}"))
+    if bad is not None and bad.seen is not None:
+        parts.append(ring(x, y, w, h, f"the first number that is not finite: {bad.seen.line}"))
     return "".join(parts)
 
 

@@ -186,8 +186,9 @@ class Picture:
                     if words.below else "")
             return f'<g data-k="{item.id}" class="box {kind}" tabindex="0">{shape}{"".join(text)}{room}</g>'
         content = f"<title>{escape(words.tip)}</title>{shape}{''.join(text)}"
-        if self.measured and item.module is None and not item.port:
-            content += marks(box, self.boxes, x, y, w, h, box.id == self.first_bad)
+        if self.measured and not item.port:
+            bad = next((b for b in item.boxes if b.id == self.first_bad), None)
+            content += marks(box, self.boxes, x, y, w, h, bad, item.module is None)
         if self.departing is not None and any(b.id == self.departing for b in item.boxes):
             content += ring(x, y, w, h, "the first box whose values depart")
         ident = f'{prefix}{item.id}'

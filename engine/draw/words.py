@@ -134,10 +134,10 @@ class Speaker:
         lines.append(Line([Span(facts, colours.FAINT)]))
         lines += changes_lines(item)
         if self.measured:
-            lines += blank_lines(item.column == 0) if self.viewer else total_lines(made)
+            lines += blank_lines(item.column == 0) if self.viewer else total_lines(made, self.boxes)
         tip = f"{'/'.join(item.module)}{' ' + item.copies if item.copies else ''}: {facts}"
         return Words(lines, tip + (f", {tick.text} parameters" if tick and tick.text else ""),
-                     pile=6 if item.copies else 0).measure()
+                     pile=6 if item.copies else 0, below=7 * (self.measured and not self.viewer)).measure()
 
     def _op(self, item: Item) -> Words:
         box = item.box
@@ -273,17 +273,23 @@ def measured_lines(box: Box, boxes: list[Box]) -> list[Line]:
     if box.seen is not None:
         lines.append(Line([Span("value  ", colours.FAINT), *_values(box.seen)]))
     if box.column == 0 and (box.kind == "parameter" or box.gradient is not None):
-        seen = boxes[box.gradient].seen if box.gradient is not None else None
-        ran = any(b.column == 1 and b.seen is not None for b in boxes)
-        seed = box.gradient is not None and boxes[box.gradient].kind == "input"
-        spans = _values(seen) if seen is not None else [Span("1" if seed and ran else "—", bold=True)]
-        lines.append(Line([Span("gradient  ", colours.FAINT), *spans]))
+        lines.append(_gradient(box, boxes))
     if box.seen is not None and box.seen.seconds and box.node is not None:
         lines.append(Line([Span(", ".join([duration(box.seen.seconds), *_work(flop(box.node), touched(box.node)),
                                            box.seen.device]), colours.FAINT)]))
     if box.seen is not None and not box.seen.finite:
         lines.append(Line([Span(f"not finite: {box.seen.line}", colours.RED, bold=True)]))
     return lines
+
+
+def _gradient(box: Box, boxes: list[Box]) -> Line:
+    """A tensor's gradient: "—" where no backward pass has run, never 0; 1 where the pass begins."""
+    seen = boxes[box.gradient].seen if box.gradient is not None else None
+    if seen is not None:
+        return Line([Span("gradient  ", colours.FAINT), *_values(seen)])
+    seed = box.gradient is not None and boxes[box.gradient].kind == "input"
+    ran = seed and any(b.column == 1 and b.seen is not None for b in boxes)
+    return Line([Span("gradient  ", colours.FAINT), Span("1" if ran else "—", bold=True)])
 
 
 def _values(seen: Seen) -> list[Span]:
@@ -294,14 +300,18 @@ def _values(seen: Seen) -> list[Span]:
     return [Span(f"rms {seen.rms:.3g}", bold=True), Span(f", {seen.low:.3g} … {seen.high:.3g}", colours.FAINT)]
 
 
-def total_lines(made: list[Box]) -> list[Line]:
-    """The same of a whole module: time, arithmetic, bytes."""
-    seconds = [b.seen.seconds for b in made if b.seen is not None and b.seen.seconds]
-    if not seconds:
+def total_lines(made: list[Box], boxes: list[Box]) -> list[Line]:
+    """The same of a whole module: what comes out of it and that tensor's gradient; time, arithmetic, bytes of all."""
+    if not made or made[-1].seen is None:
         return []
+    lines = [Line([Span("out  ", colours.FAINT), *_values(made[-1].seen)])]
+    if made[-1].column == 0:
+        lines.append(_gradient(made[-1], boxes))
+    seconds = [b.seen.seconds for b in made if b.seen is not None and b.seen.seconds]
     nodes = [b.node for b in made if b.node is not None]
-    lines = [Line([Span(", ".join([duration(sum(seconds)), *_work(sum(map(flop, nodes)), sum(map(touched, nodes)))]),
-                        colours.FAINT)])]
+    if seconds:
+        work = _work(sum(map(flop, nodes)), sum(map(touched, nodes)))
+        lines.append(Line([Span(", ".join([duration(sum(seconds)), *work]), colours.FAINT)]))
     bad = next((b for b in made if b.seen is not None and not b.seen.finite), None)
     if bad is not None and bad.seen is not None:
         lines.append(Line([Span(f"not finite: {bad.seen.line}", colours.RED, bold=True)]))
