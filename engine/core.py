@@ -301,18 +301,18 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
         (recorder.check if recorder else _check)(op, arrays, params)
     residuals: Sequence[Any] = ()
     began = perf_counter_ns() if state.watch else 0
-    with np.errstate(all="ignore"):          # NaN and infinity are values here, not accidents
-        made = NotImplemented if op.fused and not state.fusing else devices.run(op.name, arrays, params)
-        if made is NotImplemented:
-            if op.fused:
-                with scope(op.name):
-                    return op.meaning(*tensors, **params)
-            if recorder:
-                made = recorder.meaning(op, arrays, params, shape, promotion.result_dtype(op, tensors, params))
-            else:
+    made = NotImplemented if op.fused and not state.fusing else devices.run(op.name, arrays, params)
+    if made is NotImplemented:
+        if op.fused:
+            with scope(op.name):
+                return op.meaning(*tensors, **params)
+        if recorder:
+            made = recorder.meaning(op, arrays, params, shape, promotion.result_dtype(op, tensors, params))
+        else:
+            with np.errstate(all="ignore"):  # NaN and infinity are values here, not accidents
                 made = op.meaning(*arrays, **params)
-        elif type(made) is tuple:
-            made, *residuals = made
+    elif type(made) is tuple:
+        made, *residuals = made
     if recorder:
         recorder.note(op.name, state)
     array = made if isinstance(made, np.ndarray) else devices.made(made)

@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.errors import DeviceError, DtypeError
 from engine.kernels import cpu
+from engine.kernels.cpu.pool import aligned_copy
 from engine.state import STATE
 
 DEVICES = ("cpu", "cuda")
@@ -121,7 +122,8 @@ def array_of(data: Any, dtype: Any, device: str | None) -> Any:
     if place == "cuda":
         array = move(data.astype(dtype or data.dtype, order="C", copy=True), device or place)
     else:
-        array = np.array(data, dtype=dtype or _default_dtype(data), order="C")
+        dtype = dtype or _default_dtype(data)
+        array = aligned_copy(np.asarray(data, dtype)) if type(data) is np.ndarray else np.array(data, dtype, order="C")
         if array.dtype.kind in "fiubc":
             array = move(array, device or (current() if not isinstance(data, np.ndarray) or place == "cpu" else place))
     if array.dtype.kind not in "fiubc":

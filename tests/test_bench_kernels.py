@@ -16,7 +16,7 @@ from microtfm.errors import UserError
 
 MICRO = Size("micro", d_model=8, heads=2, layers=2, ffn=12, vocabulary=23, batch=3, length=5)
 # In-place rules that only move numbers or count: their time is in the profile of a step, where they are called.
-BOOKKEEPING = {"copy", "accumulate", "write", "count"}
+BOOKKEEPING = {"copy", "accumulate", "average", "write", "count"}
 # One comparison or choice an element, each at the rate of memory as `add` is, which stands for them.
 TRIFLES = {"clip", "astype", "max", "min", "argmax", "equal", "not_equal", "less", "less_equal", "greater",
            "greater_equal", "logical_and", "logical_or", "logical_not", "isnan", "isinf", "isfinite"}

@@ -59,7 +59,8 @@ def _unary(
         if run is None:
             return NotImplemented
         if like_numpy is not None and x.size < LARGE and not tape.recording():
-            return np.asarray(like_numpy(x, order="C"))
+            with np.errstate(all="ignore"):
+                return np.asarray(like_numpy(x, order="C"))
         x = tape.contiguous(x)
         out = tape.empty(x.shape, result or x.dtype)
         run(-(-x.size // BLOCK), x, out, x.size)
@@ -103,7 +104,8 @@ def _binary(
         if run is None or y.dtype != dtype:
             return NotImplemented
         if like_numpy is not None and x.size < LARGE and y.size < LARGE and not tape.recording():
-            return np.asarray(like_numpy(x, y, order="C"))
+            with np.errstate(all="ignore"):
+                return np.asarray(like_numpy(x, y, order="C"))
         x, y, shape, cols, x_step, y_step, form = _arrange(x, y)
         out = tape.empty(shape, result or dtype)
         if out.size:

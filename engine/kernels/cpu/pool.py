@@ -60,12 +60,25 @@ class Pool:
             self.size -= oldest
             if not pieces:
                 del self._pieces[oldest]
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        piece = memory, -memory.ctypes.data % ALIGNMENT
+        piece = _aligned(size)
         self._pieces.setdefault(size, deque()).append(piece)
         self._pieces.move_to_end(size)
         self.size += size
         return piece
+
+
+def _aligned(size: int) -> Piece:
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    return memory, -memory.ctypes.data % ALIGNMENT
+
+
+def aligned_copy(array: Array) -> Array:
+    """A C-contiguous copy whose memory, if it is more than a little, begins at a cache line."""
+    if array.nbytes < SMALLEST:
+        return np.array(array, order="C")
+    copy: Array = np.ndarray(array.shape, array.dtype, *_aligned(array.nbytes))
+    np.copyto(copy, array)
+    return copy
 
 
 def _references_of_a_piece() -> int:
