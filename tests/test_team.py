@@ -186,6 +186,30 @@ while True:
 """, code=-2 if os.name == "posix" else 1).stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are different here")
+@pytest.mark.parametrize("run", ["count(blocks, done, by, 20_000)",
+                                 "Table([Launch(count, blocks, (done, by, 20_000), False)]).run()"])
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_a_signal_ends_a_single_long_kernel(threads, run):
+    """It would take minutes; the handler's exception comes soon, every claimed block is whole, and all goes on."""
+    _run(f"""
+import signal
+launches(20)
+blocks = 10_000_000
+done, by = np.zeros(blocks, np.int64), np.zeros(get_threads(), np.int64)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    {run}
+except KeyboardInterrupt:
+    pass
+else:
+    raise AssertionError("the kernel ran to its end")
+assert 0 < done.sum() == by.sum() < blocks and done.max() == 1
+launches(200)
+""", threads)
+
+
 def test_kernels_still_run_while_the_process_ends():
     ran = _run("""
 import atexit

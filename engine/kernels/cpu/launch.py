@@ -44,7 +44,20 @@ from .native import (
     poke,
     stack,
 )
-from .team import INDEX_ERROR, NDARRAY, NONE, STARTED, STARTER, TEAM, THREADS, TYPE_ERROR, hold, release, share
+from .team import (
+    INDEX_ERROR,
+    NDARRAY,
+    NONE,
+    STARTED,
+    STARTER,
+    TEAM,
+    THREADS,
+    TYPE_ERROR,
+    hold,
+    release,
+    run_alone,
+    share,
+)
 
 
 class Parameter(NamedTuple):
@@ -230,12 +243,17 @@ def started(team):
 
 
 @jit
-def _run(team, thunk, record, blocks, alone):
-    if blocks > 1 and not alone and hold(team):
-        share(team, thunk, record, blocks)
+def _run(team, thunk, record, blocks, alone, interpreter):
+    """All blocks: -> (whether a signal's handler raised, the interpreter's state)."""
+    raised = False
+    if blocks == 1 or alone:
+        call_thunk(thunk, 0, 0, blocks, record)
+    elif hold(team):
+        raised, _, interpreter = share(team, thunk, record, blocks, 0, interpreter)
         release(team)
     else:
-        call_thunk(thunk, 0, 0, blocks, record)
+        raised, _, interpreter = run_alone(team, thunk, record, blocks, 0, interpreter)
+    return raised, interpreter
 
 
 def launch(bound, items, count):
@@ -257,8 +275,10 @@ def launch(bound, items, count):
     if blocks > 1 and not alone and not started(team):
         return 0
     interpreter = PyEval_SaveThread()
-    _run(team, peek(rules + FUNCTION), record, blocks, alone)
+    raised, interpreter = _run(team, peek(rules + FUNCTION), record, blocks, alone, interpreter)
     PyEval_RestoreThread(interpreter)
+    if raised:
+        return 0
     if peek(record) != 0:
         _failed(rules, rules + FAILED, INDEX_ERROR)
         return 0

@@ -8,7 +8,6 @@ import numpy as np
 from .launch import DATA, none, pack, started
 from .native import (
     WORD,
-    PyErr_CheckSignals,
     PyEval_RestoreThread,
     PyEval_SaveThread,
     PyLong_FromLongLong,
@@ -19,7 +18,7 @@ from .native import (
     poke,
 )
 from .tape import Addresses, Launch
-from .team import TEAM, THREADS, clock, hold, release, share, wake
+from .team import TEAM, THREADS, clock, heard, hold, release, run_alone, share, wake
 
 # The words of a table, and of each of its rows.
 TEAM_AT, ROWS, LENGTH, TIMES, SHARED = (WORD * i for i in range(5))
@@ -27,18 +26,21 @@ FUNCTION, RECORD, BLOCKS, ALONE = (WORD * i for i in range(4))
 ROW = 4 * WORD
 
 _PATIENCE = 32  # launches, if none is parallel, between two looks at the clock
-_BETWEEN_SIGNALS = 50_000_000  # nanoseconds
 
 
 @jit
-def _run_row(team, row, held):
-    """One launch: whether it went well."""
+def _run_row(team, row, held, since, interpreter):
+    """One launch: -> what `heard` says."""
     thunk, record, blocks = peek(row + FUNCTION), peek(row + RECORD), peek(row + BLOCKS)
-    if held and peek(row + ALONE) == 0:
-        share(team, thunk, record, blocks)
-    elif blocks > 0:
-        call_thunk(thunk, 0, 0, blocks, record)
-    return peek(record) == 0
+    raised = False
+    if peek(row + ALONE) != 0:
+        if blocks > 0:
+            call_thunk(thunk, 0, 0, blocks, record)
+    elif held:
+        raised, since, interpreter = share(team, thunk, record, blocks, since, interpreter)
+    else:
+        raised, since, interpreter = run_alone(team, thunk, record, blocks, since, interpreter)
+    return raised, since, interpreter
 
 
 @jit
@@ -49,21 +51,18 @@ def _run_rows(team, table, interpreter, held):
     if times != 0:
         poke(times, since)
     for i in range(length):
-        if not _run_row(team, row, held):
-            return i, interpreter, False
+        raised, since, interpreter = _run_row(team, row, held, since, interpreter)
+        if raised or peek(peek(row + RECORD)) != 0:
+            return i, interpreter, raised
         if times != 0:
             poke(times + (1 + i) * WORD, clock(team))
         unseen += _PATIENCE if peek(row + ALONE) == 0 else 1
         row += ROW
         if unseen >= _PATIENCE:
             unseen = 0
-            if clock(team) - since > _BETWEEN_SIGNALS:
-                PyEval_RestoreThread(interpreter)
-                raised = PyErr_CheckSignals() != 0
-                interpreter = PyEval_SaveThread()
-                if raised:
-                    return i, interpreter, True
-                since = clock(team)
+            raised, since, interpreter = heard(team, since, interpreter)
+            if raised:
+                return i, interpreter, True
     return length, interpreter, False
 
 
@@ -91,7 +90,7 @@ class Table:
     """Launches packed once, run as one native call.
 
     It keeps the arrays that the launches read and write. A launch of no block does nothing. Ctrl-C is heard between
-    launches. Not for two Python threads at once.
+    launches and inside long ones. Not for two Python threads at once.
 
     Raises TypeError where an argument is not what its kernel takes.
     """

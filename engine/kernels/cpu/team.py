@@ -6,6 +6,9 @@ that is then current, and the job cannot change before its claimed blocks are re
 waits only for blocks that others have begun: a worker that sleeps, or that another process keeps from its core, is
 never waited for. Idle workers watch the ticket for a while, then sleep on a lock, without ever needing Python's.
 
+Every few blocks the launching thread listens for signals, so that Ctrl-C ends a long kernel, too: what is left of the
+job is left out, and the exception of the signal's handler goes on.
+
 One launch at a time holds the team; a Python thread that finds it held runs all its blocks alone. While a table of
 launches holds it, no worker sleeps.
 """
@@ -24,6 +27,9 @@ from numba.core import config
 
 from .native import (
     WORD,
+    PyErr_CheckSignals,
+    PyEval_RestoreThread,
+    PyEval_SaveThread,
     PyThread_acquire_lock,
     PyThread_release_lock,
     add,
@@ -51,6 +57,8 @@ _BED = 2 * WORD
 LEFT = 0xFFFFFFFF  # the ticket's lower half; the upper is the number of threads that may claim
 _PATIENCE = 512  # turns of a waiting loop, some microseconds, between two looks at the clock
 WATCH_NANOSECONDS = 300_000  # how long an idle worker watches before it sleeps
+BETWEEN_SIGNALS = 50_000_000  # nanoseconds
+LISTENING = 4  # blocks between two looks at the clock
 
 
 @jit
@@ -81,8 +89,36 @@ def wake(team, threads):
 
 
 @jit
-def share(team, thunk, record, blocks):
-    """Run a job by the team, which the caller holds, as its worker 0."""
+def heard(team, since, interpreter):
+    """Listen for signals if that was long ago: -> (whether a handler raised, when it was, the interpreter's state).
+
+    The interpreter's lock is not held. since: 0 for now.
+    """
+    now = clock(team)
+    if since == 0 or now - since < BETWEEN_SIGNALS:
+        return False, now if since == 0 else since, interpreter
+    PyEval_RestoreThread(interpreter)
+    raised = PyErr_CheckSignals() != 0
+    return raised, now, PyEval_SaveThread()
+
+
+@jit
+def run_alone(team, thunk, record, blocks, since, interpreter):
+    """Run a job in this thread: see `share`."""
+    raised = False
+    for block in range(0, blocks, LISTENING):
+        call_thunk(thunk, 0, block, min(block + LISTENING, blocks), record)
+        if block + LISTENING < blocks:
+            raised, since, interpreter = heard(team, since, interpreter)
+            if raised:
+                break
+    return raised, since, interpreter
+
+
+@jit
+def share(team, thunk, record, blocks, since, interpreter):
+    """Run a job by the team, which the caller holds, as its worker 0: -> what `heard` says; if that is yes, the rest of
+    the blocks is left out."""
     poke(team + THUNK, thunk)
     poke(team + RECORD, record)
     poke(team + BLOCKS, blocks)
@@ -90,15 +126,21 @@ def share(team, thunk, record, blocks):
     publish(team + TICKET, threads << 32 | (blocks - 1))
     wake(team, min(threads, blocks))
     call_thunk(thunk, 0, 0, 1, record)
-    others = blocks - 1
+    others, own, raised = blocks - 1, 0, False
     while True:
         ticket = observe(team + TICKET)
         left = ticket & LEFT
         if left == 0:
             break
-        if exchange(team + TICKET, ticket, ticket - 1):
+        if raised:
+            if exchange(team + TICKET, ticket, ticket - left):
+                others -= left
+        elif exchange(team + TICKET, ticket, ticket - 1):
             call_thunk(thunk, 0, blocks - left, blocks - left + 1, record)
             others -= 1
+            own += 1
+            if own % LISTENING == 0:
+                raised, since, interpreter = heard(team, since, interpreter)
     turns = 0
     while observe(team + DONE) != others:
         relax()
@@ -106,6 +148,7 @@ def share(team, thunk, record, blocks):
         if turns % _PATIENCE == 0:
             call_plain(peek(team + YIELD))
     publish(team + DONE, 0)
+    return raised, since, interpreter
 
 
 def work(team, worker):

@@ -12,11 +12,12 @@ the processor. Kinds 5 to 9 are the same with a single vector, and the first of 
 read in that width, c is read and written only in its first n columns.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
 
 from .simd import LANES, Vector, address, call, clipped, element_address, first_lanes, masked_name, spread
@@ -46,10 +47,17 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(manager, tile, tile.native)
 
 
+def _features() -> Mapping[str, bool]:
+    """What the processor that Numba compiles for can do: this one, or as NUMBA_CPU_FEATURES says ("+avx2,-avx512f")."""
+    if config.CPU_FEATURES is None:
+        return binding.get_host_cpu_features()
+    return {part[1:]: part.startswith("+") for part in config.CPU_FEATURES.split(",") if part}
+
+
 def tile_shape(bits: int, most: int = 2) -> tuple[int, int]:
     """(rows, columns) of the largest tile, at most so many vectors wide, that this processor's registers hold, for
     numbers of 32 or 64 bits."""
-    features = binding.get_host_cpu_features()
+    features = _features()
     if features.get("avx512f"):
         registers, width = 32, 512
     elif features.get("neon"):
