@@ -71,8 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         _complain("Stopped at once. What was saved before is whole.")
         return 130
     except MemoryError:
-        return _complain("There was not enough memory. Try a smaller --train.batch-tokens, with --train.accumulate to "
-                         "make up for it, or shorter sentences: --tokens.max-length.")
+        return _complain("There was not enough memory. Training needs less with a smaller --train.batch-tokens (and "
+                         "--train.accumulate to make up for it), --tokens.max-length or model; translating, with a "
+                         "smaller --beam.")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}.")

@@ -275,12 +275,15 @@ class _Training:
     def _validate(self, stopping: Stopping) -> bool:
         """Score the model; keep it if it is the best. False: a signal came in between, and nothing was changed."""
         began, now = time.monotonic(), self.progress
+        self._check_finite()
         with self.optimiser.averaged():
             found = validate(self.model, self.material, self.settings, lambda: stopping.received is not None)
             weights = self.model.state_dict()
         self.model.train()
         if found is None:
             return False
+        if not math.isfinite(found.metrics["valid_loss"]):
+            raise UserError(self._broken(f"the loss on the validation text is {found.metrics['valid_loss']}"))
         self.slowest = max(self.slowest, time.monotonic() - began)
         line = self.metrics.write(step=now.step, **found.metrics, seconds=round(self._seconds(), 2))
         best = self._judge(found)
@@ -306,16 +309,22 @@ class _Training:
         checkpoint.save(self.run.model, weights, {**self.identity, "kind": "model", **now.best})
 
     def save(self) -> None:
-        """Put the state on the disk, if it is not there. A state with numbers that are not finite is never kept."""
+        """Put the state on the disk, if it is not there."""
         if self.saved != (self.progress.step, self.progress.validated):
-            broken = state.not_finite(self.model, self.optimiser)
-            if broken is not None:
-                raise UserError(f"Training broke down at step {self.progress.step}: {broken} has numbers that are not "
-                                f"finite. {self._last_good()} {self._calmer()}")
+            self._check_finite()
             try:
                 self.save_to(self.run.state)
             except UserError as error:
                 raise UserError(f"{error} Then go on with: microtfm resume {self.run.path}") from None
+
+    def _check_finite(self) -> None:
+        """No weights and no state with numbers that are not finite are ever kept."""
+        name = state.not_finite(self.model, self.optimiser)
+        if name is not None:
+            raise UserError(self._broken(f"{name} has numbers that are not finite"))
+
+    def _broken(self, what: str) -> str:
+        return f"Training broke down at step {self.progress.step}: {what}. {self._last_good()} {self._calmer()}"
 
     def save_to(self, path: Path) -> None:
         """Write the state."""

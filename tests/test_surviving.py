@@ -233,6 +233,19 @@ def test_a_state_that_is_not_finite_is_not_kept(tmp_path: Path, monkeypatch: pyt
         train.train(settings(tmp_path / "x"), corpus=corpus())
 
 
+@pytest.mark.parametrize("value", [np.inf, 3e38])
+def test_a_model_that_is_not_finite_is_not_kept_as_the_best(value: float, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are not finite, or that make a loss that is not, in the first validation."""
+    def spoil(training: Any) -> None:
+        dict(training.model.named_parameters())["encoder.layers.0.self_attention.key.weight"][...] = value
+
+    at_step_six(spoil, monkeypatch)
+    with pytest.raises(UserError, match=r"down at step 6: (model\.encoder|the loss on the validation text is nan)"):
+        train.train(settings(tmp_path / "x", validate_every=6, average=0), corpus=corpus())
+    assert not (tmp_path / "x/model.safetensors").exists()
+
+
 def test_too_little_memory_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*given: Any) -> Any:
         raise MemoryError

@@ -56,7 +56,7 @@ class Runs:
                              if path.name.startswith(("config", "tokenizer", "model", "state"))] for kind in self.truth}
 
     def load(self, kind: str, run: Path) -> list[Any]:
-        """All that a run folder holds, bit for bit."""
+        """All that a run folder holds, bit for bit, but for averages of the weights: a setting lets go of them."""
         folder = RunFolder.open(run)
         source, target = folder.tokenizers()
         model = folder.load_model()
@@ -65,7 +65,8 @@ class Runs:
         optimiser = train._optimiser(last, folder.settings.train)
         progress = state.restore(saved, folder.state, last, optimiser)
         arrays = [part.state_dict() for part in (model, last, optimiser)]
-        return [*({name: (a.dtype.str, a.shape, a.tobytes()) for name, a in part.items()} for part in arrays),
+        return [*({name: (a.dtype.str, a.shape, a.tobytes()) for name, a in part.items()
+                   if not name.startswith("average.")} for part in arrays),
                 progress, engine.random.get_state(), source.to_bytes(), target.to_bytes()]
 
 
