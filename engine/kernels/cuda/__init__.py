@@ -20,7 +20,7 @@ class NotCapturable(RuntimeError):
 
 _KERNELS = {
     "lift": [
-        "exp", "log", "sin", "cos", "tanh", "sigmoid", "erf", "gelu", "silu", "relu", "sqrt", "abs", "neg",
+        "exp", "log", "tanh", "sigmoid", "erf", "gelu", "silu", "relu", "sqrt", "abs", "neg",
         "add", "sub", "mul", "div", "pow", "maximum", "minimum", "where", "clip",
         "relu_vjp", "gelu_vjp", "tanh_vjp", "sigmoid_vjp", "silu_vjp",
     ],

@@ -48,6 +48,11 @@ def dropout(x: Array, key: Array, *, p: float) -> Any:
     return out, None
 
 
+def dropout_in_place(x: Array, key: Array, p: float) -> None:
+    """The same, of a C-contiguous array, over itself."""
+    _dropout[-(-x.size // BLOCK), THREADS](x, key, x, x.size, *rule(p), aligned(x))
+
+
 def dropout_vjp(g: Array, key: Array, *, p: float, kept: None = None) -> Array:
     """The pullback of dropout: g / (1 - p) where an element is kept, else 0."""
     made = dropout(g, key, p=p)

@@ -2,8 +2,8 @@
 
 An operand that is smaller than the result is read again and again: element i of the result takes number
 i // every % size of it. So a number alone, a row (N,) under (R, N) and a column (R, 1) need no copy; what does not
-follow that pattern is copied first. Truth values, comparisons and other dtypes are left to the array library, whose own
-kernels are as fast for them.
+follow that pattern is copied first. Truth values, comparisons, sines and other dtypes are left to the array library,
+whose own kernels are as fast for them.
 """
 
 import math
@@ -186,8 +186,6 @@ def _named(op: Callable[..., Any], f: Callable[..., Any]) -> Callable[..., Any]:
 
 exp = _unary(scalar.exp)
 log = _unary(scalar.log)
-sin = _unary(scalar.sin)
-cos = _unary(scalar.cos)
 tanh = _unary(scalar.tanh)
 sigmoid = _unary(scalar.sigmoid)
 erf = _unary(scalar.erf)

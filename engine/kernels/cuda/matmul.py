@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import tape
-from .jit import Kernel, cuda, kernel
+from .dropout import dropout_in_place
+from .jit import Kernel, cuda, kernel, precision
 from .product import DEEP, GRADIENT, SIDE, SIGNATURE, product
 from .random import rule
 from .rows import MOST, aligned, served
+from .tensor import tensor_product
 
 Array = Any
 
@@ -25,13 +27,13 @@ class Tile(NamedTuple):
     rows: int
     columns: int
     depth: int
-    part: int  # rows and columns that a thread makes
+    part: int  # rows and columns that a thread makes; 0 on tensor cores
     at_once: int  # blocks of a multiprocessor
     speed: float  # multiply-adds a cycle and multiprocessor, beside the largest tile's
 
     @property
     def threads(self) -> int:
-        return self.rows * self.columns // self.part**2
+        return self.rows * self.columns // self.part**2 if self.part else _WARPS[self.columns][2]
 
 
 TILES = (Tile(128, 128, 8, 8, 2, 1.0), Tile(64, 64, 8, 8, 4, 0.8), Tile(32, 32, 16, 4, 8, 0.4))
@@ -46,6 +48,25 @@ def _made(tile: Tile, dropping: bool) -> Kernel:
     return kernel(SIGNATURE, threads=tile.threads, blocks_per_multiprocessor=tile.at_once)(function)
 
 
+_SMALL = Tile(64, 64, 8, 0, 3, 0.6)
+TENSOR_TILES = {"tf32": (Tile(128, 256, 8, 0, 1, 1.0), _SMALL), "bf16": (Tile(128, 128, 8, 0, 1, 1.0), _SMALL)}
+_WARPS = {256: (4, 8, 256), 128: (4, 4, 256), 64: (2, 4, 128)}  # columns: products down and across a warp, threads
+_PAIRS = {"tf32": 1, "bf16": 2}  # numbers of a word: a step is tile.depth words
+
+
+def _made_for_tensor_cores(tile: Tile, name: str) -> Kernel:
+    tall, wide, threads = _WARPS[tile.columns]
+    function = tensor_product(
+        f"{name}_product_{tile.rows}x{tile.columns}", ROWS=tile.rows, COLUMNS=tile.columns, STEPS=tile.depth,
+        PAIR=_PAIRS[name], TALL=tall, WIDE=wide, THREADS=threads, A_UNITS=tile.rows * tile.depth // (4 * threads),
+        B_UNITS=tile.columns * tile.depth // (4 * threads),
+    )  # fmt: skip
+    return kernel(SIGNATURE, threads=threads, blocks_per_multiprocessor=tile.at_once)(function)
+
+
+_TENSOR_PRODUCTS = {
+    (name, tile): _made_for_tensor_cores(tile, name) for name, tiles in TENSOR_TILES.items() for tile in tiles
+}  # fmt: skip
 _PRODUCTS = {tile: (_made(tile, False), _made(tile, True)) for tile in TILES}
 
 
@@ -84,9 +105,11 @@ def launch(
     padded = pieces + [pieces[0]] * (3 - len(pieces))
     columns = [n] if mode == DEEP else widths
     many = batch[0] * batch[1]
-    tile, parts = _plan(m, columns, depth, many, mode == GRADIENT)
+    exact = precision()
+    tile, parts = _plan(m, columns, depth, many, mode == GRADIENT, TENSOR_TILES.get(exact, TILES))
+    step = tile.depth * _PAIRS.get(exact, 1)
     tiles = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)
-    chunk = -(-depth // (parts * tile.depth)) * tile.depth or 1
+    chunk = -(-depth // (parts * step)) * step or 1
     parts = max(1, -(-depth // chunk))
     to = c if parts == 1 else tape.empty((parts, c.size), c.dtype)
     wide_a = aligned(a) and _wide((a_i, a_k), steps[:2])
@@ -98,11 +121,14 @@ def launch(
     n1, n2, n3 = widths
     if mode == DEEP:
         n1, depth = n, widths[0]
-    _PRODUCTS[tile][p > 0][(tiles, parts, many), tile.threads](
+    run = _PRODUCTS[tile][p > 0] if exact == "float32" else _TENSOR_PRODUCTS[exact, tile]
+    run[(tiles, parts, many), tile.threads](
         a, *(piece.array for piece in padded), to, *(piece.bias for piece in padded), key, m, n1, n2, n3, depth,
         a_i, a_k, *(piece.k for piece in padded), *(piece.j for piece in padded), *steps, batch[1], mode, chunk,
         int(sums), wide_a, wide_b, wide_c, sum((b.bias is not None) << i for i, b in enumerate(pieces)), relu, *rule(p),
     )  # fmt: skip
+    if p > 0 and exact != "float32":
+        dropout_in_place(c, key, p)
     if parts > 1:
         _add_parts[-(-c.size // THREADS), THREADS](to, c, c.size, parts)
 
@@ -113,17 +139,19 @@ def _wide(strides: tuple[int, int], steps: tuple[int, ...]) -> bool:
     return 1 in strides and slow % 4 == 0 and all(step % 4 == 0 for step in steps)
 
 
-def _plan(m: int, columns: list[int], depth: int, many: int, cutting: bool) -> tuple[Tile, int]:
+def _plan(
+    m: int, columns: list[int], depth: int, many: int, cutting: bool, tiles: tuple[Tile, ...]
+) -> tuple[Tile, int]:
     """The tile, and into how many parts k is cut, with which the last multiprocessor ends first.
 
     Only gradients of weights may be cut: their sums are over a batch, so no number of another batch depends on it.
     """
-    best = math.inf, TILES[0], 1
-    for tile in TILES:
-        tiles = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns) * many
+    best = math.inf, tiles[0], 1
+    for tile in tiles:
+        blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns) * many
         most = max(1, depth // LEAST_DEPTH) if cutting else 1
-        parts = min(most, max(1, tile.at_once * MULTIPROCESSORS // max(1, tiles)))
-        rounds = -(-tiles * parts // MULTIPROCESSORS)
+        parts = min(most, max(1, tile.at_once * MULTIPROCESSORS // max(1, blocks)))
+        rounds = -(-blocks * parts // MULTIPROCESSORS)
         busy = min(1.0, min(rounds, tile.at_once) * tile.threads / 256)
         time = rounds * tile.rows * tile.columns * (depth / parts) / (tile.speed * busy)
         if time < best[0]:
