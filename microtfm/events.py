@@ -51,6 +51,9 @@ class Events:
     def validated(self, metrics: dict[str, Any], samples: list[Sample], best: bool) -> None:
         """The model was validated: valid_loss, bleu, chrf, ..."""
 
+    def judged(self, right: bool, text: str) -> None:
+        """Where the run lies in what earlier runs of its recipe were like, after a validation."""
+
     def stopping(self) -> None:
         """A signal came in. Called inside the signal handler: nothing here may write to a buffered stream."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from microtfm import data
 from microtfm import evaluate as scoring
 from microtfm.data import Corpus
+from microtfm.diagnosis import diagnose
 from microtfm.errors import UserError
 from microtfm.run_folder import RunFolder
 from microtfm.translator import Translator
@@ -32,6 +33,7 @@ def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int | None, 
         "length_penalty": length_penalty,
         "sentences_per_s": round(len(sources) / max(seconds, 1e-9), 2),
         "notices": [*corpus.report, *translator.notices],
+        "diagnosis": [finding.text for finding in diagnose(sources, translations, references)],
         "worst": [{"source": sources[each.index], "translation": each.translation, "reference": each.reference,
                    "chrf": round(each.chrf, 1)} for each in scoring.worst(translations, references, worst)],
     }
@@ -56,6 +58,7 @@ def as_text(answer: dict[str, Any]) -> str:
         f"chrF    {answer['chrf']:.2f}   {answer['chrf_signature']}",
         f"exact   {answer['exact_match']:.1%}",
     ]
+    lines += [f"look    {text}" for text in answer["diagnosis"]]
     if answer["worst"]:
         lines.append("worst")
     for each in answer["worst"]:

@@ -93,6 +93,9 @@ class Report(Events):
             wanted = "" if right else f"  [{sample.reference}]"
             self.say(f"          {sample.source}  ->  {sample.translation}{wanted}", "green" if right else "")
 
+    def judged(self, right: bool, text: str) -> None:
+        self.say(f"        {text}", "dim" if right else "yellow")
+
     def stopping(self) -> None:
         with suppress(OSError):          # unbuffered, because the signal may have come in the middle of a print
             os.write(2, b"\nStopping after this step, and saving. Once more stops at once.\n")

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Recipe = Literal["tiny", "small", "base"]
+Recipe = Literal["demo", "tiny", "small", "base"]
 Table = dict[str, Any]
 
 _SHARED: Table = {"beam": 5, "length_penalty": 1.0}
 RECIPES: dict[str, Table] = {
+    "demo": {                            # the corpus of microtfm.toy, learnt in half a minute
+        "model": {"d_model": 64, "layers": 2, "dropout": 0.0, "tie": "output"},
+        "tokens": {"kind": "word", "size": 2000, "joint": False},
+        "train": {"steps": 1200, "batch_tokens": 1600, "lr": 0.004, "warmup": 150, "validate_every": 200},
+    },
     "tiny": {                            # 10,000 to 100,000 pairs; the tiny model of Wu et al. 2021
         **_SHARED,
         "model": {"d_model": 128, "heads": 4, "layers": 4, "ffn": 256, "dropout": 0.3, "norm": "post", "tie": "all"},

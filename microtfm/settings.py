@@ -156,7 +156,7 @@ class Settings:
 
     recipe: Recipe | None = None
     """Settings that are known to work together: tiny (tens of thousands of sentence pairs), small (hundreds of
-    thousands) or base (millions; a GPU). Settings that are given besides win."""
+    thousands), base (millions; a GPU), or demo (its own small text). Settings that are given besides win."""
     src: Path | None = None
     """Training text in the source language, one sentence a line; or, without --tgt, a TSV of source and target."""
     tgt: Path | None = None

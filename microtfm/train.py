@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import engine
-from microtfm import breakdown, checkpoint, curves, kept, state
+from microtfm import breakdown, checkpoint, curves, kept, metrics, reference, state
 from microtfm import material as materials
 from microtfm.architecture import Model, build, describe
 from microtfm.checkpoint import Checkpoint
@@ -153,6 +153,8 @@ class _Training:
         self.drawn = started                              # when the curves were last drawn
         self.slowest = 0.0                                # seconds of the longest validation
         self.busy, self.tokens = 0.0, 0                   # seconds and tokens of updates since the last line
+        self.reference = reference.of(self.settings)      # curves of earlier runs
+        self.told: set[str] = set()                       # what the last validation's translations had about them
 
     def take_up(self, saved: Checkpoint) -> None:
         """Go on from the run's saved state."""
@@ -292,8 +294,20 @@ class _Training:
             self._keep_best(found, weights)
         kept.keep(self.run.path, now.step, self.model.state_dict(), self.identity, self.settings.train.keep)
         self.events.validated(line, found.samples, best)
+        self._comment(found)
         self._draw(seldom=True)
         return True
+
+    def _comment(self, found: Validation) -> None:
+        """Say what stands out in the translations, once, and where the run lies among earlier ones."""
+        for finding in found.findings:
+            if finding.kind not in self.told:
+                self.events.notice(finding.text)
+        self.told = {finding.kind for finding in found.findings}
+        if self.reference is not None:
+            verdict = self.reference.verdict(self.settings, metrics.read(self.run.metrics))
+            if verdict is not None:
+                self.events.judged(*verdict)
 
     def _judge(self, found: Validation) -> bool:
         """Whether this is the best so far: by BLEU, then loss. Patience counts validations where neither improves."""

@@ -8,6 +8,7 @@ from typing import Any
 import engine
 from microtfm import evaluate
 from microtfm.architecture import Model
+from microtfm.diagnosis import Finding, diagnose
 from microtfm.events import Sample
 from microtfm.loss import translation_loss
 from microtfm.material import Material
@@ -23,6 +24,7 @@ class Validation:
 
     metrics: dict[str, Any]
     samples: list[Sample]
+    findings: list[Finding]              # what stands out in the translations
 
 
 def validate(model: Model, material: Material, settings: Settings,
@@ -45,7 +47,8 @@ def validate(model: Model, material: Material, settings: Settings,
                "sentences": scores.sentences, "bleu_signature": scores.bleu_signature,
                "chrf_signature": scores.chrf_signature}
     samples = [Sample(*pair, text) for pair, text in zip(material.sentences, translations, strict=True)]
-    return Validation(metrics, _chosen(samples))
+    findings = diagnose(*([getattr(each, name) for each in samples] for name in ("source", "translation", "reference")))
+    return Validation(metrics, _chosen(samples), findings)
 
 
 def _loss(model: Model, material: Material, settings: Settings, interrupted: Callable[[], bool]) -> float | None:

@@ -15,13 +15,8 @@ from microtfm.settings import Settings, read_table
 
 AllFlags: Any = flags(defaults=Settings())
 ResumeFlags: Any = flags("threads", "train")
-DEMO: dict[str, Any] = {                 # what the demo sets differently
-    "model": {"d_model": 64, "layers": 2, "dropout": 0.0, "tie": "output"},
-    "tokens": {"kind": "word", "size": 2000, "joint": False},
-    "train": {"steps": 1200, "batch_tokens": 1600, "lr": 0.004, "warmup": 150, "validate_every": 200},
-}
 DemoFlags: Any = flags("out", "seed", "device", "threads", "force", "model", "train", "tokens",
-                       defaults=Settings.from_dict(DEMO),
+                       defaults=Settings(recipe="demo"),
                        out="Run folder. Unset: the first free one of runs/demo, runs/demo-2, ...")
 UNSET = {"all": AllFlags(), "resume": ResumeFlags(), "demo": DemoFlags()}
 
@@ -32,8 +27,7 @@ def demo(*, settings: Annotated[DemoFlags, Parameter(name="*")] = UNSET["demo"],
 
     Every model, token and train setting can be changed from the line.
     """
-    table = merged(DEMO, given(settings))
-    chosen = Settings.from_dict(table, "")
+    chosen = Settings.from_dict({"recipe": "demo", **given(settings)}, "")
     use_threads(chosen.threads)
     from microtfm import demo as shown
     from microtfm.progress import Report

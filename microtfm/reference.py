@@ -1,0 +1,180 @@
+"""What a run should look like: curves of earlier runs of a recipe, as a band, and where a run lies in it.
+
+A reference is a small JSON file, microtfm/references/RECIPE.json:
+
+    recipe, text     which recipe, and on which text
+    settings         of model, train and tokens, as far as they decide what is learnt
+    runs             how many runs, with different seeds, it was made from
+    curves           for valid_loss, bleu and loss (the training loss, a mean over the last 10 lines): step, low, high
+
+It is made from run folders:  python -m microtfm.reference RUN RUN RUN --text "what it was trained on" -o FILE
+"""
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microtfm import metrics
+from microtfm.errors import UserError
+from microtfm.run_folder import LEAVE, RunFolder
+from microtfm.settings import Settings
+
+SMOOTHED = 10                            # lines of metrics.jsonl that a training loss is the mean of
+MARGIN = {"bleu": 2.0, "valid_loss": 0.05, "loss": 0.05}           # around the band, besides a half of its width
+WORDS = {"bleu": "BLEU", "valid_loss": "validation loss", "loss": "training loss"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a number lies. side: -1 below the band, 0 in it, 1 above."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def side(self) -> int:
+        return -1 if self.value < self.low else int(self.value > self.high)
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is on the wrong side of the band."""
+        return self.side == (-1 if self.name == "bleu" else 1)
+
+    def __str__(self) -> str:
+        return f"{WORDS[self.name]} {self.value:.4g}, expected {self.low:.4g} to {self.high:.4g}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The curves of a recipe."""
+
+    recipe: str
+    text: str
+    settings: dict[str, Any]
+    runs: int
+    curves: dict[str, dict[str, list[float]]]
+
+    def place(self, name: str, step: int, value: float) -> Place | None:
+        """Where a value at a step lies, or None where the reference does not reach."""
+        curve = self.curves[name]
+        if not curve["step"] or not curve["step"][0] <= step <= curve["step"][-1]:
+            return None
+        low, high = (float(np.interp(step, curve["step"], curve[side])) for side in ("low", "high"))
+        margin = (high - low) / 2 + MARGIN[name]
+        return Place(name, value, low - margin, min(high + margin, 100.0) if name == "bleu" else high + margin)
+
+    def verdict(self, settings: Settings, lines: Sequence[dict[str, Any]]) -> tuple[bool, str] | None:
+        """Whether the run so far looks as it should, and the words for it; None where that cannot be said.
+
+        lines: of metrics.jsonl, up to a validation.
+        """
+        last = next((line for line in reversed(lines) if "valid_loss" in line), None)
+        if last is None:
+            return None
+        now = {"bleu": last["bleu"], "valid_loss": last["valid_loss"], "loss": _smoothed(lines, last["step"])}
+        places = [self.place(name, last["step"], value) for name, value in now.items() if value is not None]
+        found = [place for place in places if place is not None]
+        if not found:
+            return None
+        if not any(place.side for place in found):
+            return True, f"looks right: {found[0]}"
+        wrong = [place for place in found if place.side]
+        causes = self._causes(settings, wrong)
+        return False, f"unusual: {'; '.join(map(str, wrong))}. {causes}"
+
+    def _causes(self, settings: Settings, wrong: list[Place]) -> str:
+        changed = differences(self.settings, deciding(settings))
+        if changed:
+            return (f"This run has other settings than the reference ({', '.join(changed)}), which may be all there is "
+                    f"to it.")
+        if not any(place.worse for place in wrong):
+            return f"That is better than on {self.text}: usually easier text, or test sentences in the training text."
+        if {place.name for place in wrong if place.worse} == {"bleu"}:
+            return (f"The losses are as on {self.text}, the translations are not: usually validation text of another "
+                    f"kind than the training text, or references that say it otherwise.")
+        if all(place.name == "valid_loss" for place in wrong):
+            return "Only the validation loss is high: usually little text, so that it is learnt by heart."
+        return (f"It learns less than on {self.text}: usually less or noisier text, misaligned lines (microtfm data "
+                f"check), or text that is harder.")
+
+
+def of(settings: Settings) -> Reference | None:
+    """The reference of the settings' recipe, if there is one."""
+    if settings.recipe is None:
+        return None
+    path = resources.files("microtfm").joinpath("references", f"{settings.recipe}.json")
+    return Reference(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def deciding(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what is learnt, and how fast, by their dotted names."""
+    table = settings.to_dict()
+    return {f"{group}.{name}": value for group in ("model", "train", "tokens") for name, value in table[group].items()
+            if group != "train" or name not in LEAVE}
+
+
+def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """In words, the settings that differ."""
+    return [f"{name} = {found.get(name)} instead of {wanted.get(name)}"
+            for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
+
+
+def make(folders: Sequence[Path], text: str) -> Reference:
+    """A reference from runs of one recipe with different seeds. UserError where they are not of one kind."""
+    runs = [RunFolder.open(folder) for folder in folders]
+    kinds = [(run.settings.recipe, deciding(run.settings)) for run in runs]
+    for folder, kind in zip(folders, kinds, strict=True):
+        if kind != kinds[0] or kind[0] is None:
+            changed = ", ".join(differences(kinds[0][1], kind[1])) or f"recipe = {kind[0]}"
+            raise UserError(f"{folder} is no run of the same recipe as {folders[0]}: {changed}.")
+    lines = [metrics.read(run.metrics) for run in runs]
+    curves = {name: _band([_points(each, name) for each in lines]) for name in WORDS}
+    return Reference(str(kinds[0][0]), text, kinds[0][1], len(runs), curves)
+
+
+def _points(lines: list[dict[str, Any]], name: str) -> dict[int, float]:
+    """A run's values by step, at its validations."""
+    checks = [line for line in lines if "valid_loss" in line]
+    values = {line["step"]: _smoothed(lines, line["step"]) if name == "loss" else line[name] for line in checks}
+    return {step: value for step, value in values.items() if value is not None}
+
+
+def _smoothed(lines: Sequence[dict[str, Any]], step: int) -> float | None:
+    last = [line["loss"] for line in lines if "loss" in line and line["step"] <= step][-SMOOTHED:]
+    return sum(last) / len(last) if last else None
+
+
+def _band(runs: list[dict[int, float]]) -> dict[str, list[float]]:
+    steps = sorted(set.intersection(*map(set, runs)))
+    return {"step": [float(step) for step in steps],
+            "low": [round(min(run[step] for run in runs), 4) for step in steps],
+            "high": [round(max(run[step] for run in runs), 4) for step in steps]}
+
+
+def write(folders: list[Path], text: str, out: Path) -> None:
+    """Make a reference and write it."""
+    table = vars(make(folders, text))
+    out.write_text(json.dumps(table, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(prog="python -m microtfm.reference", description="Make a reference from run folders.")
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--text", required=True, help="what the runs were trained on, in words")
+    parser.add_argument("-o", "--out", required=True, type=Path)
+    given = parser.parse_args()
+    try:
+        write(given.runs, given.text, given.out)
+    except UserError as error:
+        sys.exit(f"microtfm: {error}")
