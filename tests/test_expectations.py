@@ -51,8 +51,8 @@ def test_what_the_references_are_like_too_is_no_fault() -> None:
 
 @pytest.mark.parametrize(("text", "does"), [
     ("the the the the", True), ("the the the", False), ("a b a b a b a b", True), ("a b c a b c a b", False),
-    ("猫猫猫猫", True), ("我喜欢我喜欢我喜欢我喜欢", True), ("我喜欢猫", False), ("hahahahahahahaha", True), ("", False),
-    ("very very good", False), ("1000000", False)])
+    ("猫猫猫猫", True), ("我喜欢我喜欢我喜欢我喜欢", True), ("我喜欢猫", False), ("hahahahahahahaha", True),
+    ("", False), ("very very good", False), ("1000000", False)])
 def test_loops(text: str, does: bool) -> None:
     assert loops(text) == does
 
@@ -121,7 +121,7 @@ def test_training_and_evaluation_say_what_stands_out(tmp_path: Path, monkeypatch
             self.said.append(f"{right}: {text}")
 
     band = {"step": [1.0, 50.0], "low": [99.0, 99.0], "high": [100.0, 100.0]}
-    shipped = Reference("demo", "its text", {}, 3, {name: band for name in ("bleu", "valid_loss", "loss")})
+    shipped = Reference("demo", "its text", {}, 3, dict.fromkeys(("bleu", "valid_loss", "loss"), band))
     monkeypatch.setattr(train.reference, "of", lambda settings: shipped)
     heard = Heard()
     train.train(replace(settings(tmp_path / "run", steps=10, lr=1e-5)), heard, corpus())
