@@ -326,7 +326,7 @@ def run(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
     """
     for a in arrays:
         if a is not None:
-            if type(a) is np.ndarray:
+            if type(a) is np.ndarray or not is_on_card(a):           # also NumPy's numbers, which meanings give
                 break
             return _run_on_card(name, arrays, params)
     kernel = cpu.kernel(name)
