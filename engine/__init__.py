@@ -13,7 +13,7 @@ from engine.autograd import grad, hvp, jacobian
 from engine.core import Tensor, constant
 from engine.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from engine.device import choose as choose_device
-from engine.device import default_device, precision
+from engine.device import default_device, precision, synchronise
 from engine.diagram import graph, observe
 from engine.errors import DeviceError, DtypeError, EngineError, GraphError, IndexRangeError, NotFiniteError, ShapeError
 from engine.inplace import global_norm, place, update
@@ -308,6 +308,7 @@ __all__ = [
     "sub",
     "sum",
     "swapaxes",
+    "synchronise",
     "take",
     "take_along_axis",
     "tan",

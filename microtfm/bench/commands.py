@@ -3,20 +3,25 @@ from __future__ import annotations
 
 import json as encoder
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from microtfm.bench.sides import placed
 from microtfm.bench.sizes import SIZES, Name
 from microtfm.errors import UserError
 
 app = App(name="bench", help="How fast it is, beside NumPy, PyTorch and JAX, and where the time goes.")
 SizeName = Annotated[Name, Parameter(help="Model and batch.")]
 Peers = Annotated[list[str] | None, Parameter(name="--peer", negative=(),
-                                              help="Run this one too, in turns: torch or jax. May be repeated.")]
+                                              help="Run this one too, in turns: torch, torch-compile or jax.")]
 Torch = Annotated[list[str] | None, Parameter(name="--peer", negative=(), help="Run this one too, in turns: torch.")]
 Threads = Annotated[int | None, Parameter(help="Processor threads of every side. [default: all]")]
 Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard output, all else on standard error.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where all sides compute.")]
+Precision = Annotated[Literal["float32", "tf32", "bf16"], Parameter(help="Of products of matrices, on a card.")]
+Save = Annotated[Path | None, Parameter(help="Also write the answer into this folder, with date, card and versions.")]
 Seconds = Annotated[float, Parameter(help="Measure for about so long on each side.")]
 
 
@@ -26,7 +31,7 @@ def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None
          replay: Annotated[bool, Parameter(help="Record our step once and run the recording, or build its graph anew.")]
          = True,
          profile: Annotated[bool, Parameter(negative=(), help="Show where our time goes, op by op.")] = False,
-         json: Json = False) -> int:
+         device: Device = "cpu", precision: Precision = "float32", save: Save = None, json: Json = False) -> int:
     """One training step: forward, loss, backward, clipping, Adam; dropout on.
 
     A peer runs the same step in a process of its own, in turns with ours. Where `times ours` is 2, it takes twice our
@@ -36,10 +41,11 @@ def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None
     from microtfm.bench import step as training
 
     tell, n = report.teller(), _threads(threads)
-    answer = training.measure(SIZES[size], _unique(peer), n, *_amount(seconds, steps), tell, replay)
-    if profile:
-        training.add_profile(answer, SIZES[size], n, tell)
-    return _show(answer, json, report.of_step)
+    with placed(device, precision) as place:
+        answer = place | training.measure(SIZES[size], _unique(peer), n, *_amount(seconds, steps), tell, replay)
+        if profile:
+            training.add_profile(answer, SIZES[size], n, tell)
+    return _show(answer, json, report.of_step, save, "step")
 
 
 @app.command
@@ -49,14 +55,15 @@ def kernels(*, size: Annotated[list[Name] | None, Parameter(
                 negative=(), help="Only this kernel, or group of kernels; may be repeated.")] = None,
             peer: Torch = None, threads: Threads = None,
             seconds: Annotated[float, Parameter(help="Measure each case for so long on each side.")] = 0.05,
-            json: Json = False) -> int:
+            device: Device = "cpu", precision: Precision = "float32", save: Save = None, json: Json = False) -> int:
     """Each kernel beside NumPy, and beside what arithmetic or memory alone would take on this machine."""
     from microtfm.bench import kernels, report
 
     sizes = [SIZES[name] for name in _unique(size) or ["tiny", "small"]]
-    answer = kernels.measure(kernels.cases(sizes, _unique(only)), _unique(peer), _threads(threads),
-                             _amount(seconds, None)[0], report.teller())
-    return _show(answer, json, report.of_kernels)
+    with placed(device, precision) as place:
+        answer = place | kernels.measure(kernels.cases(sizes, _unique(only)), _unique(peer), _threads(threads),
+                                         _amount(seconds, None)[0], report.teller())
+    return _show(answer, json, report.of_kernels, save, "kernels")
 
 
 @app.command
@@ -66,7 +73,8 @@ def decode(*, size: SizeName = "tiny",
            length: Annotated[int | None, Parameter(
                help="Tokens of each sentence and of its translation. [default: the size's]")] = None,
            beam: Annotated[int, Parameter(help="Also measure beam search of this width, without a peer.")] = 1,
-           peer: Torch = None, threads: Threads = None, seconds: Seconds = 3.0, json: Json = False) -> int:
+           peer: Torch = None, threads: Threads = None, seconds: Seconds = 3.0, device: Device = "cpu",
+           precision: Precision = "float32", save: Save = None, json: Json = False) -> int:
     """Greedy translation with the key/value cache, every sentence to its full length."""
     from microtfm.bench import decoding, report
 
@@ -74,9 +82,10 @@ def decode(*, size: SizeName = "tiny",
         if number is not None and number < 1:
             raise UserError(f"--{flag} {number} must be 1 or more.")
     chosen = SIZES[size].changed(length=length or SIZES[size].length)
-    answer = decoding.measure(chosen, sentences or [1, chosen.batch], beam, _unique(peer), _threads(threads),
-                              _amount(seconds, None)[0], report.teller())
-    return _show(answer, json, report.of_decode)
+    with placed(device, precision) as place:
+        answer = place | decoding.measure(chosen, sentences or [1, chosen.batch], beam, _unique(peer),
+                                          _threads(threads), _amount(seconds, None)[0], report.teller())
+    return _show(answer, json, report.of_decode, save, "decode")
 
 
 @app.command
@@ -111,7 +120,12 @@ def _threads(threads: int | None) -> int:
     return threads or default_threads()
 
 
-def _show(answer: dict[str, Any], as_json: bool, tables: Callable[[dict[str, Any]], list[Any]]) -> int:
+def _show(answer: dict[str, Any], as_json: bool, tables: Callable[[dict[str, Any]], list[Any]],
+          save: Path | None = None, what: str = "") -> int:
+    if save is not None:
+        from microtfm.bench import results
+
+        results.write(save, what, answer)
     if as_json:
         print(encoder.dumps(answer, ensure_ascii=False, indent=2))
         return 0

@@ -19,6 +19,8 @@ def measure(size: Size, sentences: list[int], beam: int, peers: list[str], threa
     """The answer of `bench decode`: a row for each number of sentences, and one more for each with a beam."""
     if "jax" in peers:
         raise UserError("--peer jax: decoding is compared with PyTorch only. Use --peer torch.")
+    if "torch-compile" in peers:
+        raise UserError("--peer torch-compile: only a training step is compared with it. Use --peer torch.")
     check_peers(peers)
     rows = []
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from microtfm.bench.decoding_timing import Decoding, Ids
-from microtfm.bench.peer_torch import TorchTransformer, use_threads
+from microtfm.bench.peer_torch import TorchTransformer, device, use_threads
 from microtfm.tokens import BOS, EOS, PAD
 
 NEVER = torch.tensor([PAD, BOS])         # ids that no translation contains
@@ -37,7 +37,7 @@ class Greedy:
         ids, ended = torch.full((b,), BOS), torch.zeros(b, dtype=torch.bool)
         for t in range(length):
             logits = self._step(ids, t, cache, crossed)
-            ids = logits.index_fill_(1, NEVER, -torch.inf).argmax(-1).masked_fill(ended, EOS)
+            ids = logits.index_fill_(1, NEVER.to(logits.device), -torch.inf).argmax(-1).masked_fill(ended, EOS)
             out[:, t] = ids
             ended |= ids == EOS
             if bool(ended.all()):
@@ -81,10 +81,12 @@ class TorchDecoding(Decoding):
     def build(self) -> None:
         use_threads()
         torch.manual_seed(0)
-        self.model = TorchTransformer(self.size).eval()
+        self.place = device()
+        torch.set_default_device(self.place)
+        self.model = TorchTransformer(self.size).to(self.place).eval()
         with torch.no_grad():
             self.model.projection.weight[EOS] = 0.0
         self.greedy = Greedy(self.model, self.size.heads)
 
     def translate(self) -> Ids:
-        return self.greedy(torch.from_numpy(self.source), self.size.length)
+        return self.greedy(torch.from_numpy(self.source).to(self.place), self.size.length)

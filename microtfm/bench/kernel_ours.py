@@ -15,6 +15,9 @@ from microtfm.bench.watching import Seen, watching
 class OurKernels(Kernels):
     """Every op that has a kernel."""
 
+    def synchronise(self) -> None:
+        engine.synchronise()
+
     def find(self, case: Case) -> Work | None:
         given = inputs(case)
         if case.kernel in UPDATES:

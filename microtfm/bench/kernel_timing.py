@@ -21,6 +21,10 @@ class Kernels(ABC):
     def find(self, case: Case) -> Work | None:
         """What computes the case, everything ready but the computing; None where this side has no such function."""
 
+    def synchronise(self) -> None:
+        """Wait for what was launched; here all is done when its call returns."""
+        return
+
     def prepare(self, values: dict[str, Any]) -> bool:
         """Get ready for a case and warm up. False where this side has no such function."""
         found = self.find(case(values))
@@ -43,4 +47,5 @@ class Kernels(ABC):
         work, start = self.work, time.perf_counter()
         for _ in range(repeats):
             work()
+        self.synchronise()
         return (time.perf_counter() - start) / repeats

@@ -10,7 +10,7 @@ from microtfm.bench.kernel_inputs import inputs
 from microtfm.bench.kernel_timing import Kernels, Work
 from microtfm.bench.kernel_torch_backward import backward
 from microtfm.bench.kernel_torch_forward import forward
-from microtfm.bench.peer_torch import use_threads
+from microtfm.bench.peer_torch import device, use_threads
 from microtfm.bench.stepping import BETAS, CLIP, EPSILON, LEARNING_RATE
 
 
@@ -20,14 +20,20 @@ class TorchKernels(Kernels):
     def __init__(self) -> None:
         use_threads()
         torch.manual_seed(0)
+        self.place = device()
+        torch.set_default_device(self.place)
+
+    def synchronise(self) -> None:
+        if self.place.type == "cuda":
+            torch.cuda.synchronize()
 
     def find(self, case: Case) -> Work | None:
         given = inputs(case)
         if case.kernel in UPDATES:
-            return _update(case.kernel, *[[torch.from_numpy(x) for x in many] for many in given])
+            return _update(case.kernel, *[[torch.from_numpy(x).to(self.place) for x in many] for many in given])
         if case.kernel == "uniform":
             return lambda: torch.rand(case.shape)
-        tensors = [torch.from_numpy(x) for x in given]
+        tensors = [torch.from_numpy(x).to(self.place) for x in given]
         is_backward = case.kernel.endswith("_vjp") or case.kernel == "scatter_add"
         return _without_record((backward if is_backward else forward)(case, tensors))
 

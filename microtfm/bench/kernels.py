@@ -38,6 +38,8 @@ def measure(chosen: list[Case], peers: list[str], threads: int, seconds: float,
     """The answer of `bench kernels`. seconds: for each case and side."""
     if "jax" in peers:
         raise UserError("--peer jax: kernels are compared with NumPy and PyTorch only. Use --peer torch.")
+    if "torch-compile" in peers:
+        raise UserError("--peer torch-compile: only a training step is compared with it. Use --peer torch.")
     check_peers(peers)
     with ExitStack() as stack:
         limits = stack.enter_context(Side("limits", "microtfm.bench.limits:Limits", {}, threads).start())

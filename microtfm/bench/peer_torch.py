@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from microtfm.bench.sides import DEVICE, PRECISION
 from microtfm.bench.sizes import Size
 from microtfm.bench.stepping import BETAS, CLIP, EPSILON, LEARNING_RATE, SMOOTHING, Stepper
 from microtfm.layers import sinusoids
@@ -18,6 +19,21 @@ def use_threads() -> None:
     """As many threads as the environment says, if it says."""
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def device() -> torch.device:
+    """Where the comparison takes place; without a card, the processor."""
+    wanted = os.environ.get(DEVICE, "cpu")
+    if wanted == "cuda" and torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = os.environ.get(PRECISION) == "tf32"
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def autocast(place: torch.device) -> Any:
+    """Products in bfloat16, where the comparison is about them."""
+    enabled = place.type == "cuda" and os.environ.get(PRECISION) == "bf16"
+    return torch.autocast(place.type, torch.bfloat16, enabled=enabled)
 
 
 class TorchTransformer(nn.Module):
@@ -52,10 +68,13 @@ class TorchStep(Stepper):
     def build(self) -> None:
         use_threads()
         torch.manual_seed(0)
-        self.model = TorchTransformer(self.size)
+        self.place = device()
+        self.model = TorchTransformer(self.size).to(self.place)
+        self.loss: Any = self.forward_loss
         self.parameters = list(self.model.parameters())
         self.adam = torch.optim.Adam(self.parameters, LEARNING_RATE, BETAS, EPSILON, fused=True)
-        self._tensors: list[Any] = [tuple(map(torch.from_numpy, batch)) for batch in self._batches]
+        self._tensors: list[Any] = [
+            tuple(torch.from_numpy(ids).to(self.place) for ids in batch) for batch in self._batches]
 
     def count(self) -> int:
         return sum(p.numel() for p in self.parameters)
@@ -63,9 +82,24 @@ class TorchStep(Stepper):
     def train_on(self, batch: int) -> float:
         source, target_in, target_out = self._tensors[batch]
         self.adam.zero_grad(set_to_none=True)
-        logits = self.model(source, target_in)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), target_out.flatten(), label_smoothing=SMOOTHING)
+        loss = self.loss(source, target_in, target_out)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.adam.step()
         return loss.item()
+
+    def forward_loss(self, source: torch.Tensor, target_in: torch.Tensor, target_out: torch.Tensor) -> torch.Tensor:
+        """The loss, in the precision of the comparison."""
+        with autocast(self.place):
+            logits = self.model(source, target_in)
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), target_out.flatten(),
+                                           label_smoothing=SMOOTHING)
+
+
+class TorchCompiledStep(TorchStep):
+    """The same, forward and backward compiled and captured as CUDA graphs where there is a card."""
+
+    def build(self) -> None:
+        super().build()
+        mode = "reduce-overhead" if self.place.type == "cuda" else "default"
+        self.loss = torch.compile(self.forward_loss, mode=mode)

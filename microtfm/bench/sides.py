@@ -8,14 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
 from microtfm.errors import UserError
 
-PEERS = {"torch": "PyTorch", "jax": "JAX"}
+PEERS = {"torch": "PyTorch", "torch-compile": "compiled PyTorch", "jax": "JAX"}
+DEVICE, PRECISION = "MICROTFM_BENCH_DEVICE", "MICROTFM_BENCH_PRECISION"  # what the processes of all sides are told
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from microtfm.bench.worker import main; main()"
 SETTLING = 0.02                          # seconds between turns: idle threads of the last one stop spinning
@@ -29,9 +31,30 @@ def check_peers(names: list[str]) -> None:
     for name in names:
         if name not in PEERS:
             raise UserError(f"--peer {name}: there is no such peer. There are: {', '.join(PEERS)}.")
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"--peer {name}: {PEERS[name]} is not installed here. Install it (pip install {name}), or "
-                            f"leave --peer {name} out.")
+        package = name.partition("-")[0]
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"--peer {name}: {PEERS[name]} is not installed here. Install it (pip install {package}), "
+                            f"or leave --peer {name} out.")
+
+
+@contextmanager
+def placed(device: str, precision: str = "float32") -> Iterator[dict[str, str]]:
+    """Every side that is started inside computes there: "cpu", "cuda" or "auto". Yields what to say about it.
+
+    Raises DeviceError where the device cannot be used, before anything is started.
+    """
+    import engine
+    chosen, why = engine.choose_device(device)
+    before = {name: os.environ.get(name) for name in (DEVICE, PRECISION)}
+    os.environ.update({DEVICE: chosen, PRECISION: precision})
+    try:
+        facts = {"device": chosen, "precision": precision, "place": why}
+        if "simulated" in why and chosen == "cuda":
+            facts["note"] = "SIMULATED: these times are those of a simulator, and say nothing of a card"
+        yield facts
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 class Side:

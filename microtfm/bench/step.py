@@ -11,6 +11,7 @@ from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, steps_a_t
 from microtfm.bench.sizes import Size
 
 MAKERS = {"ours": "microtfm.bench.ours:OurStep", "torch": "microtfm.bench.peer_torch:TorchStep",
+          "torch-compile": "microtfm.bench.peer_torch:TorchCompiledStep",
           "jax": "microtfm.bench.peer_jax:JaxStep"}
 LEAST = 5                                # rounds, unless told how many steps
 Tell = Callable[[str], None]

@@ -11,17 +11,24 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
+
+from microtfm.bench.sides import DEVICE, PRECISION
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Answer every request until there are no more."""
     made: Any = None
+    stack = ExitStack()                  # where our side computes, until the process ends
     for line in requests:
         request = json.loads(line)
         try:
             if "make" in request:
                 module, name = request["make"].split(":")
+                if not name.startswith(("Torch", "Jax", "Numpy", "Limits")):
+                    stack.enter_context(_place())
                 made = getattr(importlib.import_module(module), name)(**request["arguments"])
                 answer = None
             else:
@@ -32,6 +39,15 @@ def serve(requests: TextIO, answers: TextIO) -> None:
             reply = json.dumps({"error": f"{type(error).__name__}: {error}"})
         answers.write(reply + "\n")
         answers.flush()
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    """Our side computes where `sides.placed` says."""
+    import engine
+    with (engine.default_device(os.environ.get(DEVICE, "cpu")),
+          engine.precision(os.environ.get(PRECISION, "float32"))):
+        yield
 
 
 def main() -> None:

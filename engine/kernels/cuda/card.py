@@ -5,6 +5,7 @@ Nothing here raises where there is no card: `problem()` says what is wrong, or N
 
 import math
 import os
+import re
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,6 +24,41 @@ class State(NamedTuple):
     runtime: int  # the CUDA that CuPy was built for
     free: int
     total: int
+
+
+class NoCard(RuntimeError):
+    """There is no driver, or no card that this process may use; the message says what to do."""
+
+
+def ask(cupy: Any) -> State:
+    """What the driver says of the current card. Raises NoCard."""
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except Exception as e:
+        raise NoCard(_without_driver(str(e))) from e
+    if not count:
+        raise NoCard("no card is visible: CUDA_VISIBLE_DEVICES may hide it, and nvidia-smi shows what there is")
+    try:
+        number = runtime.getDevice()
+        properties = runtime.getDeviceProperties(number)
+        driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        free, total = runtime.memGetInfo()
+    except Exception as e:
+        raise NoCard(f"the card does not answer ({e}). Another process may hold it exclusively or fill its memory: "
+                     "nvidia-smi shows which") from e
+    label = properties["name"]
+    return State(label.decode() if isinstance(label, bytes) else label, (properties["major"], properties["minor"]),
+                 driver, built, free, total)
+
+
+def _without_driver(said: str) -> str:
+    if "insufficient" in said.lower():
+        return (f"the driver is too old for these CUDA packages ({said}): install a newer driver, or "
+                'pip install "microtfm[cuda12]"')
+    if "no cuda-capable device" in said.lower() or "NoDevice" in said:
+        return f"the driver finds no card ({said}): nvidia-smi shows what there is"
+    return f"there is no NVIDIA driver that answers ({said}): install one, and see whether nvidia-smi shows the card"
 
 
 def simulated() -> bool:
@@ -51,7 +87,7 @@ def _unfit(provider: Any) -> str | None:
     """What is wrong with the driver or the card."""
     try:
         state = provider.state()
-    except provider.NoCard as e:
+    except NoCard as e:
         return str(e)
     if state.driver < state.runtime // 1000 * 1000:
         older = state.driver // 1000
@@ -95,17 +131,20 @@ def synchronise() -> None:
         provider.cupy().cuda.get_current_stream().synchronize()
 
 
-def out_of_memory(needed: int, error: Exception) -> str:
-    """The words for memory that the card does not have."""
+def out_of_memory(error: BaseException) -> str:
+    """The words for memory that the card does not have: what was needed, what is free, and which settings help."""
+    asked = re.search(r"allocating ([\d,]+) bytes", str(error))
+    needed = int(asked[1].replace(",", "")) if asked else 0
     if simulated():
-        return f"the card has no memory for {_size(needed)}"
+        return f"the simulated card has no memory ({error})"
     from . import provider
     free, total = provider.memory()
     held = provider.cupy().get_default_memory_pool().used_bytes()
-    return (f"the card has no memory for {_size(needed)}: {_size(free)} of {_size(total)} are free, and this process "
-            f"holds {_size(held)} (another process may hold the rest). A smaller --train.batch-tokens with "
-            "--train.accumulate learns the same; --model.d-model or --model.layers make a smaller model; --device cpu "
-            "uses the computer's memory")
+    what = _size(needed) if needed else "what was asked for"
+    return (f"the card has no memory for {what}: {_size(free)} of {_size(total)} are free, and this process holds "
+            f"{_size(held)} (another process may hold the rest). A smaller --train.batch-tokens with "
+            "--train.accumulate learns the same; --model.d-model or --model.layers make a smaller model; --device "
+            "cpu uses the computer's memory")
 
 
 def _size(n: int) -> str:

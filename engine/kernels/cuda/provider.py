@@ -5,9 +5,14 @@ kernel on its own current stream, with arrays from its memory pool. So there is 
 and what a test compiles offline is what runs.
 """
 
+import contextlib
+import hashlib
+import os
 import re
 from collections.abc import Callable
 from functools import cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +113,7 @@ def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]
     from .jit import CompileFailure
     try:
         capability = cupy().cuda.Device().compute_capability
-        text = ptx(kernel, dtype, (int(capability[:-1]), int(capability[-1])))
+        text = cached_ptx(kernel, dtype, (int(capability[:-1]), int(capability[-1])))
         module = cupy().cuda.function.Module()
         module.load(text.encode())
         function = module.get_function(entry(text))
@@ -122,11 +127,51 @@ def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]
     def launch(shape: tuple[Any, ...], packed: list[Any]) -> None:
         grid, block, shared = shape
         if shared > allowed[0]:
-            function.max_dynamic_shared_size_bytes = shared
+            _allow_shared(function, shared)
             allowed[0] = shared
-        function(grid, block, packed, shared_mem=shared)
+        function(grid, block, packed, shared)
 
     return launch
+
+
+def _allow_shared(function: Any, nbytes: int) -> None:
+    """Let a kernel have more dynamic shared memory than it may have unasked (CUDA Programming Guide, §3.2.4)."""
+    from cupy_backends.cuda.api import driver
+    driver.funcSetAttribute(function.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, nbytes)
+
+
+def cached_ptx(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> str:
+    """The PTX of a kernel, kept on disk under a name that changes with every source file and package it depends on."""
+    from .jit import KERNELS
+    same = [k for k in KERNELS if (k.__module__, k.__name__) == (kernel.__module__, kernel.__name__)]
+    number = next(i for i, k in enumerate(same) if k is kernel)
+    facts = (_sources(), kernel.__module__, kernel.__name__, number, str(kernel.parameters), dtype, capability,
+             kernel.threads, kernel.blocks_per_multiprocessor, kernel.fastmath)  # fmt: skip
+    file = _cache() / f"{kernel.__name__}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.ptx"
+    with contextlib.suppress(OSError):
+        return file.read_text(encoding="utf-8")
+    text = ptx(kernel, dtype, capability)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    return text
+
+
+def _cache() -> Path:
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(given) / "cuda" if given else Path.home() / ".cache" / "microtfm" / "cuda"
+
+
+@cache
+def _sources() -> str:
+    """A digest of all that a kernel's machine code follows from."""
+    digest = hashlib.sha256(f"{metadata.version('numba-cuda')} {metadata.version('numba')} {np.__version__}".encode())
+    here = Path(__file__).parent
+    for file in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may have unasked
@@ -147,40 +192,10 @@ def words(array: Any, p: Any) -> list[Any]:
 
 
 # --- the card -------------------------------------------------------------------------------------
-class NoCard(RuntimeError):
-    """There is no driver, or no card that this process may use; the message says what to do."""
-
-
 def state() -> Any:
-    """What the driver says of the current card: a `card.State`. Raises NoCard."""
-    from .card import State
-    runtime = cupy().cuda.runtime
-    try:
-        count = runtime.getDeviceCount()
-    except Exception as e:
-        raise NoCard(_without_driver(str(e))) from e
-    if not count:
-        raise NoCard("no card is visible: CUDA_VISIBLE_DEVICES may hide it, and nvidia-smi shows what there is")
-    try:
-        number = runtime.getDevice()
-        properties = runtime.getDeviceProperties(number)
-        driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
-        free, total = runtime.memGetInfo()
-    except Exception as e:
-        raise NoCard(f"the card does not answer ({e}). Another process may hold it exclusively or fill its memory: "
-                     "nvidia-smi shows which") from e
-    label = properties["name"]
-    return State(label.decode() if isinstance(label, bytes) else label, (properties["major"], properties["minor"]),
-                 driver, built, free, total)
-
-
-def _without_driver(said: str) -> str:
-    if "insufficient" in said.lower():
-        return (f"the driver is too old for these CUDA packages ({said}): install a newer driver, or "
-                'pip install "microtfm[cuda12]"')
-    if "no cuda-capable device" in said.lower() or "NoDevice" in said:
-        return f"the driver finds no card ({said}): nvidia-smi shows what there is"
-    return f"there is no NVIDIA driver that answers ({said}): install one, and see whether nvidia-smi shows the card"
+    """What the driver says of the current card: a `card.State`. Raises `card.NoCard`."""
+    from .card import ask
+    return ask(cupy())
 
 
 def memory() -> tuple[int, int]:

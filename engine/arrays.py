@@ -1,0 +1,231 @@
+"""Arrays of either device: where they are, how they get there, and what of them the engine asks whichever it is."""
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DeviceError, DtypeError
+from engine.kernels.cpu.pool import aligned_copy
+from engine.state import STATE
+
+
+def of(array: Any) -> str:
+    """The device of an array; of no array, the CPU."""
+    return "cpu" if array is None or isinstance(array, (np.ndarray, np.generic)) else "cuda"
+
+
+def current() -> str:
+    """Where tensors of given values are made: "cpu", or what `default_device` says."""
+    return STATE.get().device
+
+
+def array_of(data: Any, dtype: Any, device: str | None) -> Any:
+    """A C-contiguous copy of data. Python floats become float32, integers int64; arrays keep their dtype and, without a
+    `device`, their place; all else goes where `current` says."""
+    if isinstance(data, (list, tuple)) and any(of_data(x) == "cuda" for x in data):
+        raise DeviceError("a list of arrays on a card does not become a tensor by itself: engine.stack joins them")
+    place = of_data(data)
+    if place == "cuda":
+        array = move(data.astype(dtype or data.dtype, order="C", copy=True), device or place)
+    else:
+        dtype = dtype or _default_dtype(data)
+        array = aligned_copy(np.asarray(data, dtype)) if type(data) is np.ndarray else np.array(data, dtype, order="C")
+        if array.dtype.kind in "fiubc":
+            array = move(array, device or (current() if not isinstance(data, np.ndarray) or place == "cpu" else place))
+    if array.dtype.kind not in "fiubc":
+        raise DtypeError(f"a tensor holds numbers; got {array.dtype} from {type(data).__name__}")
+    return array
+
+
+def is_on_card(value: Any) -> bool:
+    """Whether anything is an array on a card."""
+    return of_data(value) == "cuda"
+
+
+def of_data(data: Any) -> str:
+    """The device of anything that a tensor is made of: an array of a card says so."""
+    return "cuda" if hasattr(data, "__cuda_array_interface__") or type(data).__name__ == "SimulatedArray" else "cpu"
+
+
+def _default_dtype(data: Any) -> Any:
+    """None where the data has a dtype of its own; Python floats are float32, Python integers int64."""
+    if isinstance(data, (np.ndarray, np.generic)) or hasattr(data, "__array_interface__"):
+        return None
+    if isinstance(data, (list, tuple)) and _holds_arrays(data):
+        return None
+    kind = np.asarray(data).dtype.kind
+    return {"f": np.float32, "i": np.int64}.get(kind)
+
+
+def _holds_arrays(data: Sequence[Any]) -> bool:
+    return any(isinstance(x, (np.ndarray, np.generic)) or (isinstance(x, (list, tuple)) and _holds_arrays(x))
+               for x in data)
+
+
+def made(result: Any) -> Any:
+    """What a kernel or a meaning gave, as an array: NumPy's scalars become arrays of no axes."""
+    return np.asarray(result) if isinstance(result, (np.generic, int, float, complex)) else result
+
+
+def move(array: Any, device: str) -> Any:
+    """The array on a device: itself where it is there already, else a copy."""
+    here = of(array)
+    if here == device:
+        return array
+    if device == "cpu":
+        return array.get()
+    from engine.kernels.cuda import tape
+    return tape.from_numpy(array)
+
+
+def laid_out(array: np.ndarray) -> Any:
+    """The array itself, or one of the same memory layout where `current` says."""
+    if current() == "cpu" or of(array) == "cuda":
+        return array
+    from engine.kernels.cuda import tape
+    return tape.laid_out(array)
+
+
+def host(array: Any) -> np.ndarray:
+    """The array for NumPy: itself on the CPU, else a copy."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def beside(array: Any, value: Any) -> Any:
+    """A value that is to be written into an array of a card: where that array is, if it is more than a number."""
+    if isinstance(value, (int, float)) or of_data(value) == "cuda":
+        return value
+    value = np.asarray(value)
+    return move(value, "cuda") if value.ndim else value.item()
+
+
+def beside_in(array: Any, index: Any) -> Any:
+    """An index whose arrays are on the device of the array that it is for."""
+    if of(array) == "cpu":
+        return index
+    if isinstance(index, tuple):
+        return tuple(beside_in(array, i) for i in index)
+    return move(index, "cuda") if isinstance(index, np.ndarray) and index.ndim else index
+
+
+def add_at(out: Any, index: Any, values: Any) -> None:
+    """out[index] += values, also where an index comes twice, in ascending order. On a card by way of the host, because
+    sums there have no order; the kernels that training uses do better."""
+    if of(out) == "cpu":
+        np.add.at(out, index, values)
+        return
+    total = host(out)
+    index = tuple(host(i) if is_on_card(i) else i for i in (index if isinstance(index, tuple) else (index,)))
+    np.add.at(total, index, host(values))
+    out.set(total)
+
+
+def erf(x: Any) -> Any:
+    """The error function of an array on a card, by its library."""
+    from engine.kernels.cuda import card
+    return card.erf(x)
+
+
+def load(buffer: Any, array: Any) -> None:
+    """Write an array of any device into a buffer of its shape and dtype."""
+    if of(buffer) == of(array):
+        np.copyto(buffer, array)
+    elif of(buffer) == "cpu":
+        buffer[...] = array.get()
+    else:
+        buffer.set(np.ascontiguousarray(array))
+
+
+def empty(shape: Any, dtype: Any, device: str) -> Any:
+    """An array of any numbers that outlives a recorded step."""
+    if device == "cpu":
+        return np.empty(shape, dtype)
+    from engine.kernels.cuda import tape
+    return tape.lasting(shape, dtype)
+
+
+def memory(size: int, device: str) -> Any:
+    """`size` bytes from the beginning of a cache line on."""
+    if device == "cpu":
+        from engine.arena import allocate
+        return allocate(size)
+    return empty(max(1, size), np.uint8, device)
+
+
+def within(memory: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> Any:
+    """An array in a card's memory, its first element at a byte."""
+    from engine.kernels.cuda import tape
+    return tape.within(memory, offset, shape, strides, dtype)
+
+
+def address(array: Any) -> int:
+    """Where an array's first element lies."""
+    if of(array) == "cpu":
+        return int(array.__array_interface__["data"][0])
+    from engine.kernels.cuda import tape
+    return tape.address(array)
+
+
+def graph(steps: Sequence[Any]) -> Any:
+    """Steps of a recording on a card as one thing to run."""
+    from engine.kernels.cuda.graph import Graph
+    return Graph(steps)
+
+
+def not_capturable() -> Any:
+    """What a graph raises that cannot be captured; nothing of the kind on the CPU."""
+    from engine.kernels.cuda import NotCapturable
+    return NotCapturable
+
+
+def empty_on_tape(shape: Any, dtype: Any, beside: Sequence[Any]) -> Any:
+    """Memory of the step that is being recorded, on the device of an op's inputs."""
+    if any(of(a) == "cuda" for a in beside):
+        from engine.kernels.cuda import tape
+        return tape.empty(shape, dtype)
+    from engine.kernels.cpu import tape as cpu_tape
+    return cpu_tape.empty(shape, dtype)
+
+
+def together(name: str, arrays: list[Any]) -> list[Any]:
+    """The arrays of one op on one device: single numbers follow the others; else DeviceError."""
+    for a in arrays:
+        if a is not None and type(a) is not np.ndarray:
+            return _together(name, arrays)
+    return arrays
+
+
+def _together(name: str, arrays: list[Any]) -> list[Any]:
+    places = {of(a) for a in arrays if a is not None}
+    if len(places) < 2:
+        return arrays
+    large = {of(a) for a in arrays if a is not None and a.ndim}
+    if len(large) > 1:
+        given = ", ".join(f"{a.dtype} {a.shape} on {of(a)}" for a in arrays if a is not None)
+        raise DeviceError(f"{name}: its inputs live on two devices: {given}. Move them with x.to('cuda') or "
+                          "x.to('cpu').")
+    target = large.pop() if large else "cuda"
+    return [a if a is None or of(a) == target else _number(a, target) for a in arrays]
+
+
+def _number(array: Any, device: str) -> Any:
+    return array.get() if device == "cpu" else _on_card(array.tobytes(), array.dtype.str)
+
+
+@lru_cache(maxsize=1024)
+def _on_card(data: bytes, dtype: str) -> Any:
+    """A number on the card; those met often are kept. Nobody writes to it."""
+    from engine.kernels.cuda import tape
+    return tape.from_numpy(np.frombuffer(data, dtype).reshape(()))
+
+
+def checksum(array: Any) -> int:
+    """A checksum of the whole memory that an array is a view of."""
+    whole = np.ndarray if of(array) == "cpu" else type(array)
+    while isinstance(array.base, whole):
+        array = array.base
+    return zlib.crc32(np.ascontiguousarray(host(array)).tobytes()) if array.size else 0

@@ -1,0 +1,303 @@
+"""All proof on a card by one command: `python -m tests.gpu`. Compiles every kernel, tests, times, writes a result file.
+
+It goes on after a failure and reports all of them at the end, with their tracebacks in a file beside the results. With
+NUMBA_ENABLE_CUDASIM=1 the same runs in the simulator, at toy sizes, and says so. Exit code 0: nothing failed.
+
+    python -m tests.gpu --seconds 420 --save tests/bench/results
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0")       # on a card, unless the simulator is asked for
+NVCC = Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
+if "CUDA_HOME" not in os.environ and NVCC.exists():      # where libNVVM is, if no package brings it
+    os.environ["CUDA_HOME"] = str(NVCC.resolve().parent.parent)
+ROOT = Path(__file__).parent.parent
+TESTS = ("tests/test_cuda_ops.py", "tests/test_cuda_train.py")
+
+
+class Proof:
+    """Stages one after another, each with what it found or how it failed."""
+
+    def __init__(self, seconds: float) -> None:
+        self.began, self.seconds = time.monotonic(), seconds
+        self.found: dict[str, Any] = {}
+        self.failures: list[str] = []
+
+    def left(self) -> float:
+        return self.seconds - (time.monotonic() - self.began)
+
+    def stage(self, name: str, work: Callable[[], Any], least: float = 5.0) -> None:
+        """Run one stage, if there is time for it."""
+        if self.left() < least:
+            self.failures.append(f"{name}: left out, {self.left():.0f} s remain")
+            print(f"[{self.seconds - self.left():5.0f} s] {name}: no time left", flush=True)
+            return
+        print(f"[{self.seconds - self.left():5.0f} s] {name} …", flush=True)
+        began = time.monotonic()
+        try:
+            self.found[name] = work()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self.failures.append(f"{name}: {traceback.format_exc()}")
+            print(f"          FAILED: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            return
+        print(f"          done in {time.monotonic() - began:.1f} s: {json.dumps(self.found[name])[:900]}", flush=True)
+
+    def note(self, what: str) -> None:
+        """A failure inside a stage that goes on."""
+        self.failures.append(what)
+        print(f"          FAILED: {what.strip().splitlines()[-1][:300]}", flush=True)
+
+
+# --- facts and kernels ----------------------------------------------------------------------------
+def facts() -> dict[str, Any]:
+    """What this is measured on."""
+    from importlib import metadata
+
+    import engine
+    from engine.kernels.cuda import card
+    versions = {}
+    for package in ("numpy", "numba", "numba-cuda", "llvmlite", "cupy-cuda13x", "cupy-cuda12x", "torch"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "card": card.name(), "simulated": card.simulated(),
+            "python": platform.python_version(), "versions": versions,
+            "health": [list(f) for f in engine.health() if "cuda" in f.name.lower() or f.name in ("driver", "card")]}
+
+
+def all_kernels() -> list[tuple[int, str, str | None]]:
+    """(number, name, dtype) of every kernel that there is."""
+    import importlib
+
+    from engine.kernels import cuda
+    from engine.kernels.cuda.jit import KERNELS
+    for module in sorted(set(cuda.MODULES.values())):
+        importlib.import_module(f"engine.kernels.cuda.{module}")
+    return [(i, k.__name__, dtype) for i, k in enumerate(KERNELS) for dtype in (k.floats if k.generic else (None,))]
+
+
+def compile_one(job: tuple[int, str, str | None, tuple[int, int]]) -> str | None:
+    """In a process of its own: compile into the cache on disk. -> how it failed."""
+    number, name, dtype, capability = job
+    try:
+        all_kernels()
+        from engine.kernels.cuda import provider
+        from engine.kernels.cuda.jit import KERNELS
+        provider.cached_ptx(KERNELS[number], dtype, capability)
+    except Exception:
+        return f"{name} ({dtype}):\n{traceback.format_exc()}"
+    return None
+
+
+def compile_all(proof: Proof) -> dict[str, Any]:
+    """Every kernel, in as many processes as there are processors, then loaded one by one."""
+    from engine.kernels.cuda import card, provider
+    from engine.kernels.cuda.jit import KERNELS
+    jobs = all_kernels()
+    capability = provider.state().capability
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for failed in pool.map(compile_one, [(*job, capability) for job in jobs], chunksize=4):
+            if failed:
+                proof.note(failed)
+    loaded = 0
+    for number, name, dtype in jobs:
+        try:
+            provider.load(KERNELS[number], dtype)
+            loaded += 1
+        except Exception:
+            proof.note(f"loading {name} ({dtype}):\n{traceback.format_exc()}")
+    card.synchronise()
+    return {"kernels": len(jobs), "loaded": loaded}
+
+
+def tested(proof: Proof, seconds: float) -> dict[str, Any]:
+    """The CUDA tests, on this card."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-rf", *TESTS]
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
+        proof.note(f"the tests took more than {seconds:.0f} s; so far:\n{said[-20000:]}")
+        return {"passed": None}
+    if run.returncode:
+        proof.note(run.stdout[-60000:] + run.stderr[-4000:])
+    return {"exit": run.returncode, "summary": run.stdout.strip().splitlines()[-1] if run.stdout else ""}
+
+
+# --- times ----------------------------------------------------------------------------------------
+def seconds_of(work: Callable[[], Any], least: float = 0.15) -> float:
+    """The seconds of one call, by events on the card: the median of several bursts."""
+    from engine.kernels.cuda import card
+    if card.simulated():
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+    from engine.kernels.cuda import provider
+    cupy = provider.cupy()
+    work()
+    start, end, taken, count = cupy.cuda.Event(), cupy.cuda.Event(), [], 1
+    spent = 0.0
+    while spent < least or len(taken) < 5:
+        start.record()
+        for _ in range(count):
+            work()
+        end.record()
+        end.synchronize()
+        each = cupy.cuda.get_elapsed_time(start, end) / 1000 / count
+        spent += each * count
+        taken.append(each)
+        count = max(1, min(100, int(0.01 / max(each, 1e-6))))
+    return sorted(taken)[len(taken) // 2]
+
+
+def products(simulated: bool) -> list[dict[str, Any]]:
+    """Square products in each precision beside cuBLAS (through PyTorch): TFLOP/s and our share."""
+    import numpy as np
+
+    import engine
+    sizes = (33,) if simulated else (512, 1024, 2048, 4096, 8192)
+    rows = []
+    with engine.default_device("cuda"), engine.no_grad():
+        for precision in ("float32", "tf32", "bf16"):
+            for n in sizes:
+                rng = np.random.default_rng(n)
+                a, b = (engine.Tensor(rng.standard_normal((n, n)).astype(np.float32)) for _ in range(2))
+                with engine.precision(precision):
+                    ours = seconds_of(lambda a=a, b=b: engine.matmul(a, b))
+                row = {"n": n, "precision": precision, "ms": ours * 1e3, "tflops": 2 * n**3 / ours / 1e12}
+                if not simulated:
+                    theirs = cublas(n, precision)
+                    row |= {"cublas_tflops": 2 * n**3 / theirs / 1e12, "share": theirs / ours}
+                rows.append(row)
+    return rows
+
+
+def cublas(n: int, precision: str) -> float:
+    """Seconds of PyTorch's product."""
+    import torch
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(n, n, device="cuda", dtype=kind) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize()
+    start, end, count = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True), 10
+    start.record()
+    for _ in range(count):
+        a @ b
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000 / count
+
+
+def bandwidths(simulated: bool) -> dict[str, Any]:
+    """What a copy reaches, and the share of it that memory-bound kernels reach, on 256 MB and more."""
+    import numpy as np
+
+    import engine
+    rows, n = {}, 256 if simulated else 64 * 2**20        # float32: 256 MB
+    width = 64 if simulated else 1024
+    with engine.default_device("cuda"), engine.no_grad():
+        x = engine.Tensor(np.random.default_rng(0).standard_normal((n // width, width)).astype(np.float32))
+        g, w, b = engine.Tensor(x), engine.ones((width,)), engine.zeros((width,))
+        to = engine.Tensor(x)
+        copy = seconds_of(lambda: engine.update("copy", [to], [x]))
+        rows["copy"] = {"ms": copy * 1e3, "gb_s": 8 * n / copy / 1e9}
+        y = engine.softmax(x, axis=-1)
+        cases: dict[str, tuple[int, Callable[[], Any]]] = {
+            "add": (12, lambda: x + g), "relu": (8, lambda: engine.relu(x)), "gelu": (8, lambda: engine.gelu(x)),
+            "softmax": (8, lambda: engine.softmax(x, axis=-1)),
+            "softmax_vjp": (12, lambda: engine.OPS["softmax_vjp"](g, y, axis=-1)),
+            "layer_norm": (8, lambda: engine.layer_norm(x, w, b)),
+            "dropout": (8, lambda: engine.dropout(x, p=0.1)), "sum": (4, lambda: engine.sum(x, axis=-1)),
+        }
+        for name, (touched, work) in cases.items():
+            taken = seconds_of(work)
+            rows[name] = {"ms": taken * 1e3, "gb_s": touched * n / taken / 1e9,
+                          "share": touched * n / taken / 1e9 / rows["copy"]["gb_s"]}
+    return rows
+
+
+def steps(simulated: bool, proof: Proof) -> dict[str, Any]:
+    """A replayed step at every size beside PyTorch, eager and compiled, in turns."""
+    from microtfm.bench import sides, step
+    from microtfm.bench.sizes import SIZES
+    found: dict[str, Any] = {}
+    sizes = {"nano": SIZES["nano"].changed(batch=2, length=4, layers=1)} if simulated else SIZES
+    peers = [] if simulated else ["torch", "torch-compile"]
+    for precision in ("float32",) if simulated else ("float32", "tf32", "bf16"):
+        for name, size in sizes.items():
+            if proof.left() < 45:
+                proof.note(f"steps: {name} in {precision} left out, {proof.left():.0f} s remain")
+                continue
+            try:
+                with sides.placed("cuda", precision):
+                    answer = step.measure(size, peers, 2, 0.0 if simulated else 1.0, 1 if simulated else None, _quiet)
+                found[f"{name}, {precision}"] = answer
+                ratios = {peer: facts["ratio"] for peer, facts in answer["peers"].items()}
+                print(f"          {name} {precision}: {answer['step_ms']} ms, beside {ratios}", flush=True)
+            except Exception:
+                proof.note(f"step {name} {precision}:\n{traceback.format_exc()}")
+    return found
+
+
+def _quiet(text: str) -> None:
+    """Hears what the benchmark is doing."""
+
+
+def main() -> int:
+    """Run all stages. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=420.0, help="stop beginning new stages after so long")
+    parser.add_argument("--save", type=Path, default=ROOT / "tests" / "bench" / "results", help="folder of the results")
+    parser.add_argument("--only", action="append", help="only these stages")
+    wish = parser.parse_args()
+    proof = Proof(wish.seconds)
+    from engine.kernels.cuda import card
+    simulated = card.simulated()
+    if simulated:
+        print("No card is used: this runs in the simulator, at toy sizes, and its times say nothing of a card.")
+    stages: dict[str, tuple[Callable[[], Any], float]] = {
+        "facts": (facts, 5),
+        "kernels": (lambda: {"simulated": len(all_kernels())} if simulated else compile_all(proof), 60),
+        "products": (lambda: products(simulated), 20), "bandwidths": (lambda: bandwidths(simulated), 15),
+        "steps": (lambda: steps(simulated, proof), 60),
+        "tests": (lambda: tested(proof, max(30.0, proof.left() - 5)), 40),
+    }
+    for name, (work, least) in stages.items():
+        if not wish.only or name in wish.only:
+            proof.stage(name, work, least)
+    wish.save.mkdir(parents=True, exist_ok=True)
+    label = "simulated" if simulated else "card"
+    file = wish.save / f"gpu-{label}-{datetime.now(UTC).strftime('%Y-%m-%d-%H%M')}.json"
+    file.write_text(json.dumps({**proof.found, "failed": [f.splitlines()[0] for f in proof.failures]}, indent=1) + "\n",
+                    encoding="utf-8")
+    print(f"{file}: {len(proof.failures)} failures")
+    if proof.failures:
+        report = file.with_suffix(".failures.txt")
+        report.write_text("\n\n".join(proof.failures) + "\n", encoding="utf-8")
+        print(f"{report}: what failed, in full")
+    return 1 if proof.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""What can be wrong with a card, each by a provider that plays it: a clear word, no hang, nothing lost."""
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+
+import engine
+from engine import DeviceError, Tensor, default_device
+from engine.kernels import cuda
+from engine.kernels.cuda import card
+from engine.kernels.cuda.jit import CompileFailure
+from microtfm import cli
+from tests.tiny import text_files
+
+pytest.importorskip("greenlet")
+
+
+class Runtime:
+    """CuPy's view of a driver: what each call returns, or raises."""
+
+    def __init__(self, count=1, driver=13000, runtime=13000, major=9, minor=0, memory=(70 * 2**30, 80 * 2**30)):
+        self._count, self._driver, self._runtime, self._capability = count, driver, runtime, (major, minor)
+        self._memory = memory
+
+    def getDeviceCount(self):
+        if isinstance(self._count, Exception):
+            raise self._count
+        return self._count
+
+    def getDevice(self):
+        return 0
+
+    def getDeviceProperties(self, number):
+        if isinstance(self._memory, Exception):
+            raise self._memory
+        return {"name": b"Tested 100", "major": self._capability[0], "minor": self._capability[1]}
+
+    def driverGetVersion(self):
+        return self._driver
+
+    def runtimeGetVersion(self):
+        return self._runtime
+
+    def memGetInfo(self):
+        return self._memory
+
+
+@pytest.fixture
+def with_card(monkeypatch):
+    """Play a machine: `with_card(Runtime(…))`, or with an ImportError in the place of CuPy."""
+    def play(runtime):
+        provider = types.ModuleType("engine.kernels.cuda.provider")
+        pool = types.SimpleNamespace(used_bytes=lambda: 3 * 2**30)
+        library = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime),
+                                        get_default_memory_pool=lambda: pool)
+
+        def cupy():
+            if isinstance(runtime, ImportError):
+                raise runtime
+            return library
+        provider.cupy, provider.state = cupy, lambda: card.ask(cupy())
+        provider.memory = lambda: runtime.memGetInfo()
+        monkeypatch.setitem(sys.modules, provider.__name__, provider)
+        monkeypatch.setattr(cuda, "provider", provider, raising=False)
+        monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "0")
+        card.problem.cache_clear()
+    yield play
+    monkeypatch.undo()
+    card.problem.cache_clear()
+
+
+CASES = {
+    "no packages": (ImportError("arrays on a card need CuPy: install the CUDA packages"), "install the CUDA packages"),
+    "no driver": (Runtime(RuntimeError("cudaErrorInitializationError: initialization error")), "no NVIDIA driver that"),
+    "old driver": (Runtime(RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")),
+                   "driver is too old.*install a newer driver"),
+    "older driver": (Runtime(driver=12040),
+                     r"serves CUDA 12.4, and the CUDA packages here are for 13.0.*microtfm\[cuda12"),
+    "no card": (Runtime(0), "no card is visible.*CUDA_VISIBLE_DEVICES"),
+    "no capable card": (Runtime(RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")),
+                        "finds no card"),
+    "card in use": (Runtime(memory=RuntimeError("cudaErrorDevicesUnavailable: busy")), "Another process may hold it"),
+    "old card": (Runtime(major=7, minor=5), "compute capability 7.5; the kernels need 8.0"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_card_that_cannot_be_used_is_refused_with_a_way_out(name, with_card, tmp_path, capsys):
+    runtime, said = CASES[name]
+    with_card(runtime)
+    with pytest.raises(DeviceError, match=f"device cuda: .*{said}"), default_device("cuda"):
+        pass
+    device, why = engine.choose_device("auto")
+    assert device == "cpu" and why.startswith("cpu: no card can be used (")
+    source, target = text_files(tmp_path)
+    files = ["--src", str(source), "--tgt", str(target), "--out", str(tmp_path / "run")]
+    assert cli.main(["train", *files, "--device", "cuda"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("microtfm: device cuda: ") and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_card_that_can_be_used_is_taken_and_named(with_card):
+    with_card(Runtime())
+    assert card.problem() is None
+    assert engine.choose_device("auto") == ("cuda", "cuda: Tested 100, 70.0 of 80.0 GiB free")
+
+
+def test_too_little_memory_says_what_was_needed_what_is_free_and_what_helps(with_card):
+    with_card(Runtime(memory=(5 * 2**20, 80 * 2**30)))
+    error = MemoryError("Out of memory allocating 2,147,483,648 bytes (allocated so far: 17 bytes).")
+    with pytest.raises(DeviceError, match=(r"no memory for 2.00 GiB: 5.0 MiB of 80.00 GiB are free, and this process "
+                                           r"holds 3.00 GiB .*--train.batch-tokens")), default_device("cuda"):
+        raise error
+    with pytest.raises(MemoryError), default_device("cpu"):
+        raise error
+
+
+def test_a_kernel_that_does_not_compile_gives_way_to_the_meaning_with_one_warning(monkeypatch):
+    def broken(x):
+        raise CompileFailure("the CUDA kernel _exp does not compile for float32: SyntaxError: PTX")
+
+    monkeypatch.setitem(cuda._found, "exp", broken)
+    x = Tensor([0.0, 1.0], device="cuda")
+    with pytest.warns(RuntimeWarning, match="does not compile.*The op exp runs by its definition"):
+        y = engine.exp(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = engine.exp(x)
+    assert y.device == "cuda" and y.tolist() == again.tolist() == np.exp(np.float32([0, 1])).tolist()
+
+
+def test_what_a_broken_kernel_wrote_on_the_tape_is_taken_back(monkeypatch):
+    """It fails after its first launch; the recorded step has the meaning alone, and its numbers."""
+    right = cuda.kernel("neg")
+
+    def broken(x):
+        right(x)
+        raise CompileFailure("the second kernel of neg does not compile")
+
+    monkeypatch.setitem(cuda._found, "neg", broken)
+    with default_device("cuda"), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        step = engine.replay(lambda x: -x)
+        for _ in range(3):
+            assert step(np.float32([1, 2])).tolist() == [-1, -2]
+    assert len([w for w in heard if "neg runs by its definition" in str(w.message)]) == 1
+    (plan,) = step.plans()
+    assert len(plan.steps) == 1
+
+
+def test_an_update_without_a_kernel_is_the_processors(monkeypatch):
+    """Where none compiles, the rules in place run as array operations: the same numbers within rounding."""
+    found = {}
+    for device in ("cpu", "cuda"):
+        for rule in ("global_norm", "adam", "sgd", "count", "average", "copy", "accumulate", "write"):
+            if device == "cuda":
+                monkeypatch.setitem(cuda._found, rule, None)
+        with default_device(device):
+            rng = np.random.default_rng(0)
+            p, g, m, v, a = (Tensor(np.abs(rng.standard_normal((3, 1, 4))).astype(np.float32)) for _ in range(5))
+            step, many = Tensor(np.array(2)), Tensor(np.zeros((3, 5, 4), np.float32))
+            norm = engine.global_norm([p, g])
+            engine.update("count", [step], norm=norm)
+            engine.update("adam", [p], [g], [m], [v], lr=0.1, beta1=0.9, beta2=0.98, eps=1e-9, weight_decay=[0.1],
+                          step=step, norm=norm, clip_norm=1.0, divisor=2.0)
+            engine.update("sgd", [a], [g], [m], lr=0.1, momentum=0.9, weight_decay=[0.1], nesterov=True)
+            engine.update("average", [v], [p], step=step, window=8, norm=norm)
+            engine.update("accumulate", [m], [g])
+            engine.update("write", [many], [p], at=Tensor(np.array([3])))
+            engine.update("copy", [g], [a])
+            before = p.numpy()
+            engine.update("adam", [p], [g], [m], [v], lr=0.1, beta1=0.9, beta2=0.98, eps=1e-9, weight_decay=[0.1],
+                          step=step, norm=Tensor(np.array(np.inf)), clip_norm=1.0)
+            assert p.numpy().tolist() == before.tolist()
+            found[device] = [x.numpy() for x in (p, g, m, v, a, step, many, norm)]
+    for mine, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-6, atol=1e-7)
