@@ -118,12 +118,17 @@ def test_keys_themes_and_the_list(browse):
                    "key('h');"
                    "key('s'); out.unsaved = document.querySelectorAll('.unsaved').length; key('t');"
                    "out.rows = document.querySelectorAll('#list tr').length; key('t'); key('/');"
+                   "document.body.classList.add('dark'); window.onbeforeprint();"
+                   "out.white = !document.body.classList.contains('dark');"
+                   "out.whole = document.querySelector('main svg').getAttribute('viewBox').startsWith('0 0 ');"
+                   "window.onafterprint(); out.again = document.body.classList.contains('dark');"
                    "out.focus = document.activeElement.id; out.boxes = viewer.G.boxes.length;"
                    "out.labels = [...document.querySelectorAll('main .box')].every(e => e.getAttribute('aria-label'));")
     assert found["errors"] == [] and "thrown" not in found, found
     assert (found["on"], found["home"]) == (4, 0) and found["end"] > 5 and found["zoomed"] and found["fit"]
     assert found["dark"] and found["other"] and found["unsaved"] == 1 and found["rows"] == found["boxes"] + 1
     assert found["focus"] == "query" and found["labels"]
+    assert found["white"] and found["whole"] and found["again"], "it prints whole, dark on white"
 
 
 def test_the_viewer_needs_no_network(step):

@@ -258,8 +258,13 @@ window.onpointermove = e => {
   place();
 };
 window.onpointerup = () => { drag = null; };
-window.onbeforeprint = () => svg.setAttribute("viewBox", `${whole.x} ${whole.y} ${whole.w} ${whole.h}`);
-window.onafterprint = place;
+let night = false;                               // paper is white
+window.onbeforeprint = () => {
+  night = document.body.classList.contains("dark");
+  document.body.classList.remove("dark");
+  svg.setAttribute("viewBox", `${whole.x} ${whole.y} ${whole.w} ${whole.h}`);
+};
+window.onafterprint = () => { document.body.classList.toggle("dark", night); place(); };
 
 // ---- the pass, step by step
 function show() {
@@ -274,7 +279,7 @@ function show() {
       e.classList.toggle("pending", !leaf && at < first);
       e.classList.toggle("active", !end && at >= first && at <= last && (at === last || isModule(item) || !!item[2]));
       const v = e.querySelector(".v"), g = e.querySelector(".g");
-      if (v) v.textContent = (isModule(item) ? "out " : "") + (valueOf(last) ?? "…");
+      if (v) v.textContent = (isModule(item) ? "out " : "") + (valueOf(last) ?? (G.boxes[last][SEEN] ? "…" : ""));
       if (g) g.textContent = "gradient " + gradientOf(last);
       return leaf || at >= first;
     });

@@ -111,8 +111,10 @@ class Speaker:
         if item.port == "to":
             text = name if box.name else "out" if item.column == 0 else "gradient out"
         else:
+            stem, _, number = box.path[-1].rpartition(".") if box.path else ("", "", "")
+            maker = stem if number.isdigit() else number         # of one of many neighbours: their common name
             text = box.name.rpartition(".")[2] or ("gradient in" if item.column else
-                                                   f"from {box.path[-1]}" if box.path else box.label)
+                                                   f"from {maker}" if maker else box.label)
         return Words([Line([Span(text, italic=True)], 10.0)], f"{name} of {where}: {box.shape}").measure()
 
     def _module(self, item: Item) -> Words:
