@@ -10,6 +10,7 @@ from redraw import EXAMPLES, ROOT, pictures, primes
 
 import engine
 from engine import GraphError, Tensor, graph
+from engine.draw.raster import placed_dot
 from engine.draw.svg import Picture
 from microtfm.cli import main
 
@@ -114,6 +115,16 @@ def test_a_file_by_its_suffix(tmp_path, suffix):
 @pytest.mark.parametrize(("suffix", "head"), [(".png", b"\x89PNG"), (".pdf", b"%PDF")])
 def test_png_and_pdf_by_graphviz(step, tmp_path, suffix, head):
     assert step.save(tmp_path / f"g{suffix}", depth=2).read_bytes().startswith(head)
+
+
+def test_the_placed_text_has_the_legend_and_every_box(step):
+    """What Graphviz draws for .png and .pdf: boxes at their places, columns' titles, a legend."""
+    picture = Picture(step.view(2), step.boxes)
+    dot = placed_dot(picture, "a title")
+    for word in ("a title", "forward, downwards", "backward, upwards", "saved for the backward pass", "learns"):
+        assert word in dot.replace("&#160;", " ")
+    assert len(re.findall(r"^  n\d+ \[", dot, re.M)) == len(picture.view.items)
+    assert len(re.findall(r"^  ra\d+ -> ", dot, re.M)) == sum(item.residuals > 0 for item in picture.view.items) > 0
 
 
 def test_without_graphviz_there_is_text_and_a_picture(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ class Graph:
         if suffix in (".png", ".pdf"):
             from engine.draw.raster import raster
             view = self.view(depth, open, level, inside)
-            path.write_bytes(raster(view, self.boxes, suffix[1:], self.measured))
+            path.write_bytes(raster(view, self.boxes, suffix[1:], self.measured, title))
             return path
         made = {".svg": lambda: self.svg(depth, open, level, inside, title), ".html": lambda: self.html(title),
                 ".dot": lambda: self.dot(depth, open, level, inside),

@@ -1,15 +1,17 @@
 """PNG and PDF: Graphviz draws the boxes and lines at the places that the layout has given them."""
 from __future__ import annotations
 
+import re
 import shutil
 from html import escape
 from itertools import pairwise
 
 from engine.diagram.boxes import Box
 from engine.diagram.view import View
-from engine.draw.route import Point
+from engine.draw import colours
+from engine.draw.route import Drawing, Point
 from engine.draw.svg import Picture
-from engine.draw.words import Line
+from engine.draw.words import Line, Span
 from engine.errors import GraphError
 
 INSTALL = ("PNG and PDF need Graphviz's `dot`: apt install graphviz, brew install graphviz, or "
@@ -21,17 +23,17 @@ def has_graphviz() -> bool:
     return shutil.which("dot") is not None
 
 
-def raster(view: View, boxes: list[Box], kind: str, measured: bool = False) -> bytes:
+def raster(view: View, boxes: list[Box], kind: str, measured: bool = False, title: str = "") -> bytes:
     """The view as PNG or PDF. Raises GraphError where Graphviz is not installed."""
     if not has_graphviz():
         raise GraphError(INSTALL)
     import graphviz
 
-    return graphviz.Source(placed_dot(Picture(view, boxes, measured)), engine="neato").pipe(
+    return graphviz.Source(placed_dot(Picture(view, boxes, measured), title), engine="neato").pipe(
         format=kind, neato_no_op=2, quiet=True)
 
 
-def placed_dot(picture: Picture) -> str:
+def placed_dot(picture: Picture, title: str = "") -> str:
     """The drawing as DOT with the place of everything, for `neato -n2`."""
     d, view = picture.drawing, picture.view
     lines = ["digraph {", '  graph [outputorder=edgesfirst, pad=0.2, dpi=144, splines=true];',
@@ -59,7 +61,46 @@ def placed_dot(picture: Picture) -> str:
         lines.append(_node(f"n{item.id}", x, d.height - y, w, h,
                            f'shape=box, style="rounded,filled", color="{picture.box_stroke(item)}", '
                            f'fillcolor="{picture.box_fill(item)}", label=<{text}>'))
-    return "\n".join([*lines, "}"])
+    return "\n".join([*lines, *_arcs(picture), *_heads(picture), *_legend(picture, title), "}"])
+
+
+def _arcs(picture: Picture) -> list[str]:
+    """Residual connections inside closed boxes."""
+    lines, d = [], picture.drawing
+    for item in (item for item in picture.view.items if item.residuals):
+        x, y, _, h = d.boxes[item.id]
+        path: list[Point] = [(x, y + 8), (x - 10, y + 8), (x - 10, y + h - 8), (x, y + h - 8)]
+        for end, (px, py) in (("ra", path[0]), ("rb", path[-1])):
+            lines.append(_node(f"{end}{item.id}", px, d.height - py, 0.1, 0.1, 'shape=point, style=invis, label=""'))
+        lines.append(f'  ra{item.id} -> rb{item.id} [pos="{_spline(path, d.height)}", color="{colours.RESIDUAL}", '
+                     "penwidth=1.5];")
+    return lines
+
+
+def _heads(picture: Picture) -> list[str]:
+    """What the columns are."""
+    d, lines = picture.drawing, []
+    for column, (left, right) in d.columns.items() if len(d.columns) > 1 else ():
+        title = Line([Span(picture.column_title(column), picture.hue(column), True)], 11.0)
+        lines.append(_words(f"h{column}", (left + right) / 2, 16, title, d))
+    return lines
+
+
+def _legend(picture: Picture, title: str) -> list[str]:
+    """The legend in words: a sample is an arrow or a square of its colour."""
+    lines, d = [], picture.drawing
+    for n, (x, top, (sample, spans, room)) in enumerate(picture.legend(d.height + 6, title)):
+        colour = re.search(r"#[0-9a-f]{6}", sample)
+        glyph = [Span("■ " if "<rect" in sample else "→ ", colour[0], True)] if colour else []
+        line = Line([*glyph, *spans], 9.0)
+        lines.append(_words(f"k{n}", x + line.width / 2 + room / 4, top, line, d))
+    return lines
+
+
+def _words(name: str, x: float, y: float, line: Line, d: Drawing) -> str:
+    """A line of text with its middle at a place."""
+    return _node(name, x - line.width / 2, d.height - y + line.size, line.width, line.size * 1.2,
+                 f"shape=plaintext, label=<{_html(line)}>")
 
 
 def _node(name: str, x: float, top: float, w: float, h: float, style: str) -> str:

@@ -14,6 +14,7 @@ from engine.draw.route import Drawing, Label, Point, Route, Router
 from engine.draw.words import Line, Span, Speaker, Words, shape_spans, text_width
 
 FONT = "Helvetica, Arial, 'Liberation Sans', 'Noto Sans CJK SC', 'Noto Sans SC', 'PingFang SC', sans-serif"
+Entry = tuple[str, list[Span], float]    # of the legend: a sample, what it means, the sample's width
 
 
 class Picture:
@@ -199,10 +200,20 @@ class Picture:
     # ------------------------------------------------------------------------------------------ the legend
     def _legend(self, y: float, title: str) -> tuple[list[str], float, float]:
         """What the colours and lines mean: elements, width, height."""
+        out, wide, last = [], 0.0, y
+        for x, top, (sample, spans, room) in self.legend(y, title):
+            if sample:
+                out.append(f'<g transform="translate({_n(x)},{_n(top - 3)})">{sample}</g>')
+            out.append(_text(x + room, top, spans, 9, "start"))
+            wide, last = max(wide, x + entry_width(spans, room)), top
+        return out, wide, last - y + 4
+
+    def legend(self, y: float, title: str) -> list[tuple[float, float, Entry]]:
+        """The entries of the legend, each with its place."""
         kinds = {link.kind for link in self.view.links}
         shown = [b for item in self.view.items for b in item.boxes]
         shared = {e.source for b in shown for e in b.inputs} | {b.id for b in shown}
-        entries: list[tuple[str, list[Span], float]] = []
+        entries: list[Entry] = []
         if title and not self.viewer:
             entries.append(("", [Span(title, bold=True)], 0))
         for column in self.drawing.columns:
@@ -254,18 +265,20 @@ MEANING = {"B": "batch", "T": "target length", "S": "source length", "D": "model
            "K": "width of a head", "F": "feed-forward width", "V": "vocabulary", "R": "width of a recurrent state"}
 
 
-def _flow(entries: Sequence[tuple[str, list[Span], float]], y: float, most: float) -> tuple[list[str], float, float]:
-    out, x, top, wide = [], 12.0, y + 12, 0.0
-    for sample, spans, room in entries:
-        width = room + sum(text_width(s.text, 9, s.bold) for s in spans) + 16
+def _flow(entries: Sequence[Entry], y: float, most: float) -> list[tuple[float, float, Entry]]:
+    out, x, top = [], 12.0, y + 12
+    for entry in entries:
+        width = entry_width(entry[1], entry[2])
         if x + width > most and x > 12:
             x, top = 12.0, top + 15
-        if sample:
-            out.append(f'<g transform="translate({_n(x)},{_n(top - 3)})">{sample}</g>')
-        out.append(_text(x + room, top, spans, 9, "start"))
+        out.append((x, top, entry))
         x += width
-        wide = max(wide, x)
-    return out, wide, top - y + 4
+    return out
+
+
+def entry_width(spans: Sequence[Span], room: float) -> float:
+    """The width of an entry of the legend, with the gap behind it."""
+    return room + sum(text_width(s.text, 9, s.bold) for s in spans) + 16
 
 
 def _sample(colour: str, dash: str, width: float = 1.2) -> str:

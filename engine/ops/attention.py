@@ -49,7 +49,7 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: flo
     scores = matmul(q, swapaxes(k, axis1=-1, axis2=-2)) * scale                                    # (…, T, S)
     if causal:
         t, s = scores.shape[-2:]
-        past = Tensor(np.tril(np.ones((t, s), bool), s - t), name="causal", device=q.device)
+        past = Tensor(np.tril(np.ones((t, s), bool), s - t), name="causal mask", device=q.device)
         mask = past if mask is None else mask & past
     return softmax(scores, mask, axis=-1)
 
