@@ -2,6 +2,20 @@
 
     from microtfm import Translator
     Translator.load("runs/demo").translate(["我喜欢猫。"])
+
+What the commands do is a few lines of Python too, in a program or a notebook:
+
+    from microtfm import Settings
+    from microtfm.progress import Report
+    from microtfm.train import resume, train
+
+    settings = Settings.from_recipe("tiny", src="my.zh", tgt="my.en", out="runs/mine", train={"minutes": 20})
+    result = train(settings, Report())                   # Report shows progress; without it there is silence
+    resume(result.folder, Report())
+
+    from microtfm.evaluate import score
+    from microtfm.examination import examine             # scores of a run on a text, as `microtfm evaluate`
+    from microtfm.fitting import fit                     # training in memory, without a run folder
 """
 from __future__ import annotations
 
@@ -19,6 +33,11 @@ __all__ = ["ModelSettings", "Settings", "TokenSettings", "TrainSettings", "Trans
 
 _HOMES = {"ModelSettings": "settings", "Settings": "settings", "TokenSettings": "settings", "TrainSettings": "settings",
           "Transformer": "transformer", "Translator": "translator", "UserError": "errors"}
+
+
+def __dir__() -> list[str]:
+    """The names that can be asked for, loaded or not, so that `python -m pydoc microtfm` shows them."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -18,9 +19,12 @@ EVERY = 5.0                              # seconds between lines where there is 
 class Report(Events):
     """Prints a run as it goes; quiet: nothing of it."""
 
-    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+        """stream: where to, standard output if None; in a notebook, the cell."""
         self.quiet = quiet
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        # a notebook can move a bar only with ipywidgets; without them it gets lines
+        self.moving = self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets") is not None)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.run: Opening | None = None
@@ -51,7 +55,7 @@ class Report(Events):
                  f"{' or '.join(until)}; Ctrl-C saves and stops")
         if opening.step == 0:
             self.say("        the first step takes longest: it compiles what is not compiled yet", "dim")
-        if self.console.is_terminal and not self.quiet:
+        if self.moving and not self.quiet:
             self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=24),
                                 TextColumn("{task.fields[text]}"), console=self.console, transient=True)
             self.task = self.bar.add_task("step 0", total=1.0, text="")
