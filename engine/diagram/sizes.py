@@ -56,13 +56,20 @@ class Size(int):
 
     def less(self, n: int) -> Size:
         """The axis without n of its places."""
-        cut = sum(-term[0][1] for term in self.terms if len(term) == 1 and term[0][1] < 0)
-        kept = [term for term in self.terms if len(term) != 1 or term[0][1] >= 0]
+        kept, cut = self._cut()
         return Size([*kept, (("", -n - cut),)])
 
     def more(self, n: int) -> Size:
-        """The axis with n places added."""
-        return Size([*self.terms, (("", n),) if n != 1 else ()])
+        """The axis with n places added; what had been cut off is no longer missing."""
+        kept, cut = self._cut()
+        if n == cut:
+            return Size(kept)
+        return Size([*kept, (("", n - cut),) if n - cut != 1 else ()])
+
+    def _cut(self) -> tuple[list[Term], int]:
+        """The terms without what was cut off, and how much that was."""
+        cut = sum(-term[0][1] for term in self.terms if len(term) == 1 and term[0][1] < 0)
+        return [term for term in self.terms if len(term) != 1 or term[0][1] >= 0], cut
 
 
 Sizes = tuple[Size, ...]
