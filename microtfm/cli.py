@@ -55,14 +55,23 @@ def _quiet_pipe() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _load_all() -> None:
+    """Import every command, whose first sentence the list of them shows."""
+    for name in COMMANDS:
+        app[name]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0; 2 for what a person can put right; 128 + n after signal n."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "encoding", "utf-8").lower().replace("-", "") != "utf8" and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8")
+    given = sys.argv[1:] if argv is None else argv
+    if not given or given[0] in ("--help", "-h"):
+        _load_all()
     try:
         with _quiet_pipe():
-            return int(app(argv, exit_on_error=False, print_error=False, result_action="return_value") or 0)
+            return int(app(given, exit_on_error=False, print_error=False, result_action="return_value") or 0)
     except CycloptsError as error:
         return _complain(str(error))
     except UserError as error:

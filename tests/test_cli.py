@@ -13,7 +13,7 @@ import pytest
 from tiny import corpus, pairs, settings, text_files
 
 from microtfm import train
-from microtfm.cli import main
+from microtfm.cli import COMMANDS, main
 
 SMALL = ["--model.d-model", "16", "--model.heads", "2", "--model.layers", "1", "--model.ffn", "32"]
 TINY = [*SMALL, "--tokens.kind", "char", "--tokens.size", "60", "--train.steps", "4", "--train.batch-tokens", "100",
@@ -52,9 +52,12 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "Usage: microtfm" in capsys.readouterr().out
 
 
-def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    assert "translate" in capsys.readouterr().out
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_no_command_shows_the_help_of_all(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    for name in COMMANDS:
+        assert re.search(rf"^│ {name} +[A-Z]\w+ ", out, re.M), name
 
 
 @pytest.mark.parametrize(("argv", "said"), [
