@@ -104,12 +104,19 @@ class Comparison:
         whole = 0.0 if look.at is not None else max(self._natural(i) for i in way) / look.scale
         rounding += 64 * self.eps * max(seen.natural, whole)
         found = verdict(number, seen, self.rtol, rounding)
-        if found != "right" and look.at is not None and seen.kind in ("kink", "jump"):
-            low, high = self.slopes.nearby(way, look.scale, self.rng)    # many kinks may meet here, as in sort
-            slack = 1e-2 * max(abs(low), abs(high)) + rounding
-            if low - slack <= number <= high + slack:
-                found = "right"
+        if found != "right" and look.at is not None and self._among_kinks(way, look.scale, seen, number, rounding):
+            return "right", seen._replace(kind="kink")
         return found, seen
+
+    def _among_kinks(self, way: Way, scale: float, seen: Slope, number: float, rounding: float) -> bool:
+        """Whether many kinks meet at this point, as in sort, and the number is between the slopes beside them."""
+        if seen.kind not in ("kink", "jump", "smooth"):
+            return False
+        low, high = self.slopes.nearby(way, scale, self.rng)
+        slack = 1e-2 * max(abs(low), abs(high))
+        if seen.kind == "smooth" and not high - low > 10 * slack:
+            return False
+        return low - slack - rounding <= number <= high + slack + rounding
 
     def _natural(self, i: int) -> float:
         """How much the function moves when all of input i moves by its own magnitude."""
@@ -132,7 +139,7 @@ class Comparison:
         if slope.kind == "unknown" or (self.outside and not math.isfinite(number)):
             self.report.skipped += single
             return
-        if not single and slope.kind not in ("smooth", "exact"):
+        if not single and (slope.kind not in ("smooth", "exact") or slope.stairs):
             return                               # several kinks at once have no interval to lie in
         self.report.compared += 1
         self.report.kinks += slope.kind in ("kink", "jump", "steep")

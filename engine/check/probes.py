@@ -81,7 +81,7 @@ def _float32(report: Report, pull: Pullback, xs: Arrays, y: Array, g: Array, a: 
     for name, u, v, off in zip(pull.names, narrow, wide, allowed, strict=True):
         with np.errstate(all="ignore"):
             ok = np.isfinite(v) & (np.abs(v) < 1e37) & ((np.abs(v) > 1e-36) | (v == 0))
-            bad = ok & ~(np.abs(u - v) <= off) & ~(np.abs(u - v) <= 1e-3 * np.abs(v))
+            bad = ok & ~(np.abs(u - v) <= off) & ~(np.abs(u - v) <= 1e-5 * np.abs(v))
         if bad.any():
             at = tuple(int(k) for k in np.argwhere(bad)[0])
             report.add("wrong", "float32", f"the gradient of {name} in float32 is not that in float64: at {list(at)} "

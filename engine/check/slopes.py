@@ -240,13 +240,13 @@ class Slopes:
             ramp, off = _settled(h, central, noise + 4 * steps / h + placed * _size(central), 2)
             if off < 0.2 * abs(ramp):
                 return Slope(ramp, off, ramp, ramp, "smooth", stairs=True)
-        return Slope(value, error, value, value, "smooth")
+        return Slope(value, error, value, value, "smooth", stairs=steps > 0)
 
     def _stairs(self, rungs: list) -> float:
         """The height of its steps where the function stands still close by and moves further away, by more than the
         rounding of its result; else 0."""
         parts = [part for _, up, down in rungs for part in (up, down) if part is not None]
-        if len(parts) < 2 * LEVELS or not all(np.array_equal(parts[k], parts[k + 2]) for k in range(-10, -2)):
+        if len(parts) < 12 or not all(np.array_equal(parts[k], parts[k + 2]) for k in range(-10, -2)):
             return 0.0
         with np.errstate(all="ignore"):
             rises = np.abs(np.array(parts)) / np.abs(self.u)
