@@ -116,6 +116,7 @@ from engine.ops.shape import (
 )
 from engine.ops.softmax import log_softmax, softmax
 from engine.ops.trigonometry import acos, acosh, asin, asinh, atan, atan2, atanh, cosh, hypot, sinh, tan
+from engine.own import kernel_for
 from engine.plan import Replay, replay
 from engine.random import seed
 from engine.record import OPS, Bool, Index, Key, Op, Real, fused, op
@@ -218,6 +219,7 @@ __all__ = [
     "isinf",
     "isnan",
     "jacobian",
+    "kernel_for",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -330,3 +332,11 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`engine.check`, imported when it is first asked for."""
+    if name == "check":
+        import importlib
+        return importlib.import_module("engine.check")
+    raise AttributeError(f"module 'engine' has no attribute {name!r}")

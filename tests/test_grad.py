@@ -92,6 +92,11 @@ def test_unconnected_inputs_have_a_gradient_of_zeros():
     assert g.shape == (2, 3) and g.dtype == np.float32 and not g.numpy().any()
 
 
+def test_a_product_over_no_numbers():
+    a, b = leaf(np.ones((2, 1, 0))), leaf(np.ones((0, 3)))
+    assert [g.shape for g in grad((a @ b).sum(), [a, b])] == [(2, 1, 0), (0, 3)]
+
+
 def test_mean_of_no_numbers():
     x = leaf(np.ones((0, 3)))
     assert np.isnan(x.mean().item())

@@ -69,6 +69,7 @@ MAY_IMPORT = {
     "inplace": {"core", "device", "errors", "state"},
     "ops": {"core", "device", "errors", "ops", "random", "record", "shapes", "state"},
     "check": {"autograd", "core", "device", "errors", "kernels", "record", "shapes", "state"},
+    "own": {"errors", "kernels", "promotion", "record", "shapes"},
     "nans": {"core", "device", "errors", "record", "state"},
     "arena": set(),
     "recorder": {"core", "device", "errors", "kernels", "record", "shapes", "state"},

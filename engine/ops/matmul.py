@@ -1,6 +1,8 @@
 """The matrix product."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from engine.core import Tensor
@@ -20,8 +22,8 @@ def _right(g: Tensor, c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     vector = b.ndim == 1
     g, a, b = _promoted(g, a, b)
     if b.ndim == 2 and a.ndim > 2:
-        a = reshape(a, shape=(-1, a.shape[-1])) if a.size else a.sum(tuple(range(a.ndim - 2)))
-        g = reshape(g, shape=(-1, g.shape[-1])) if g.size else g.sum(tuple(range(g.ndim - 2)))
+        rows = math.prod(a.shape[:-1])
+        a, g = reshape(a, shape=(rows, a.shape[-1])), reshape(g, shape=(rows, g.shape[-1]))
     right = a.mT @ g
     return right.squeeze(-1) if vector else right
 

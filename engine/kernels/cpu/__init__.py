@@ -51,6 +51,11 @@ def kernel(name: str) -> Callable[..., Any] | None:
         return _found[name]
 
 
+def add(name: str, function: Callable[..., Any]) -> None:
+    """Serve the op `name`, which has no kernel here, by this function; not with NUMBA_DISABLE_JIT=1."""
+    _found[name] = None if jit_disabled() else function
+
+
 def _find(name: str) -> Callable[..., Any] | None:
     if name not in MODULES or (jit_disabled() and name not in _ALSO_WITHOUT_JIT):
         return None
