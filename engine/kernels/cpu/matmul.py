@@ -369,7 +369,7 @@ def _batch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return c
     if len(batch) > 2:
         a, b = (tape.contiguous(np.broadcast_to(x, batch + x.shape[-2:])) for x in (a, b))
-        a, b = (x.reshape(1, -1, *x.shape[-2:]) for x in (a, b))
+        a, b = (x.reshape(1, math.prod(x.shape[:-2]), *x.shape[-2:]) for x in (a, b))
     else:
         a, b = (x[(None,) * (4 - x.ndim)] for x in (a, b))
     outer, inner = max(a.shape[0], b.shape[0]), max(a.shape[1], b.shape[1])
