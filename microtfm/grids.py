@@ -22,6 +22,11 @@ def encoding_svg(length: int = 40, d_model: int = 48) -> str:
              _text(MARGIN, 44, "PE[pos, 2i] = sin(pos / 10000^(2i/D)), PE[pos, 2i+1] = cos(…): fast waves on the left, "
                                "slow ones on the right", 11),
              _text(left, top - 8, "dimension →", 10), _text(MARGIN - 4, top + 9, "pos", 10)]
+    for i in range(9):                   # the scale
+        parts.append(f'<rect x="{left + cell * d_model - 150 + 14 * i:g}" y="{top - 20:g}" width="14" height="10" '
+                     f'fill="{_colour(i / 4 - 1)}"/>')
+    parts += [_text(left + cell * d_model - 154, top - 11, "−1", 10, anchor="end"),
+              _text(left + cell * d_model - 20, top - 11, "1", 10)]
     for p in range(0, length, 5):
         parts.append(_text(left - 6, top + cell * (p + 0.8), str(p), 9, anchor="end"))
     for p, row in enumerate(table):

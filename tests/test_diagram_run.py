@@ -44,6 +44,7 @@ def test_a_difference_is_a_picture_and_data(tmp_path):
     assert sum(box.get("change") == "+" for box in data["boxes"]) == len(found.added)
     for suffix in (".svg", ".html", ".dot", ".json", ".txt"):
         assert found.save(tmp_path / f"d{suffix}").stat().st_size > 200
+    assert '"+ add' in (tmp_path / "d.dot").read_text(encoding="utf-8")
     svg = (tmp_path / "d.svg").read_text(encoding="utf-8")
     for words in ("only in the first", "only in the second", "changed, or holds changes"):
         assert words in svg

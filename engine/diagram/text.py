@@ -132,6 +132,7 @@ def label(item: Item) -> str:
 STYLE = {"forward": 'color="#3b6ea5"', "backward": 'color="#b4423a"', "saved": 'style=dotted, color="#8b929c"',
          "constant": 'style=dashed, color="#6b7280"'}
 FILL = ("#eaf2fb", "#fdecea", "#f3ecfb")
+CHANGED = {"−": "#fde2e2", "+": "#dcf5e0", "~": "#fff3d6"}               # of two graphs compared
 
 
 def as_dot(view: View, boxes: list[Box]) -> str:
@@ -175,7 +176,8 @@ def _dot_node(item: Item, boxes: list[Box], view: View) -> str:
         text += f"\n{tick}" if tick else ""
     if item.module is None and item.box.equation:
         text += f"\n{item.box.equation}"
-    colour = "#fbd5d5" if item.box.kind == "failed" else FILL[min(item.column, 2)]
+    colour = "#fbd5d5" if item.box.kind == "failed" else CHANGED.get(item.change) or FILL[min(item.column, 2)]
+    text = f"{item.change} {text}" if item.change else text
     link = f', URL="#n{item.of}"' if item.of is not None else ""
     return (f'n{item.id} [id="n{item.id}", label={_quoted(text)}, fillcolor="{colour}", '
             f'tooltip={_quoted("/".join(item.module or item.path) or text)}{link}];')
@@ -184,6 +186,7 @@ def _dot_node(item: Item, boxes: list[Box], view: View) -> str:
 def _dot_edge(link: Link) -> str:
     name = link.role if len(link.role) > 1 or link.role in "qkv" else ""
     shape = link.tensor.shape if link.kind != "saved" else ""
+    shape = f"{link.change} {shape}".rstrip() if link.change else shape
     text = f"label={_quoted(shape)}, " if shape else ""
     style = STYLE[link.kind] + (", constraint=false" if link.kind == "saved" else "") + (
         ", penwidth=2" if link.residual else "")

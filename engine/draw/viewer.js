@@ -237,7 +237,7 @@ function zoom(f, cx, cy) {
   place();
 }
 function look(r, most) {                         // at a rectangle of the picture, with something around it
-  const w = Math.max(r.w * 1.08, most, r.h * 1.08 / ratio()), h = w * ratio();
+  const w = Math.max(r.w * 1.08, most, Math.min(r.h * 1.08 / ratio(), r.w * 1.7)), h = w * ratio();     // to be read
   box = {x: r.x + r.w / 2 - w / 2, y: r.h > h * .9 ? r.y - h * .12 : r.y + r.h / 2 - h / 2, w, h};
   place();
 }
