@@ -49,7 +49,7 @@ def _made(tile: Tile, dropping: bool) -> Kernel:
 
 
 _SMALL = Tile(64, 64, 8, 0, 3, 0.6)
-TENSOR_TILES = {"tf32": (Tile(128, 256, 8, 0, 1, 1.0), _SMALL), "bf16": (Tile(128, 128, 8, 0, 1, 1.0), _SMALL)}
+TENSOR_TILES = {"tf32": (Tile(128, 256, 8, 0, 1, 1.0), _SMALL), "bf16": (Tile(128, 128, 16, 0, 1, 1.0), _SMALL)}
 _WARPS = {256: (4, 8, 256), 128: (4, 4, 256), 64: (2, 4, 128)}  # columns: products down and across a warp, threads
 _PAIRS = {"tf32": 1, "bf16": 2}  # numbers of a word: a step is tile.depth words
 

@@ -57,6 +57,12 @@ def fetch(x, start, i, k, x_i, x_k, rows, last, deep, vector):
 
 
 @jit
+def within(x, start, i, k, x_i, x_k):
+    """The same where all four numbers exist and are neighbours in aligned memory."""
+    return load4(x, start + i * x_i + k * x_k)
+
+
+@jit
 def keep(shared, at, step, deep, four):
     """Put four numbers `step` apart, or side by side."""
     if deep:
@@ -144,13 +150,23 @@ def product(
         for g in unroll(B_GROUPS):
             b_j0[g], b_k0[g] = share(t + g * THREADS, b_deep, COLUMNS // 4, DEPTH // 4)
         steps = (last_k - first_k + DEPTH - 1) // DEPTH
+        a_whole, b_whole = wide_a and i0 + ROWS <= m, wide_b and j0 + COLUMNS <= width
         for step in range(-1, steps):
             k0 = first_k + (step + 1) * DEPTH
             if step + 1 < steps:
-                for g in unroll(A_GROUPS):
-                    p[g] = fetch(a, a_from, i0 + a_i0[g], k0 + a_k0[g], a_i, a_k, m, last_k, a_deep, wide_a)
-                for g in unroll(B_GROUPS):
-                    q[g] = fetch(b, b_from, j0 + b_j0[g], k0 + b_k0[g], b_j, b_k, width, last_k, b_deep, wide_b)
+                whole = k0 + DEPTH <= last_k
+                if whole and a_whole:
+                    for g in unroll(A_GROUPS):
+                        p[g] = within(a, a_from, i0 + a_i0[g], k0 + a_k0[g], a_i, a_k)
+                else:
+                    for g in unroll(A_GROUPS):
+                        p[g] = fetch(a, a_from, i0 + a_i0[g], k0 + a_k0[g], a_i, a_k, m, last_k, a_deep, wide_a)
+                if whole and b_whole:
+                    for g in unroll(B_GROUPS):
+                        q[g] = within(b, b_from, j0 + b_j0[g], k0 + b_k0[g], b_j, b_k)
+                else:
+                    for g in unroll(B_GROUPS):
+                        q[g] = fetch(b, b_from, j0 + b_j0[g], k0 + b_k0[g], b_j, b_k, width, last_k, b_deep, wide_b)
             if step >= 0:
                 l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
                 for _ in range(DEPTH // AT_ONCE):

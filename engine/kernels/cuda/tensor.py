@@ -10,7 +10,7 @@ import numpy as np
 
 from ..compiled import scalar
 from .jit import cuda, jit
-from .product import DEEP, GRADIENT, NOTHING, above, chosen, fetch, piece_of
+from .product import DEEP, GRADIENT, NOTHING, above, chosen, fetch, piece_of, within
 from .ptx import mma_bf16, mma_tf32, pack_bf16, store4, to_tf32, zeros
 from .template import registers, template, unroll
 
@@ -108,23 +108,35 @@ def tensor_product(
         b_from = b_at + before * b_j if mode == GRADIENT else b_at
         b_deep = b_k == 1
         steps = (last_k - first_k + STEPS * PAIR - 1) // (STEPS * PAIR)
+        a_whole, b_whole = wide_a and i0 + ROWS <= m, wide_b and j0 + COLUMNS <= width
         for step in range(-1, steps):
             k0 = first_k + (step + 1) * (STEPS * PAIR)
             if step + 1 < steps:
+                whole = k0 + STEPS * PAIR <= last_k
                 for u in unroll(A_UNITS):
                     i, k = share_of(t + u * THREADS, a_deep, ROWS)
                     i, k = i0 + i, k0 + k * PAIR
-                    p[u] = fetch(a, a_from, i, k, a_i, a_k, m, last_k, a_deep, wide_a)
-                    if PAIR == 2:
-                        k += 4 if a_deep else 1
-                        p2[u] = fetch(a, a_from, i, k, a_i, a_k, m, last_k, a_deep, wide_a)
+                    if whole and a_whole:
+                        p[u] = within(a, a_from, i, k, a_i, a_k)
+                        if PAIR == 2:
+                            p2[u] = within(a, a_from, i, k + (4 if a_deep else 1), a_i, a_k)
+                    else:
+                        p[u] = fetch(a, a_from, i, k, a_i, a_k, m, last_k, a_deep, wide_a)
+                        if PAIR == 2:
+                            k += 4 if a_deep else 1
+                            p2[u] = fetch(a, a_from, i, k, a_i, a_k, m, last_k, a_deep, wide_a)
                 for u in unroll(B_UNITS):
                     j, k = share_of(t + u * THREADS, b_deep, COLUMNS)
                     j, k = j0 + j, k0 + k * PAIR
-                    q[u] = fetch(b, b_from, j, k, b_j, b_k, width, last_k, b_deep, wide_b)
-                    if PAIR == 2:
-                        k += 4 if b_deep else 1
-                        q2[u] = fetch(b, b_from, j, k, b_j, b_k, width, last_k, b_deep, wide_b)
+                    if whole and b_whole:
+                        q[u] = within(b, b_from, j, k, b_j, b_k)
+                        if PAIR == 2:
+                            q2[u] = within(b, b_from, j, k + (4 if b_deep else 1), b_j, b_k)
+                    else:
+                        q[u] = fetch(b, b_from, j, k, b_j, b_k, width, last_k, b_deep, wide_b)
+                        if PAIR == 2:
+                            k += 4 if b_deep else 1
+                            q2[u] = fetch(b, b_from, j, k, b_j, b_k, width, last_k, b_deep, wide_b)
             if step >= 0:
                 l0 = (stage * STEPS + w) * (ROWS + 8) + row0
                 r0 = (stage * STEPS + w) * (COLUMNS + 8) + column0
