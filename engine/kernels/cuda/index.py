@@ -68,7 +68,7 @@ def add_rows(g, ids, key, out, count, size, cols, threshold, keep, scale, droppi
                     a, b, c, d = get4(out, at, column, cols, flat, ZERO)
                 for start in range(0, n, WARP):
                     hits = cuda.ballot_sync(EVERYBODY, start + lane < n and rows[min(start + lane, n - 1)] == r - first)
-                    e = start
+                    hits, e = hits & EVERYBODY, start  # a card's votes are signed: lane 31 is the sign
                     while hits != 0:
                         if hits & 1 and column < cols:
                             i = np.int64(places[e]) * cols

@@ -210,13 +210,13 @@ class LockstepCuda:
     shfl_xor_sync = _shuffled("shfl_xor_sync", lambda lane, by: lane ^ by)
     shfl_up_sync = _shuffled("shfl_up_sync", lambda lane, by: lane - by)
     shfl_down_sync = _shuffled("shfl_down_sync", lambda lane, by: lane + by)
-    ballot_sync = _voted("ballot_sync", lambda p: (p << np.arange(WARP)).sum(1))
+    ballot_sync = _voted("ballot_sync", lambda p: (p << np.arange(WARP)).sum(1).astype(np.int32).astype(np.int64))
     any_sync = _voted("any_sync", lambda p: p.any(1).astype(np.int64))
     all_sync = _voted("all_sync", lambda p: p.all(1).astype(np.int64))
 
     @_marked
     def popc(self, mask: Any, where: Any, x: Any) -> Any:
-        return np.bitwise_count(x)
+        return np.bitwise_count(np.where(np.less(x, 0), np.bitwise_and(x, 0xFFFFFFFF), x))
 
     @_marked
     def fma(self, mask: Any, where: Any, x: Any, y: Any, z: Any) -> Any:

@@ -106,17 +106,18 @@ def launch(
     columns = [n] if mode == DEEP else widths
     many = batch[0] * batch[1]
     exact = precision()
-    tile, parts = _plan(m, columns, depth, many, mode == GRADIENT, TENSOR_TILES.get(exact, TILES))
+    length = sum(widths) if mode == DEEP else depth
+    tile, parts = _plan(m, columns, length, many, mode == GRADIENT, TENSOR_TILES.get(exact, TILES))
     step = tile.depth * _PAIRS.get(exact, 1)
     tiles = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)
-    chunk = -(-depth // (parts * step)) * step or 1
-    parts = max(1, -(-depth // chunk))
+    chunk = -(-length // (parts * step)) * step or 1
+    parts = max(1, -(-length // chunk))
     to = c if parts == 1 else tape.empty((parts, c.size), c.dtype)
     wide_a = aligned(a) and _wide((a_i, a_k), steps[:2])
     wide_b = all(aligned(piece.array) and _wide((piece.k, piece.j), steps[2:]) for piece in pieces)
     whole = [n] if mode == DEEP else widths
-    if mode == GRADIENT:
-        wide_b = wide_b and all(w % 4 == 0 for w in widths[:-1])
+    even = all(w % 4 == 0 for w in widths[:-1])  # where pieces of one matrix begin
+    wide_a, wide_b = wide_a and (even or mode != DEEP), wide_b and (even or mode != GRADIENT)
     wide_c = aligned(to) and all(w % 4 == 0 for w in whole)
     n1, n2, n3 = widths
     if mode == DEEP:

@@ -255,7 +255,9 @@ def _mma(shape: str, kind: str) -> Any:
                         for x in cgutils.unpack_tuple(builder, value, n)]  # fmt: skip
             float32, int32 = ir.FloatType(), ir.IntType(32)
             function = ir.FunctionType(ir.LiteralStructType([float32] * 4), [int32] * 6 + [float32] * 4)
-            assembly = ir.InlineAsm(function, text, ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4))
+            constraints = ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4)
+            # the instruction is for all lanes: a side effect keeps it from being moved into a branch
+            assembly = ir.InlineAsm(function, text, constraints, side_effect=True)
             made = builder.call(assembly, operands)
             return context.make_tuple(builder, result, [builder.extract_value(made, i) for i in range(4)])
 

@@ -127,7 +127,8 @@ class Cuda:
         return lanes[lane]
 
     def ballot_sync(self, mask: int, predicate: Any) -> int:
-        return sum(1 << i for i, p in enumerate(wait("ballot_sync", bool(predicate), mask)) if p)
+        votes = sum(1 << i for i, p in enumerate(wait("ballot_sync", bool(predicate), mask)) if p)
+        return votes - (votes >> 31 << 32)  # signed, as on a card
 
     def any_sync(self, mask: int, predicate: Any) -> int:
         return int(any(p for p in wait("any_sync", bool(predicate), mask) if p is not None))
@@ -136,7 +137,7 @@ class Cuda:
         return int(all(p for p in wait("all_sync", bool(predicate), mask) if p is not None))
 
     def popc(self, x: int) -> int:
-        return int(x).bit_count()
+        return (int(x) & 0xFFFFFFFF if x < 0 else int(x)).bit_count()
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         return type(x)(np.float64(x) * np.float64(y) + np.float64(z))
