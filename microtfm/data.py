@@ -110,7 +110,8 @@ def unequal(source: PathLike, left: Sequence[str], target: PathLike, right: Sequ
         if bool(a.strip()) != bool(b.strip()):
             empty = source if not a.strip() else target
             return f"{message} They may drift apart at line {number}, which is empty in {empty}."
-    return f"{message} No empty line gives the place away: compare the ends of the files first."
+    return (f"{message} No empty line gives the place away; the lengths of the lines may: microtfm data check {source} "
+            f"{target}")
 
 
 def _checked(pairs: list[TextPair], places: str) -> Corpus:

@@ -1,6 +1,6 @@
 """A run folder: everything that one training makes and needs.
 
-config.toml            the resolved settings
+config.toml            the resolved settings, and `run`, which says whose the checkpoints are
 tokenizer.json         or tokenizer.source.json and tokenizer.target.json
 held-out.tsv           the validation text, where it was held out of the training text
 train.tsv valid.tsv    the texts, where the command made them itself (demo); exam.tsv what its score is over
