@@ -65,7 +65,7 @@ def backward(root: Tensor, grad: Any, retain_graph: bool, create_graph: bool) ->
     found = _walk(made, root.node, seed, leaves, create_graph)
     if not (retain_graph or create_graph):
         _free(made)
-    taken = {id(seed.node.owner())}
+    taken = {id(seed.node.owner()): [seed._array]}
     with no_grad_unless(create_graph):
         for node in leaves:
             t = node.tensor() if node.tensor else None
@@ -77,13 +77,18 @@ def backward(root: Tensor, grad: Any, retain_graph: bool, create_graph: bool) ->
                 t.grad = g if t.grad is None else t.grad + g
 
 
-def _its_own(g: Tensor, taken: set[int]) -> Tensor:
+def _its_own(g: Tensor, taken: dict[int, list[Any]]) -> Tensor:
     """A gradient whose memory is that of no other one, and can be written to: `.grad` is its tensor's alone."""
     locked = isinstance(g._array, np.ndarray) and not g._array.flags.writeable
-    if locked or id(g.node.owner()) in taken:
+    if locked or any(_overlap(g._array, other) for other in taken.get(id(g.node.owner()), ())):
         g = OPS["mul"](g, 1.0)
-    taken.add(id(g.node.owner()))
+    taken.setdefault(id(g.node.owner()), []).append(g._array)
     return g
+
+
+def _overlap(x: Any, y: Any) -> bool:
+    """Whether two arrays of one owner share a number: the parts of a packed gradient do not."""
+    return not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)) or np.shares_memory(x, y)
 
 
 def no_grad_unless(recording: bool) -> Any:
