@@ -2,7 +2,7 @@
 
 `python -m tests.mutation` makes all of them and prints the score and the survivors; `python -m tests.mutation 20` every
 twentieth. What kills a mutant are the checks of test_ops.py, on calls drawn from the op's own record, and NumPy's
-function of the same name where there is one.
+function of the same name where there is one, and the properties below (test_mutation.py).
 """
 import sys
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 
 from engine import OPS, Real
-from engine.check import calls, check_gradients, check_meaning, differentiable
+from engine.check import Call, calls, check_gradients, check_meaning, differentiable
 from engine.kernels import cpu
 
 SEARCH = settings(max_examples=60, phases=[Phase.generate], deadline=None, database=None, derandomize=True,
@@ -67,12 +67,13 @@ def _turned_meaning(op):
 
 @contextmanager
 def _spoilt_tail(op):
-    kernel = cpu.kernel(op.name)
+    kernel, ran = cpu.kernel(op.name), []
 
     def spoilt(*arrays, **params):
         made = kernel(*arrays, **params)
         if made is NotImplemented:
             return made
+        ran.append(True)
         y, rest = (made[0], made[1:]) if isinstance(made, tuple) else (made, ())
         y = np.array(y)
         if y.size:
@@ -81,7 +82,7 @@ def _spoilt_tail(op):
 
     cpu._found[op.name] = spoilt
     try:
-        yield
+        yield ran
     finally:
         cpu._found[op.name] = kernel
 
@@ -100,22 +101,58 @@ def _beside_numpy(op, call):
         np.testing.assert_allclose(got, want.astype(got.dtype), rtol=1e-4, atol=1e-6)
 
 
-def killed(mutant, op, dtype):
-    """Whether some check fails on the mutant."""
+def _last(ids, axis):
+    """Where no equal id follows."""
+    ids = np.moveaxis(ids, axis, -1)
+    later = (ids[..., :, None] == ids[..., None, :]) & np.triu(np.ones((ids.shape[-1],) * 2, bool), 1)
+    return np.moveaxis(~later.any(-1), -1, axis)
+
+
+def _ranked(got, x, axis=-1, descending=False, **_):
+    x, axis = (x.reshape(-1), 0) if axis is None else (x, axis)
+    want = np.sort(x, axis=axis)
+    want = np.flip(want, axis) if descending else want
+    return np.array_equal(np.take_along_axis(x, got, axis), np.take(want, range(got.shape[axis]), axis=axis))
+
+
+# Ops without a gradient and without a function of NumPy's: what must hold of their results.
+PROPERTIES = {
+    "astype": lambda got, x, dtype: got.dtype == dtype and np.array_equal(got, x.astype(dtype)),
+    "to": lambda got, x, **_: np.array_equal(got, x),
+    "one_hot": lambda got, ids, size, **_: np.array_equal(got, np.eye(size)[ids]),
+    "is_last": lambda got, ids, axis, size: np.array_equal(got, _last(np.where(ids < 0, ids + size, ids), axis)),
+    "argsort": _ranked,
+    "argtopk": lambda got, x, k, axis=-1, largest=True: _ranked(got, x, axis, largest) and got.shape[axis] == k,
+}
+
+
+def look(op, dtype):
+    """All checks of one op. Raises where one fails."""
     @SEARCH
     @given(calls(op, dtype))
-    def look(call):
+    def each(call):
         check_meaning(op, call)
         _beside_numpy(op, call)
+        if op.name in PROPERTIES:
+            assert PROPERTIES[op.name](call.run(op).array(), *call.arrays, **call.params)
+        if op.name.startswith("logical"):        # their kernels serve truth values alone
+            truth = Call(tuple(a > 0 for a in call.arrays), call.params)
+            check_meaning(op, truth)
+            _beside_numpy(op, truth)
         if differentiable(op):
             check_gradients(op, call, order=1, elements=1)
 
-    with mutant:
+    each()
+
+
+def killed(mutant, op, dtype):
+    """Whether some check fails on the mutant; None if there was none, because the kernel serves no such call."""
+    with mutant as ran:
         try:
-            look()
+            look(op, dtype)
         except Exception:
             return True
-    return False
+    return None if ran == [] else False
 
 
 def score(every=1):
@@ -123,17 +160,14 @@ def score(every=1):
     survivors, made = [], 0
     for k, (name, mutant, op, dtype) in enumerate(mutants()):
         if k % every == 0:
-            made += 1
-            survivors += [] if killed(mutant, op, dtype) else [name]
+            seen = killed(mutant, op, dtype)
+            made += seen is not None
+            survivors += [name] if seen is False else []
     return made, survivors
 
 
-# Mutants that change nothing that anybody can see, and why.
-EQUIVALENT = {}
-
 if __name__ == "__main__":
     made, survivors = score(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
-    left = [name for name in survivors if name not in EQUIVALENT]
-    print(f"{made - len(survivors)} of {made} mutants killed; {len(survivors) - len(left)} are equivalent")
-    for name in left:
+    print(f"{made - len(survivors)} of {made} mutants killed")
+    for name in survivors:
         print("survives:", name)
