@@ -8,6 +8,7 @@ from engine.check.contract import Arrays, Broken, Pullback, conditioning, nudged
 from engine.check.report import Report
 from engine.check.slopes import Array, Slopes, unit
 
+LARGE = 1e18                             # beyond, something inside may well have overflown in float32
 FLOAT32, FLOAT64 = 2.0**-23, 2.0**-52     # rounding units
 
 
@@ -80,7 +81,7 @@ def _float32(report: Report, pull: Pullback, xs: Arrays, y: Array, g: Array, a: 
     allowed = _room(pull, same, h.astype(np.float64), wide, w, z, rng)
     for name, u, v, off in zip(pull.names, narrow, wide, allowed, strict=True):
         with np.errstate(all="ignore"):
-            ok = np.isfinite(v) & (np.abs(v) < 1e37) & ((np.abs(v) > 1e-36) | (v == 0))
+            ok = np.isfinite(v) & (np.abs(v) < LARGE) & ((np.abs(v) > 1 / LARGE) | (v == 0))
             bad = ok & ~(np.abs(u - v) <= off) & ~(np.abs(u - v) <= 1e-5 * np.abs(v))
         if bad.any():
             at = tuple(int(k) for k in np.argwhere(bad)[0])
