@@ -157,10 +157,11 @@ def check_op(op: Op, examples: int = 25, order: int = 2) -> None:
     Raises CheckError or GradcheckError with the smallest call found that shows what is wrong, and code that shows it
     again.
     """
-    from hypothesis import HealthCheck, given, settings, target
+    from hypothesis import HealthCheck, Phase, given, settings, target
 
     some: list[Call] = []
     search = settings(max_examples=examples, deadline=None, database=None, derandomize=True, report_multiple_bugs=False,
+                      phases=[Phase.generate, Phase.target, Phase.shrink],
                       suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     for dtype in (np.float32, np.float64):
         @search

@@ -56,7 +56,7 @@ def _test(f: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
 
 def _search(f: Callable[..., Any], signature: str | None, shapes: Any, dtypes: Sequence[Any], domain: Any,
             away_from: Sequence[float], order: int, examples: int | None, min_side: int) -> None:
-    from hypothesis import given, settings, target
+    from hypothesis import Phase, given, settings, target
     from hypothesis import strategies as st
 
     from engine.check.strategies import arrays, broadcastable
@@ -73,7 +73,8 @@ def _search(f: Callable[..., Any], signature: str | None, shapes: Any, dtypes: S
 
     number = examples or EXAMPLES or settings().max_examples
 
-    @settings(max_examples=number, deadline=None, report_multiple_bugs=False)
+    @settings(max_examples=number, deadline=None, report_multiple_bugs=False,
+              phases=[p for p in settings().phases if p is not Phase.explain])     # its tracing is slow
     @given(inputs())
     def check(arrays: list[np.ndarray]) -> None:
         report = gradcheck(f, arrays, order, elements=8)
