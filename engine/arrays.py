@@ -12,6 +12,8 @@ from engine.errors import DeviceError, DtypeError
 from engine.kernels.cpu.pool import aligned_copy
 from engine.state import STATE
 
+DEVICES = ("cpu", "cuda")
+
 
 def of(array: Any) -> str:
     """The device of an array; of no array, the CPU."""
@@ -78,8 +80,20 @@ def move(array: Any, device: str) -> Any:
         return array
     if device == "cpu":
         return array.get()
+    usable(device)
     from engine.kernels.cuda import tape
     return tape.from_numpy(array)
+
+
+def usable(device: str) -> None:
+    """Raise DeviceError where there is no such device, or it cannot be used; the message says what to do."""
+    if device not in DEVICES:
+        raise DeviceError(f"there is no device {device!r}; there are {', '.join(DEVICES)} and auto")
+    if device == "cuda":
+        from engine.kernels.cuda import card
+        problem = card.problem()
+        if problem is not None:
+            raise DeviceError(f"device cuda: {problem}")
 
 
 def laid_out(array: np.ndarray) -> Any:

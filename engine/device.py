@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.arrays import (
+    DEVICES,
     add_at,
     address,
     array_of,
@@ -37,13 +38,13 @@ from engine.arrays import (
     of,
     of_data,
     together,
+    usable,
     within,
 )
 from engine.errors import DeviceError
 from engine.kernels import cpu
 from engine.state import STATE
 
-DEVICES = ("cpu", "cuda")
 __all__ = [
     "DEVICES",
     "add_at",
@@ -78,6 +79,7 @@ __all__ = [
     "run",
     "synchronise",
     "together",
+    "usable",
     "within",
 ]
 
@@ -113,13 +115,7 @@ def named(name: str) -> str:
     """A device that can be used: "cuda" is looked at once. Raises DeviceError."""
     if name == "auto":
         return choose(name)[0]
-    if name not in DEVICES:
-        raise DeviceError(f"there is no device {name!r}; there are {', '.join(DEVICES)} and auto")
-    if name == "cuda":
-        from engine.kernels.cuda import card
-        problem = card.problem()
-        if problem is not None:
-            raise DeviceError(f"device cuda: {problem}")
+    usable(name)
     return name
 
 

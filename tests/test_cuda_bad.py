@@ -75,7 +75,10 @@ def with_card(monkeypatch):
 
 CASES = {
     "no packages": (ImportError("arrays on a card need CuPy: install the CUDA packages"), "install the CUDA packages"),
-    "no driver": (Runtime(RuntimeError("cudaErrorInitializationError: initialization error")), "no NVIDIA driver that"),
+    "no driver": (Runtime(RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient"), driver=0),
+                  "no NVIDIA driver that"),
+    "silent driver": (Runtime(RuntimeError("cudaErrorInitializationError: initialization error")),
+                      "no NVIDIA driver that"),
     "old driver": (Runtime(RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")),
                    "driver is too old.*install a newer driver"),
     "older driver": (Runtime(driver=12040),
@@ -94,6 +97,8 @@ def test_a_card_that_cannot_be_used_is_refused_with_a_way_out(name, with_card, t
     with_card(runtime)
     with pytest.raises(DeviceError, match=f"device cuda: .*{said}"), default_device("cuda"):
         pass
+    with pytest.raises(DeviceError, match=f"device cuda: .*{said}"):
+        Tensor([1.0], device="cuda")
     device, why = engine.choose_device("auto")
     assert device == "cpu" and why.startswith("cpu: no card can be used (")
     source, target = text_files(tmp_path)

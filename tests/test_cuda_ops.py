@@ -76,6 +76,8 @@ def test_devices_do_not_mix_in_silence():
     assert np.asarray(a).tolist() == [1, 2] and "device=cuda" in repr(a)
     with pytest.raises(DeviceError, match="there is no device 'gpu'"):
         a.to("gpu")
+    with pytest.raises(DeviceError, match="there is no device 'gpu'"):
+        Tensor([1.0], device="gpu")
 
 
 def test_creation_and_random_numbers_are_the_same_on_either_device():

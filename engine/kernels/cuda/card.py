@@ -36,7 +36,7 @@ def ask(cupy: Any) -> State:
     try:
         count = runtime.getDeviceCount()
     except Exception as e:
-        raise NoCard(_without_driver(str(e))) from e
+        raise NoCard(_without_driver(str(e), runtime.driverGetVersion())) from e
     if not count:
         raise NoCard("no card is visible: CUDA_VISIBLE_DEVICES may hide it, and nvidia-smi shows what there is")
     try:
@@ -52,8 +52,9 @@ def ask(cupy: Any) -> State:
                  driver, built, free, total)
 
 
-def _without_driver(said: str) -> str:
-    if "insufficient" in said.lower():
+def _without_driver(said: str, driver: int) -> str:
+    """CUDA calls a driver that is not there an insufficient one; its version is then 0."""
+    if driver and "insufficient" in said.lower():
         return (f"the driver is too old for these CUDA packages ({said}): install a newer driver, or "
                 'pip install "microtfm[cuda12]"')
     if "no cuda-capable device" in said.lower() or "NoDevice" in said:
