@@ -56,7 +56,7 @@ class Replay:
     def __call__(self, *arguments: Any, **fixed: Any) -> Any:
         state = STATE.get()
         if state.recorder is not None or not state.computing or state.watch is not None or device.jit_disabled():
-            return self._step(*map(_tensor, arguments), **fixed)
+            return self._step(*[_tensor(i, a) for i, a in enumerate(arguments)], **fixed)
         arrays = [_array(i, a) for i, a in enumerate(arguments)]
         key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording,
                state.device, device.current_precision())
@@ -135,8 +135,8 @@ def _array(position: int, value: Any) -> Any:
                       "call to call, everything else is passed by keyword")
 
 
-def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else Tensor(np.asarray(value))
+def _tensor(position: int, value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else Tensor(_array(position, value))
 
 
 def _leaf(array: Any, name: str | None) -> Tensor:

@@ -246,7 +246,8 @@ def test_several_threads_share_a_replayed_step():
 
     def work(seed):
         x = np.random.default_rng(seed).normal(size=(40, 40)).astype(np.float32)
-        expected = (Tensor(x) @ Tensor(x).mT).tanh().sum().item()
+        t = Tensor(x)                    # one tensor, as in the step: NumPy knows a matrix times itself
+        expected = (t @ t.mT).tanh().sum().item()
         wrong.extend(1 for _ in range(20) if step(x).item() != expected)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
