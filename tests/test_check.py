@@ -68,9 +68,10 @@ def test_what_cannot_be_told_is_said():
 
 
 # --- what it says ---------------------------------------------------------------------------------
-def test_the_code_in_a_message_shows_the_fault_again(capsys):
+@pytest.mark.parametrize("wrapped", [lambda a: (a,), lambda a: a], ids=["a tuple", "an array"])
+def test_the_code_in_a_message_shows_the_fault_again(capsys, wrapped):
     def vjp(g, x):
-        return (g * np.cos(x) * np.where(x == 2.0, 2, 1).astype(x.dtype),)
+        return wrapped(g * np.cos(x) * np.where(x == 2.0, 2, 1).astype(x.dtype))
 
     with pytest.raises(GradcheckError) as e:
         check_vjp(np.sin, vjp, [np.array([[1.0, 2.0], [3.0, 4.0]])])

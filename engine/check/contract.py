@@ -30,6 +30,7 @@ class Pullback:
     def __init__(self, f: Callable[..., Any], vjp: Callable[..., Any], names: Sequence[str]) -> None:
         self.f, self.vjp, self.names = f, vjp, list(names)
         self.kept: list[tuple[Array, Array]] = []        # what was returned, and a copy made at once
+        self.bare = False                                # whether the pullback gives an array, not a tuple of one
 
     def forward(self, xs: Sequence[Array]) -> Array:
         """f(xs), a copy. Raises Broken where f writes to an input."""
@@ -64,7 +65,8 @@ class Pullback:
                 raise Broken("contract", f"{who} writes to {name}")
 
     def _arrays(self, found: Any, xs: Arrays) -> Arrays:
-        if len(xs) == 1 and not isinstance(found, (tuple, list)):
+        self.bare = len(xs) == 1 and not isinstance(found, (tuple, list))
+        if self.bare:
             found = (found,)
         if not isinstance(found, (tuple, list)) or len(found) != len(xs):
             size = len(found) if isinstance(found, (tuple, list)) else type(found).__name__

@@ -60,7 +60,7 @@ def check_vjp(f: Callable[..., Any], vjp: Callable[..., Any], inputs: Any, *, rt
             probes.probe(report, pull, arrays, y, g, a, rtol, rng)
     except Broken as e:
         report.add("wrong", e.what, str(e))
-    report.code = _script(report, arrays, g)
+    report.code = _script(report, arrays, g, pull.bare)
     return settle(report, strict, raises)
 
 
@@ -115,7 +115,7 @@ def settle(report: Report, strict: bool, raises: bool = True) -> Report:
     return report
 
 
-def _script(report: Report, xs: list[Array], g: Array) -> str:
+def _script(report: Report, xs: list[Array], g: Array, bare: bool) -> str:
     if not report.findings:
         return ""
     first = report.first()
@@ -128,8 +128,9 @@ def _script(report: Report, xs: list[Array], g: Array) -> str:
     step = FINE * (abs(float(xs[i][first.index])) or 1.0)
     moved = ", ".join(f"x{k} + h" if k == i else f"x{k}" for k in range(len(xs)))
     back = moved.replace("+ h", "- h")
+    given = f"vjp(g, {given})" + ("" if bare else f"[{i}]")
     return script([*lines, f"h = np.zeros_like(x{i}); h{list(first.index) if first.index else '[()]'} = {step!r}",
-                   f"print(vjp(g, {given})[{i}]{list(first.index) if first.index else ''})   # {first.given:.10g}",
+                   f"print({given}{list(first.index) if first.index else ''})   # {first.given:.10g}",
                    f"print(np.sum(g * (f({moved}) - f({back}))) / {2 * step!r})   # {_said(first.slope)}"])
 
 
