@@ -151,7 +151,7 @@ def test_edited_sources_are_never_stale(run, source, warm):
             assert out[0] == {}, out
         """
         assert run(lines.format(1)) == []
-        helper.write_text("NUMBER = 2\n")
+        helper.write_text("NUMBER = 1 + 1\n")  # another length: Python itself looks at whole seconds and lengths
         assert run(lines.format(2)) == []
     finally:
         helper.unlink()
