@@ -47,6 +47,7 @@ def test_the_gradient_at_a_kink(f, x, slope):
 @pytest.mark.parametrize(("f", "x", "y", "slopes"), [
     (engine.maximum, 2, 2, [0.5, 0.5]), (engine.minimum, 2, 2, [0.5, 0.5]), (engine.hypot, 0, 0, [0, 0]),
     (engine.hypot, 3, -4, [0.6, -0.8]), (engine.atan2, 0, 0, [0, 0]), (engine.atan2, 0, -2, [-0.5, 0]),
+    (engine.pow, 0, 2, [0, 0]), (engine.pow, 0, 0, [0, 0]), (engine.pow, 0, -1, [-INF, -INF]),
     (engine.logaddexp, -INF, -INF, [0.5, 0.5]), (engine.logaddexp, INF, INF, [0.5, 0.5]),
     (engine.logaddexp, -INF, 1, [0, 1]), (engine.l1_loss, 1, 1, [0, 0]), (engine.huber_loss, 1, 3, [-1, 1]),
     (engine.kl_div, -1, 0, [0, 0]), (engine.binary_cross_entropy, 0, 0, [1, 0]),

@@ -35,8 +35,9 @@ def _power_base(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _power_exponent(g: Tensor, z: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """z·log x, and 0 where x is 0 (the limit for y > 0)."""
-    return g * where(x == 0, 0.0, z * log(where(x == 0, 1.0, x)))
+    """z·log x, and 0 where x is 0 and y is not negative (the limit for y > 0)."""
+    none = logical_and(x == 0, y >= 0)
+    return g * where(none, 0.0, z * log(where(none, 1.0, x)))
 
 
 def _no_fractions(x: Any, y: Any) -> None:

@@ -47,6 +47,7 @@ def main() -> int:
             _report(reference.name, found[reference.name], given.ops or given.op, time.perf_counter() - start)
     if given.markdown:
         _markdown(found)
+        _differing([r for results in found.values() for r in results])
     return 1 if any(r.wrong for results in found.values() for r in results) else 0
 
 
@@ -70,10 +71,14 @@ def _report(name: str, results: list[Result], each: object, seconds: float) -> N
     for label, group in [*groups.items(), ("all", results)]:
         counts = _counts(group)
         print(f"  {label:<39}{len(group):>5}" + "".join(f"{counts[what]:>11}" for what in COLUMNS))
+    _differing(results)
+    print(f"  in {seconds:.0f} s\n")
+
+
+def _differing(results: list[Result]) -> None:
     for r in results:
         for line in r.wrong[:4]:
             print(f"    {r.op}({line}")
-    print(f"  in {seconds:.0f} s\n")
 
 
 def _by_family(results: list[Result]) -> dict[str, list[Result]]:

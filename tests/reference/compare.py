@@ -147,7 +147,7 @@ def _close(a: np.ndarray, b: np.ndarray, terms: int, scale: float) -> np.ndarray
     finite = np.abs(b[np.isfinite(b)])
     typical = min(float(np.median(finite)), 1e6) if finite.size else 0.0
     allowed = 32 * (1 + math.sqrt(terms)) * eps * (np.abs(b) + typical + scale / 8) + 4 * float(np.finfo(a.dtype).tiny)
-    return np.asarray((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= allowed))
+    return np.asarray((a == b) | (np.isnan(a) & np.isnan(b)) | (np.isfinite(b) & (np.abs(a - b) <= allowed)))
 
 
 def quiet(f: Callable[..., Any], *args: Any, **params: Any) -> Any:

@@ -73,7 +73,7 @@ class Jax(Reference):
             if cotangent is None:
                 return np.asarray(quiet(f, *[arrays[i] for i in real])), None
             y, pull = quiet(jax.vjp, f, *[arrays[i] for i in real])
-            return np.asarray(y), [np.asarray(g) for g in quiet(pull, jnp.asarray(cotangent))]
+            return np.asarray(y), [np.asarray(g) for g in quiet(pull, jnp.asarray(cotangent, y.dtype))]
         except TypeError as e:
             raise Unanswered(str(e)) from None
 

@@ -44,8 +44,8 @@ _apart("cross_entropy cross_entropy_vjp", "infinities", "a logit of +∞ leaves 
 _apart("cross_entropy_vjp", "huge", "the log-sum-exp kept from the forward pass is one number: beyond 1e15 it has no "
        "room for log n")
 _apart("sign", "NaN", "the sign of NaN is NaN, as in NumPy; PyTorch says 0", "PyTorch")
-_apart("hard_tanh", "ties zeros", "at a limit the gradient is 1, as PyTorch's own clamp has it; its hardtanh has 0",
-       "PyTorch")
+_apart("hard_tanh", "ties zeros", "at a limit the gradient is 1, as PyTorch's own clamp has it; its hardtanh has 0, "
+       "JAX halves it", "PyTorch", "JAX")
 _apart("hard_sigmoid hard_silu", "", "PyTorch takes 1/6 in single precision", "PyTorch",
        where=lambda sample: sample.arrays[0].dtype == "float64")
 _apart("softplus", "huge", "βx overflows")
@@ -57,9 +57,16 @@ _apart("kl_div", "zeros", "the gradient at a target of 0 is taken as 0 here, NaN
 _apart("binary_cross_entropy_with_logits", "infinities", "∞ is no probability: the orders of evaluation differ")
 _apart("binary_cross_entropy", "", "PyTorch limits a logarithm to −100; here being sure and wrong costs ∞", "PyTorch",
        where=lambda sample: sample.arrays[0].dtype.kind in "iub")
-_apart("clip", "ties", "at a limit the gradient is 1, as PyTorch has it; JAX halves it", "JAX")
-_apart("std", "ties sure", "the gradient where all numbers are equal is 0; JAX has NaN", "JAX")
-_apart("l1_loss", "zeros ties", "the gradient at the target is 0; JAX has ±1", "JAX")
+_apart("cross_entropy", "huge", "with label smoothing all logits are summed, and the sum overflows")
+_apart("pow", "zeros sure", "0⁰ has gradients of 0, a negative power of 0 infinite ones, as in PyTorch; JAX: NaN", "JAX")
+_apart("abs", "zeros", "the gradient at 0 is 0, as in PyTorch; JAX has ±1", "JAX")
+_apart("relu", "zeros", "the formula for JAX is a maximum with 0, which halves the gradient at 0; here it is 0", "JAX")
+_apart("atan2", "zeros sure", "the gradient at the origin is 0, as in PyTorch; JAX has NaN", "JAX")
+_apart("sort", "ties zeros sure", "descending, the formula for JAX is a sorted array turned round: equal numbers "
+       "change places", "JAX", where=lambda sample: sample.params["descending"])
+_apart("clip", "ties zeros", "at a limit the gradient is 1, as PyTorch has it; JAX halves it", "JAX")
+_apart("std", "ties zeros sure", "the gradient where all numbers are equal is 0; JAX has NaN", "JAX")
+_apart("l1_loss", "zeros ties sure", "the gradient at the target is 0; JAX has ±1", "JAX")
 _apart("argsort", "NaN", "descending, NaN comes first: it counts as the largest, as in PyTorch", "NumPy", "JAX",
        where=lambda sample: sample.params["descending"])
 
