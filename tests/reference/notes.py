@@ -58,7 +58,7 @@ _apart("binary_cross_entropy_with_logits", "infinities", "∞ is no probability:
 _apart("binary_cross_entropy", "", "PyTorch limits a logarithm to −100; here being sure and wrong costs ∞", "PyTorch",
        where=lambda sample: sample.arrays[0].dtype.kind in "iub")
 _apart("cross_entropy", "huge", "with label smoothing all logits are summed, and the sum overflows")
-_apart("pow", "zeros sure", "0⁰ has gradients of 0, a negative power of 0 infinite ones, as in PyTorch; JAX: NaN", "JAX")
+_apart("pow", "zeros sure", "0⁰ has gradients of 0, negative powers of 0 infinite ones, as in PyTorch; JAX: NaN", "JAX")
 _apart("abs", "zeros", "the gradient at 0 is 0, as in PyTorch; JAX has ±1", "JAX")
 _apart("relu", "zeros", "the formula for JAX is a maximum with 0, which halves the gradient at 0; here it is 0", "JAX")
 _apart("atan2", "zeros sure", "the gradient at the origin is 0, as in PyTorch; JAX has NaN", "JAX")
