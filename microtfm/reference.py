@@ -42,7 +42,8 @@ class Place:
 
     @property
     def side(self) -> int:
-        return -1 if self.value < self.low else int(self.value > self.high)
+        rounding = 1e-9 * abs(self.high)                 # sacrebleu's perfect score is 100.00000000000004
+        return -1 if self.value < self.low else int(self.value > self.high + rounding)
 
     @property
     def worse(self) -> bool:

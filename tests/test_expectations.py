@@ -96,6 +96,11 @@ def test_a_run_is_told_where_it_lies(tmp_path: Path) -> None:
         make([tmp_path / "0", curve(tmp_path / "other", "tiny", 0.0, train={"lr": 1.0})], "x")
 
 
+def test_a_perfect_score_is_not_better_than_perfect() -> None:
+    assert reference.Place("bleu", 100.00000000000004, 96.5, 100.0).side == 0
+    assert reference.Place("bleu", 100.1, 96.5, 100.0).side == 1
+
+
 def test_the_references_that_ship_belong_to_their_recipes() -> None:
     found = reference.of(Settings(recipe="demo"))
     assert found is not None and found.runs >= 3
