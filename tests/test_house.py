@@ -172,3 +172,13 @@ def test_the_readme_tree_is_the_tree():
     sources = {_name(p) for p in _sources("engine", "microtfm", "examples", "tests")}
     assert {n for n in listed if n.endswith(".py")} == sources
     assert {n for n in listed if not (ROOT / n).exists()} == set()
+
+
+def test_the_chinese_readme_says_the_same():
+    """Every line of code and every row of figures in README.zh.md stands in README.md as well, but for comments."""
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md"))
+    said = {line.split(" #")[0].rstrip() for line in english.splitlines()}
+    code = [line for block in re.findall(r"```\w*\n(.*?)```", chinese, re.S) for line in block.splitlines()]
+    figures = [line for line in chinese.splitlines() if re.match(r"\| \w+ \| \d", line)]
+    assert len(code) > 20 and len(figures) == 5
+    assert {line.split(" #")[0].rstrip() for line in code + figures} <= said
