@@ -6,6 +6,7 @@ NumPy's dispatch hands on to CuPy, so every op runs on either; kernels make the 
 """
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,7 +129,10 @@ def choose(name: str) -> tuple[str, str]:
     if card.simulated():
         return "cpu", "cpu: the only card here is a simulated one (NUMBA_ENABLE_CUDASIM)"
     problem = card.problem()
-    return ("cuda", f"cuda: {card.name()}") if problem is None else ("cpu", f"cpu: no card can be used ({problem})")
+    if problem is None:
+        return "cuda", f"cuda: {card.name()}"
+    cause = re.split(r" \(|[:;] |\. ", problem, maxsplit=1)[0]
+    return "cpu", f"cpu: no card can be used ({cause}; microtfm doctor tells more)"
 
 
 def _described(device: str) -> str:
