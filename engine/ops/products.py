@@ -1,6 +1,8 @@
 """Products over axes and running products, whose gradients are right beside zeros: they never divide by a factor."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from engine.core import Tensor
@@ -56,7 +58,12 @@ def _prod_rule(g: Tensor, y: Tensor, x: Tensor, *, axis: tuple[int, ...], keepdi
     return kept(g, axis, keepdims) * back
 
 
-prod = op("prod", lambda x, *, axis=None, keepdims=False: np.prod(x, axis=axis, keepdims=keepdims), _prod_rule,
+def _product(x: Any, *, axis: tuple[int, ...] | None = None, keepdims: bool = False) -> Any:
+    """The factors are taken in the order of their indices, whatever the memory layout; NumPy takes the memory's."""
+    return np.prod(x if x.flags.c_contiguous else x.copy(), axis=axis, keepdims=keepdims)
+
+
+prod = op("prod", _product, _prod_rule,
           **{**REDUCTION, "result": "sum"}, saves=(0,),
           equation=("Y = Π X", "x̄ᵢ = Ȳ Π_{j ≠ i} xⱼ"),
           doc="The product over axes (None: all); of no numbers it is 1. Integers and truth values give int64.")
