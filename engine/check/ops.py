@@ -38,7 +38,7 @@ def check_meaning(op: Op, call: Call) -> None:
 
     The allowed difference is tolerance(dtype, terms) · largest magnitude, and what the exact result itself moves when
     each input moves by one rounding: c · (ε · scale + moved), element by element, with c = 16 (1 + √terms). Where a
-    fused op's meaning is itself further off in that dtype (large intermediate results that cancel), that counts instead.
+    fused op's meaning is itself further off in that dtype (large intermediate results that cancel), that counts.
     A kernel may skip what a mask or dropout would multiply by 0, also where that is NaN or infinite.
     """
     before = [None if a is None else a.copy() for a in call.arrays]
