@@ -11,6 +11,7 @@ import pytest
 import engine
 from engine import DeviceError, Tensor, default_device
 from engine.kernels import cuda
+from engine.kernels.cpu import jit_disabled
 from engine.kernels.cuda import card
 from engine.kernels.cuda.jit import CompileFailure
 from microtfm import cli
@@ -138,6 +139,7 @@ def test_a_kernel_that_does_not_compile_gives_way_to_the_meaning_with_one_warnin
     assert y.device == "cuda" and y.tolist() == again.tolist() == np.exp(np.float32([0, 1])).tolist()
 
 
+@pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
 def test_what_a_broken_kernel_wrote_on_the_tape_is_taken_back(monkeypatch):
     """It fails after its first launch; the recorded step has the meaning alone, and its numbers."""
     right = cuda.kernel("neg")

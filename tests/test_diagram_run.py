@@ -13,6 +13,7 @@ import engine
 from engine import GraphError, Tensor, graph, observe
 from engine.diagram.boxes import collect
 from engine.draw.lives import stacked
+from engine.kernels.cpu import jit_disabled
 from microtfm import data, drawing, train
 from microtfm.drawing import record
 from microtfm.run_folder import RunFolder
@@ -136,6 +137,7 @@ def test_observing_is_off_outside():
     assert a.node.seen is not None and b.node.seen is None
 
 
+@pytest.mark.skipif(jit_disabled(), reason="softmax runs as its definition, which is no box")
 def test_attention_weights_are_on_the_softmax_box():
     x = Tensor(np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float32))
     with observe():
@@ -176,8 +178,9 @@ def test_lives_are_drawn_without_overlap(tmp_path):
         memory.save(tmp_path / "m.png")
 
 
-def test_a_run_of_the_model_measures_every_box_of_both_passes():
-    loss = record(None, "nano", real=True, backward=True)
+@pytest.mark.parametrize("unfused", [False, True], ids=["kernels", "definitions"])
+def test_a_run_of_the_model_measures_every_box_of_both_passes(unfused):
+    loss = record(None, "nano", unfused=unfused, real=True, backward=True)
     g = graph(loss, backward=True)
     made = [b for b in g.boxes if b.op and b.kind != "constant"]
     unseen = [b for b in made if b.seen is None]

@@ -12,6 +12,7 @@ import engine
 from engine import GraphError, Tensor, graph
 from engine.draw.raster import placed_dot
 from engine.draw.svg import Picture
+from engine.kernels.cpu import jit_disabled
 from microtfm.cli import main
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -175,6 +176,7 @@ def test_the_command(tmp_path, capsys):
 
 
 # --- what is shown is current ---------------------------------------------------------------------
+@pytest.mark.skipif(jit_disabled(), reason="the pictures show kernels as boxes")
 def test_the_pictures_are_what_the_examples_draw(tmp_path):
     """Words, ticks and tooltips of the README's pictures. After a change that is meant: python tests/redraw.py"""
     pictures(tmp_path)

@@ -17,6 +17,7 @@ import pytest
 from test_train import Heard, folder_bytes
 from tiny import corpus, settings, text_files
 
+from engine.kernels.cpu import jit_disabled
 from microtfm import lock, train
 from microtfm.errors import UserError
 from microtfm.learner import Learner
@@ -201,10 +202,13 @@ def at_step_six(act: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(train._Training, "run_all", watched)
 
 
+MADE = ("matmul", "/linears/linear") if jit_disabled() else ("linears", "")  # without kernels: the definition's op
+
+
 @pytest.mark.parametrize(("accumulate", "value", "says"), [
     (1, np.nan, "in the parameter encoder.layers.0.self_attention.key.weight"),
-    (1, 1e38, "made by linears (forward) in transformer/encoder/layers.0/self_attention"),
-    (2, 1e38, "(batch 1 of 2) are made by linears"),
+    (1, 1e38, f"made by {MADE[0]} (forward) in transformer/encoder/layers.0/self_attention{MADE[1]}"),
+    (2, 1e38, f"(batch 1 of 2) are made by {MADE[0]}"),
 ])
 def test_a_breakdown_names_step_op_module_and_the_last_good_checkpoint(
         accumulate: int, value: float, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny import corpus, pairs, settings
 
+from engine.kernels.cpu import jit_disabled
 from microtfm import decode, prompt, train, translating
 from microtfm.cli import main
 from microtfm.data import pad_sources
@@ -64,6 +65,8 @@ def test_scores_are_what_a_search_found(translator: Translator) -> None:
     scored = translator.score([LINES[0]], [text])[0]
     assert scored.tokens == [*translator.target.pieces(ids), "<eos>"]
     assert value == pytest.approx(scored.log_probability / (len(ids) + 1) ** 0.5, rel=1e-5)
+    if jit_disabled():
+        pytest.skip("NumPy's products, which run without kernels, give other bits in another batch")
     together = translator.score([*LINES, LINES[0]], ["one", "one two three four", "", "x", text, "two", text])
     assert together[4] == translator.score([LINES[4]], [text])[0]
     assert together[6] == scored and together[2].tokens == ["<eos>"]

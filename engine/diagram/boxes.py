@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -15,7 +16,7 @@ from engine.diagram.measure import Rules, Seen
 from engine.diagram.sizes import Sizes, shape_text
 from engine.errors import EngineError, GraphError
 from engine.record import OPS, Key, Op
-from engine.state import STATE, State
+from engine.state import STATE, State, unfused
 
 Path = tuple[str, ...]
 KEPT = {name for op in OPS.values() for name in op.residuals} | {"out"}      # what a kernel keeps for a rule
@@ -82,15 +83,17 @@ class Box:
         return "+=" if self.kind == "accumulate" else self.op if self.kind in ("op", "failed") else self.name or "input"
 
 
-def collect(roots: Sequence[Any], backward: bool, unfused: bool) -> list[Box]:
+def collect(roots: Sequence[Any], backward: bool, expanded: bool) -> list[Box]:
     """The boxes of a computation and, if asked for, of its backward pass. Runs on shapes alone: no array is made.
 
-    roots: tensors, or an EngineError of a call that was refused. Raises GraphError where there is nothing to draw.
+    expanded: fused ops as what they mean. A backward pass that was measured is derived the way it ran, by kernels or by
+    definitions. roots: tensors, or an EngineError of a call that was refused. Raises GraphError where there is nothing
+    to draw.
     """
     starts = [_root(r) for r in roots]
     failed = {id(r.failed): str(r) for r in roots if isinstance(r, EngineError)}
     nodes = behind(starts)
-    if unfused:
+    if expanded:
         nodes, starts = _expanded(nodes, starts)
     made: dict[int, list[Node]] = {}     # a cotangent's node -> the nodes that it is the cotangent of
     if backward:
@@ -99,7 +102,9 @@ def collect(roots: Sequence[Any], backward: bool, unfused: bool) -> list[Box]:
         for start in starts:
             if not start.requires_grad:
                 continue
-            for key, g in cotangents(Tensor.wrap(None, start)).items():
+            with unfused() if any(n.seen is not None and n.seen.defined for n in nodes) else nullcontext():
+                found = cotangents(Tensor.wrap(None, start))
+            for key, g in found.items():
                 made.setdefault(id(g.node), []).append(by_id[key])
                 ends.append(g.node)
         if not ends:

@@ -37,6 +37,7 @@ class Seen:
     sample: tuple[float, ...] = ()       # some of them, always at the same places, to compare runs by
     line: str = ""                       # where the op was called
     weights: Picture = field(default_factory=list)           # attention weights of the first sentence
+    defined: bool = False                # fused ops ran by their definitions: the run was unfused, or kernels are off
     rules: list[tuple[str, str, Seen]] = field(default_factory=list)     # phase and op of what pulled back through it
 
 
@@ -69,6 +70,7 @@ def _keep(out: Tensor, op: Op, tensors: Sequence[Tensor | None], took: float) ->
     if op.name in ATTENDING:
         seen.weights = _weights(op, out, tensors)
     state = STATE.get()
+    seen.defined = not state.fusing or device.jit_disabled()
     if state.phase != "forward" and state.of is not None and not state.recording:
         if state.of.seen is None:
             state.of.seen = Seen()

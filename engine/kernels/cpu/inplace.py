@@ -80,7 +80,7 @@ def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
     """out[:, at] = x[:, 0] for each out (B, C, D) and x (B, 1, D); `at` is an int64 array of one element."""
     for a, b in zip(out, x, strict=True):
         if jit_disabled():
-            a[:, int(at)] = b[:, 0]
+            a[:, np.asarray(at).item()] = b[:, 0]
         else:
             b = b if b.strides[2] == b.itemsize else tape.contiguous(b)
             group = max(1, BLOCK // (a.shape[2] or 1))
