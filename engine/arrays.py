@@ -151,7 +151,7 @@ def load(buffer: Any, array: Any) -> None:
     elif of(buffer) == "cpu":
         buffer[...] = array.get()
     else:
-        buffer.set(np.ascontiguousarray(array))
+        buffer.set(np.asarray(array, order="C"))
 
 
 def empty(shape: Any, dtype: Any, device: str) -> Any:

@@ -17,7 +17,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +29,9 @@ NVCC = Path(shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc")
 if "CUDA_HOME" not in os.environ and NVCC.exists():      # where libNVVM is, if no package brings it
     os.environ["CUDA_HOME"] = str(NVCC.resolve().parent.parent)
 ROOT = Path(__file__).parent.parent
-TESTS = ("tests/test_cuda_ops.py", "tests/test_cuda_train.py")
+TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_rows.py", "tests/test_cuda_attention.py",
+         "tests/test_cuda_ops.py")
+TRAINING = "tests/test_cuda_train.py"
 
 
 class Proof:
@@ -129,18 +132,52 @@ def compile_all(proof: Proof) -> dict[str, Any]:
     return {"kernels": len(jobs), "loaded": loaded}
 
 
+def smoke() -> dict[str, Any]:
+    """One kernel of each kind of parameter beside NumPy: if even these fail, nothing else is worth its time."""
+    import numpy as np
+
+    import engine
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((65, 130)).astype(np.float32) for _ in range(2))
+    ids = rng.integers(0, 65, 200)
+    with engine.default_device("cuda"), engine.no_grad():
+        ways = {
+            "exp": (engine.exp(x), np.exp(x)), "add": (engine.add(x, y[:1]), x + y[:1]),
+            "sum": (engine.sum(x, axis=1), x.sum(1)), "max": (engine.max(x, axis=0), x.max(0)),
+            "matmul": (engine.matmul(x, y.T), x @ y.T), "embedding": (engine.embedding(x, ids), x[ids]),
+            "softmax": (engine.softmax(x, axis=-1).sum(axis=-1), np.ones(65)),
+        }
+        far = {name: float(np.abs(got.numpy() - expected).max()) for name, (got, expected) in ways.items()}
+    if wrong := [name for name, distance in far.items() if not distance < 1e-3]:
+        raise AssertionError(f"{', '.join(wrong)}: wrong by {far}")
+    return far
+
+
 def tested(proof: Proof, seconds: float) -> dict[str, Any]:
-    """The CUDA tests, on this card."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "-rf", *TESTS]
-    try:
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired as late:
-        said = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
-        proof.note(f"the tests took more than {seconds:.0f} s; so far:\n{said[-20000:]}")
-        return {"passed": None}
-    if run.returncode:
-        proof.note(run.stdout[-60000:] + run.stderr[-4000:])
-    return {"exit": run.returncode, "summary": run.stdout.strip().splitlines()[-1] if run.stdout else ""}
+    """The CUDA tests, on this card; in several processes where pytest-xdist is installed. A kernel that hangs ends its
+    process, as one does that breaks the card's context (see conftest.py)."""
+    import importlib.util
+    many = ["-n", str(min(12, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    runs = {"kernels and ops": _pytest(*many, *TESTS), "training": _pytest(TRAINING)}
+    until, said = time.monotonic() + seconds, {}
+    for name, run in runs.items():
+        try:
+            out, _ = run.communicate(timeout=max(1.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            run.kill()
+            out, _ = run.communicate()
+            proof.note(f"{name}: the tests took more than {seconds:.0f} s; so far:\n{out[-100000:]}")
+        if run.returncode:
+            proof.note(out[-400000:])
+        said[name] = out.strip().splitlines()[-1] if out.strip() else ""
+    return said
+
+
+def _pytest(*arguments: str) -> subprocess.Popen[str]:
+    options = ["-q", "-p", "no:cacheprovider", "--no-header", "-rf", "--tb=short", "-W", "default", "-W",
+               "error::RuntimeWarning", "--timeout", "120", "--timeout-method", "thread"]
+    return subprocess.Popen([sys.executable, "-m", "pytest", *options, *arguments], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -237,31 +274,75 @@ def bandwidths(simulated: bool) -> dict[str, Any]:
     return rows
 
 
-def steps(simulated: bool, proof: Proof) -> dict[str, Any]:
-    """A replayed step at every size beside PyTorch, eager and compiled, in turns."""
-    from microtfm.bench import sides, step
+def steps(simulated: bool, proof: Proof, peers: list[str]) -> dict[str, Any]:
+    """A replayed step at every size beside PyTorch, eager and compiled, in turns. All sides of a precision start and
+    compile at once, and then only one at a time has a turn."""
+    from microtfm.bench import limits, sides, step
     from microtfm.bench.sizes import SIZES
     found: dict[str, Any] = {}
     sizes = {"nano": SIZES["nano"].changed(batch=2, length=4, layers=1)} if simulated else SIZES
-    peers = [] if simulated else ["torch", "torch-compile"]
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     for precision in ("float32",) if simulated else ("float32", "tf32", "bf16"):
-        for name, size in sizes.items():
-            if proof.left() < 45:
-                proof.note(f"steps: {name} in {precision} left out, {proof.left():.0f} s remain")
-                continue
-            try:
-                with sides.placed("cuda", precision):
-                    answer = step.measure(size, peers, 2, 0.0 if simulated else 1.0, 1 if simulated else None, _quiet)
-                found[f"{name}, {precision}"] = answer
-                ratios = {peer: facts["ratio"] for peer, facts in answer["peers"].items()}
-                print(f"          {name} {precision}: {answer['step_ms']} ms, beside {ratios}", flush=True)
-            except Exception:
-                proof.note(f"step {name} {precision}:\n{traceback.format_exc()}")
+        if proof.left() < 45:
+            proof.note(f"steps: {precision} left out, {proof.left():.0f} s remain")
+            continue
+        names = ["ours", *([] if simulated else peers if precision == "float32" else peers[:1])]
+        with sides.placed("cuda", precision), ExitStack() as stack:
+            bounds = stack.enter_context(limits.side(2).start())
+            made = {(size, name): step.side_of(name, sizes[size], 2) for size in sizes for name in names}
+            with ThreadPoolExecutor(len(made)) as pool:
+                facts = dict(zip(made, pool.map(lambda key: _ready(made[key], sizes[key[0]], proof), made),
+                                 strict=True))
+            for side in made.values():
+                stack.callback(side.close)
+            for size in sizes:
+                able = {name: made[size, name] for name in names if facts[size, name] is not None}
+                if "ours" not in able:
+                    continue
+                told = {name: facts[size, name] for name in able}
+                try:
+                    answer = step.compared(sizes[size], able, told, bounds, 0.0 if simulated else 1.0,
+                                           1 if simulated else None)
+                except Exception:
+                    proof.note(f"step {size} {precision}:\n{traceback.format_exc()}")
+                    continue
+                found[f"{size}, {precision}"] = answer
+                ratios = {peer: known["ratio"] for peer, known in answer["peers"].items()}
+                print(f"          {size} {precision}: {answer['step_ms']} ms, beside {ratios}", flush=True)
     return found
 
 
-def _quiet(text: str) -> None:
-    """Hears what the benchmark is doing."""
+def _ready(side: Any, size: Any, proof: Proof) -> dict[str, Any] | None:
+    """Start one side and warm it up; None if that fails."""
+    from microtfm.bench import step
+    try:
+        return step.warmed(side.start(), size)
+    except Exception:
+        proof.note(f"{side.name} at size {size.name}:\n{traceback.format_exc()}")
+        return None
+
+
+def decoding(simulated: bool) -> dict[str, Any]:
+    """Greedy translation with the cache beside PyTorch's."""
+    from microtfm.bench import decoding as bench
+    from microtfm.bench import sides
+    from microtfm.bench.sizes import SIZES
+    size = SIZES["nano"].changed(batch=2, length=3, layers=1) if simulated else SIZES["tiny"]
+    with sides.placed("cuda", "float32"):
+        return bench.measure(size, [1, size.batch], 1, [] if simulated else ["torch"], 2, 0.0 if simulated else 1.0,
+                             print)
+
+
+def kernels(simulated: bool) -> dict[str, Any]:
+    """Every kernel over a Transformer's shapes beside PyTorch's: the geometric means, and the worst."""
+    from microtfm.bench import kernels as bench
+    from microtfm.bench import sides
+    from microtfm.bench.sizes import SIZES
+    chosen = bench.cases([SIZES["nano"] if simulated else SIZES["base"]], ["exp"] if simulated else [])
+    if not simulated:
+        chosen = [case for case in chosen if case.dtype == "float32" and case.group != "matmul, float32"]
+    with sides.placed("cuda", "float32"):
+        return bench.measure(chosen, [] if simulated else ["torch"], 2, 0.01, lambda text: None)
 
 
 def main() -> int:
@@ -270,6 +351,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=420.0, help="stop beginning new stages after so long")
     parser.add_argument("--save", type=Path, default=ROOT / "tests" / "bench" / "results", help="folder of the results")
     parser.add_argument("--only", action="append", help="only these stages")
+    parser.add_argument("--peer", action="append", help="of steps [default: torch and torch-compile]")
     wish = parser.parse_args()
     proof = Proof(wish.seconds)
     from engine.kernels.cuda import card
@@ -279,13 +361,17 @@ def main() -> int:
     stages: dict[str, tuple[Callable[[], Any], float]] = {
         "facts": (facts, 5),
         "kernels": (lambda: {"simulated": len(all_kernels())} if simulated else compile_all(proof), 60),
+        "smoke": (smoke, 5),
         "products": (lambda: products(simulated), 20), "bandwidths": (lambda: bandwidths(simulated), 15),
-        "steps": (lambda: steps(simulated, proof), 60),
+        "steps": (lambda: steps(simulated, proof, wish.peer or ["torch", "torch-compile"]), 60),
+        "decode": (lambda: decoding(simulated), 20), "each": (lambda: kernels(simulated), 30),
         "tests": (lambda: tested(proof, max(30.0, proof.left() - 5)), 40),
     }
     for name, (work, least) in stages.items():
         if not wish.only or name in wish.only:
             proof.stage(name, work, least)
+        if name == "smoke" and any(f.startswith("smoke") for f in proof.failures):
+            break
     wish.save.mkdir(parents=True, exist_ok=True)
     label = "simulated" if simulated else "card"
     file = wish.save / f"gpu-{label}-{datetime.now(UTC).strftime('%Y-%m-%d-%H%M')}.json"

@@ -71,7 +71,7 @@ def test_devices_do_not_mix_in_silence():
     with pytest.raises(DeviceError, match=r"add: its inputs live on two devices: float32 \(2,\) on cuda, .* on cpu"):
         a + b
     assert (a + 1).tolist() == [2, 3] and (a * Tensor(2.0)).device == "cuda"
-    with pytest.raises(TypeError, match="does not turn into a NumPy array by itself"):
+    with pytest.raises(TypeError, match="does not turn into a NumPy array by itself|conversion to a NumPy array"):
         np.asarray(a.data)
     assert np.asarray(a).tolist() == [1, 2] and "device=cuda" in repr(a)
     with pytest.raises(DeviceError, match="there is no device 'gpu'"):
@@ -114,3 +114,16 @@ def test_changing_a_saved_value_on_a_card_is_found_out():
     live[0] = 5
     with pytest.raises(engine.GraphError, match="was changed in place"):
         y.backward()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quotients_rounded_down_on_a_card_are_numpys(dtype):
+    """Bit by bit, also where x / y is rounded to a whole number (1 // 0.1 is 9), at infinity, and the sign of zero."""
+    hard = [0.0, -0.0, 1.0, -1.0, 0.1, -0.1, 0.3, 2.5, 7.0, -7.0, np.inf, -np.inf, np.nan, 1e30, 5e-324]
+    x = np.concatenate([hard, np.random.default_rng(0).integers(-40, 40, 200) / 10]).astype(dtype)
+    for name, function in (("floor_divide", np.floor_divide), ("remainder", np.remainder)):
+        got = OPS[name](Tensor(x[:, None], device="cuda"), Tensor(x, device="cuda")).numpy()
+        with np.errstate(all="ignore"):
+            expected = function(x[:, None], x)
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(np.signbit(got)[~np.isnan(got)], np.signbit(expected)[~np.isnan(expected)])

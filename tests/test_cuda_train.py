@@ -13,6 +13,7 @@ import pytest
 import engine
 from engine import DeviceError, GraphError, Tensor, default_device
 from engine.kernels.cpu import jit_disabled
+from engine.kernels.cuda import card
 from microtfm import Translator, cli, train
 from microtfm.bench.ours import OurStep
 from microtfm.bench.sizes import SIZES
@@ -69,7 +70,7 @@ def test_a_card_translates_as_the_processor(runs: dict[str, Path], capsys: pytes
         assert there.translate(lines, **way) == here.translate(lines, **way)
     assert cli.main(["translate", str(runs["cuda"]), lines[0], "--device", "cuda"]) == 0
     said = capsys.readouterr()
-    assert said.out.strip() == here.translate(lines[:1])[0] and "a simulated card" in said.err
+    assert said.out.strip() == here.translate(lines[:1])[0] and card.name().partition(",")[0] in said.err
 
 
 def test_a_model_moves_in_place_and_takes_its_inputs_along() -> None:
@@ -121,5 +122,6 @@ def test_a_precision_of_cards_is_refused_on_the_processor(tmp_path: Path) -> Non
 
 def test_auto_says_what_it_takes_and_why() -> None:
     device, why = engine.choose_device("auto")
-    assert device == "cpu" and "simulated" in why
-    assert engine.choose_device("cuda") == ("cuda", "cuda: as asked for (a simulated card)")
+    assert (device, "simulated" in why) == (("cpu", True) if card.simulated() else ("cuda", False))
+    device, why = engine.choose_device("cuda")
+    assert device == "cuda" and why.startswith(f"cuda: as asked for ({card.name().partition(',')[0]}")

@@ -30,10 +30,34 @@ round_ = op("round", lambda x, *, decimals=0: np.round(x, decimals), None, saves
 # Quotients between −1 and 1, so that a test meets two of the steps and never their edge.
 APART = (Real(-2.0, 2.0, kinks=(0.0,)), Real(2.5, 4.0))
 
-floor_divide: Op = op("floor_divide", np.floor_divide, None, None, signature=TWO, saves=(), result="number",
+
+def _divided(x: Any, y: Any) -> tuple[Any, Any]:
+    """(x // y, x % y) of floats, as NumPy has them: from the exact remainder of C's fmod, whose sign is x's.
+
+    An array library of a card may round x / y before it takes the floor, which is one off now and then.
+    """
+    left = np.fmod(x, y)
+    across = (left != 0) & ((y < 0) != (left < 0))
+    whole = (x - left) / y - across
+    floored = np.floor(whole)
+    floored = np.where(whole - floored > 0.5, floored + 1, floored)
+    quotient = np.where(y == 0, x / y, np.where(whole == 0, np.copysign(floored, x / y), floored))
+    return quotient, np.where(left == 0, np.copysign(left, y), np.where(across, left + y, left))
+
+
+def _exact(function: Any, part: int) -> Callable[[Any, Any], Any]:
+    """NumPy's function on its own arrays, and on integers."""
+    def meaning(x: Any, y: Any) -> Any:
+        if isinstance(x, (np.ndarray, np.generic)) or "f" not in (x.dtype.kind, y.dtype.kind):
+            return function(x, y)
+        return _divided(x, y)[part]
+    return meaning
+
+
+floor_divide: Op = op("floor_divide", _exact(np.floor_divide, 0), None, None, signature=TWO, saves=(), result="number",
                       domain=APART, equation=("Z = ⌊X ⊘ Y⌋", ""),
                       doc="The quotient rounded down, x // y; an integer divided by 0 gives 0.")
-remainder = op("remainder", np.remainder, lambda g, z, x, y: g, lambda g, z, x, y: -g * floor_divide(x, y),
+remainder = op("remainder", _exact(np.remainder, 1), lambda g, z, x, y: g, lambda g, z, x, y: -g * floor_divide(x, y),
                signature=TWO, saves=(0, 1), result="number", domain=APART,
                equation=("Z = X − Y ⊙ ⌊X ⊘ Y⌋", "X̄ = Z̄, Ȳ = −Z̄ ⊙ ⌊X ⊘ Y⌋"),
                doc="What x // y leaves, x % y, with the sign of y; an integer divided by 0 leaves 0.")

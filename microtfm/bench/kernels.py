@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-from microtfm.bench import costs, kernel_cases
+from microtfm.bench import costs, kernel_cases, limits
 from microtfm.bench.kernel_cases import Case
 from microtfm.bench.limits import share
 from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, take_turns
@@ -42,8 +42,8 @@ def measure(chosen: list[Case], peers: list[str], threads: int, seconds: float,
         raise UserError("--peer torch-compile: only a training step is compared with it. Use --peer torch.")
     check_peers(peers)
     with ExitStack() as stack:
-        limits = stack.enter_context(Side("limits", "microtfm.bench.limits:Limits", {}, threads).start())
-        gflops, copying = limits.call("gflops"), limits.call("bandwidths")
+        bounds = stack.enter_context(limits.side(threads).start())
+        gflops, copying = bounds.call("gflops"), bounds.call("bandwidths")
         sides = {name: stack.enter_context(Side(name, MAKERS[name], {}, threads).start())
                  for name in ("ours", "numpy", *peers)}
         rows = []
@@ -52,7 +52,7 @@ def measure(chosen: list[Case], peers: list[str], threads: int, seconds: float,
                 tell(f"kernel {i + 1} of {len(chosen)}: {case.kernel}")
             rows.append(_row(case, sides, seconds / ROUNDS))
         reached = [row["gflops"] for row in rows if row["kernel"] == "matmul" and row["dtype"] == "float32"]
-        gflops = max(gflops, limits.call("gflops"), *reached, 0.0)
+        gflops = max(gflops, bounds.call("gflops"), *reached, 0.0)
     for row in rows:
         best = gflops / (2 if row["dtype"] == "float64" else 1)
         row["of_limit"] = round(share(row["ms"] / 1000, row["flop"], row["bytes"], best, copying), 3)

@@ -1,4 +1,4 @@
-"""What this machine can do at best: the rate of matrix products, and the bandwidth of copying."""
+"""What this machine, or its card, can do at best: the rate of matrix products, and the bandwidth of copying."""
 from __future__ import annotations
 
 import math
@@ -11,10 +11,18 @@ import numpy as np
 
 import engine
 from engine import Tensor
+from microtfm.bench.sides import DEVICE, Side
 
 ROWS, DEPTH, COLUMNS = 1024, 512, 2048   # a product that every library does well
 COPIES = (2**20, 2**23, 2**27)           # bytes read and written together: from the caches, and past them
+CARD_SIDE, CARD_COPIES = 4096, (2**23, 2**27, 2**29)  # the same on a card, of square matrices
 PRODUCT, COPY = 0.12, 0.06               # seconds of each measurement
+
+
+def side(threads: int) -> Side:
+    """The process that measures what the comparison's device can do; to be started."""
+    kind = "CardLimits" if os.environ.get(DEVICE) == "cuda" else "Limits"
+    return Side("limits", f"{__name__}:{kind}", {}, threads)
 
 
 class Limits:
@@ -55,6 +63,38 @@ class Limits:
         for thread in team:
             thread.join()
         return sum(2.0 * part / seconds for seconds in best) / 1e9
+
+
+class CardLimits:
+    """The same of a card, in the precision of the comparison; of a simulated one, at a size that a simulator can do."""
+
+    def __init__(self) -> None:
+        from engine.kernels.cuda import card
+        self._simulated = card.simulated()
+        n = self._n = 32 if self._simulated else CARD_SIDE
+        rng = np.random.default_rng(0)
+        self._a, self._b = (Tensor(rng.standard_normal((n, n), np.float32)) for _ in range(2))
+
+    def gflops(self) -> float:
+        """The best rate of products, of the card's library in float32 and ours, in GFLOP/s."""
+        a, b = self._a.array(), self._b.array()
+        with engine.no_grad():
+            ways: list[Callable[[], object]] = [lambda: a @ b, lambda: self._a @ self._b]
+            best = min(_best(lambda way=way: _finished(way), PRODUCT) for way in ways)  # type: ignore[misc]
+        return 2.0 * self._n**3 / best / 1e9
+
+    def bandwidths(self) -> dict[str, float]:
+        """GB/s of copying, reads and writes both counted, by the bytes that are touched."""
+        return {str(touched): self._copying(2**10 if self._simulated else touched) for touched in CARD_COPIES}
+
+    def _copying(self, touched: int) -> float:
+        source, out = (engine.zeros(touched // 8) for _ in range(2))
+        return touched / _best(lambda: _finished(lambda: engine.update("copy", [out], [source])), COPY) / 1e9
+
+
+def _finished(work: Callable[[], object]) -> None:
+    work()
+    engine.synchronise()
 
 
 def _best(work: Callable[[], object], seconds: float) -> float:

@@ -7,6 +7,7 @@ from itertools import repeat
 from statistics import median
 from typing import Any
 
+from microtfm.bench import limits
 from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, steps_a_turn, take_turns
 from microtfm.bench.sizes import Size
 
@@ -22,38 +23,55 @@ def measure(size: Size, peers: list[str], threads: int, seconds: float, steps: i
     """The answer of `bench step`. tell: hears what goes on. replay: whether our step is recorded once and replayed."""
     check_peers(peers)
     with ExitStack() as stack:
-        limits = stack.enter_context(Side("limits", "microtfm.bench.limits:Limits", {}, threads).start())
+        bounds = stack.enter_context(limits.side(threads).start())
         sides, facts = {}, {}
         for name in ("ours", *peers):
             tell(f"{name}: warming up")
-            arguments = size.plain() | ({"replay": replay} if name == "ours" else {})
-            side = sides[name] = stack.enter_context(Side(name, MAKERS[name], arguments, threads).start())
-            facts[name] = side.call("warm_up", side.started)
-            check_count(name, facts[name]["params"], size)
+            side = sides[name] = stack.enter_context(side_of(name, size, threads, replay).start())
+            facts[name] = warmed(side, size)
         tell(f"taking turns: {', '.join(sides)}")
-        peaks: list[float] = []
+        return compared(size, sides, facts, bounds, seconds, steps) | {"threads": threads, "replay": replay}
 
-        def limit() -> Turn:
-            peaks.append(limits.call("gflops"))
-            return [size.products() / peaks[-1] / 1e6]
 
-        a_turn = {name: steps_a_turn(facts[name]["step_ms"]) for name in sides}
-        runs = {name: _run(side, repeat(a_turn[name])) for name, side in sides.items()}
-        most = None
-        if steps is not None:
-            shares = portions(steps, a_turn["ours"])
-            runs, most = {name: _run(side, iter(shares)) for name, side in sides.items()}, len(shares)
-        turns = take_turns({**runs, "limit": limit}, seconds, most or LEAST, most=most)
-        memory = {name: side.call("peak_mb") for name, side in sides.items()}
+def side_of(name: str, size: Size, threads: int, replay: bool = True) -> Side:
+    """The process that runs the step of `name`; to be started."""
+    arguments = size.plain() | ({"replay": replay} if name == "ours" else {})
+    return Side(name, MAKERS[name], arguments, threads)
+
+
+def warmed(side: Side, size: Size) -> dict[str, Any]:
+    """What a started side knows after its first steps."""
+    facts: dict[str, Any] = side.call("warm_up", side.started)
+    check_count(side.name, facts["params"], size)
+    return facts
+
+
+def compared(size: Size, sides: dict[str, Side], facts: dict[str, dict[str, Any]], bounds: Side, seconds: float,
+             steps: int | None = None) -> dict[str, Any]:
+    """Let the sides, of which one is "ours", take turns with `bounds`, which measures the rate of matrix products."""
+    peaks: list[float] = []
+
+    def limit() -> Turn:
+        peaks.append(bounds.call("gflops"))
+        return [size.products() / peaks[-1] / 1e6]
+
+    a_turn = {name: steps_a_turn(facts[name]["step_ms"]) for name in sides}
+    runs = {name: _run(side, repeat(a_turn[name])) for name, side in sides.items()}
+    most = None
+    if steps is not None:
+        shares = portions(steps, a_turn["ours"])
+        runs, most = {name: _run(side, iter(shares)) for name, side in sides.items()}, len(shares)
+    turns = take_turns({**runs, "limit": limit}, seconds, most or LEAST, most=most)
     each = {name: {**_summary(turns[name], size), "compile_s": round(facts[name]["compile_s"], 2),
-                   "ready_s": round(facts[name]["ready_s"], 2), "peak_mb": _rounded(memory[name])} for name in sides}
+                   "ready_s": round(facts[name]["ready_s"], 2), "peak_mb": _rounded(side.call("peak_mb"))}
+            for name, side in sides.items()}
     mine = each.pop("ours")
     return {
-        "size": size.name, "threads": threads, "replay": replay, **mine, "params": facts["ours"]["params"],
-        "gflop": round(size.products() / 1e9, 3),
+        "size": size.name, **mine, "params": facts["ours"]["params"], "gflop": round(size.products() / 1e9, 3),
         "limit": {"gflops": round(median(peaks), 1), "step_ms": round(median(flat(turns["limit"])), 3),
                   "share": round(1 / ratio(turns["limit"], turns["ours"]), 3)},
-        "peers": {name: {**each[name], "ratio": round(ratio(turns["ours"], turns[name]), 3)} for name in peers},
+        "peers": {name: {**facts_of, "ratio": round(ratio(turns["ours"], turns[name]), 3)}
+                  for name, facts_of in each.items()},
     }
 
 
@@ -89,11 +107,11 @@ def add_profile(answer: dict[str, Any], size: Size, threads: int, tell: Tell) ->
     """Add where the time of our step goes, op by op, and the limits that it is held against."""
     tell("profile: warming up")
     with ExitStack() as stack:
-        limits = stack.enter_context(Side("limits", "microtfm.bench.limits:Limits", {}, threads).start())
+        bounds = stack.enter_context(limits.side(threads).start())
         side = Side("ours", "microtfm.bench.profiling:Profile", size.plain(), threads)
         ours = stack.enter_context(side.start())
         step_ms = ours.call("warm_up", ours.started)["step_ms"]
-        gflops, copying = limits.call("gflops"), limits.call("bandwidths")
+        gflops, copying = bounds.call("gflops"), bounds.call("bandwidths")
         tell("profile: watching")
         answer["profile"] = ours.call("profile", max(3, steps_a_turn(step_ms, 1.0)), gflops, copying)
     answer["profile"]["limit"] = {"gflops": round(gflops, 1), "copy_gb_s": {touched: round(rate, 1)

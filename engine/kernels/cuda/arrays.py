@@ -42,7 +42,9 @@ class SimulatedArray:
         return self.memory.copy()
 
     def set(self, array: np.ndarray) -> None:
-        """Copy from the host."""
+        """Copy from the host. Raises ValueError where the shapes differ."""
+        if array.shape != self.shape:
+            raise ValueError(f"an array of shape {array.shape} is not written into one of {self.shape}")
         self.memory[...] = array
 
     # what it is
