@@ -87,8 +87,10 @@ def _its_own(g: Tensor, taken: dict[int, list[Any]]) -> Tensor:
 
 
 def _overlap(x: Any, y: Any) -> bool:
-    """Whether two arrays of one owner share a number: the parts of a packed gradient do not."""
-    return not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)) or np.shares_memory(x, y)
+    """Whether two arrays of one owner share a number: the parts of a packed gradient do not. On a card, where to find
+    out takes a kernel and waits for it: whether they lie between each other's bounds."""
+    shares = np.shares_memory if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) else np.may_share_memory
+    return bool(shares(x, y))
 
 
 def no_grad_unless(recording: bool) -> Any:

@@ -95,6 +95,8 @@ def test_a_replayed_step_on_a_card_has_the_bits_of_the_step_itself() -> None:
                 side.step()
             found[replayed] = [side.losses, *(p.numpy().tolist() for p in side.parameters)]
     assert found[False] == found[True]
+    (plan,) = side.update.plans()
+    assert not [label for label in plan.labels if label.op == "mul"]       # no gradient is copied to be its own
 
 
 @pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
