@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -291,8 +292,8 @@ def steps(simulated: bool, proof: Proof, peers: list[str]) -> dict[str, Any]:
             bounds = stack.enter_context(limits.side(2).start())
             made = {(size, name): step.side_of(name, sizes[size], 2) for size in sizes for name in names}
             with ThreadPoolExecutor(len(made)) as pool:
-                facts = dict(zip(made, pool.map(lambda key: _ready(made[key], sizes[key[0]], proof), made),
-                                 strict=True))
+                known = pool.map(_ready, made.values(), [sizes[size] for size, _ in made], repeat(proof))
+                facts = dict(zip(made, known, strict=True))
             for side in made.values():
                 stack.callback(side.close)
             for size in sizes:

@@ -5,7 +5,8 @@ import pytest
 from simulated import KEY, call, check, meaning, numbers, on_card
 
 from engine.kernels import cuda
-from engine.kernels.cuda import matmul as products
+from engine.kernels.cuda import tiles
+from engine.kernels.cuda.jit import simulation
 from engine.kernels.cuda.precision import set_precision
 from engine.kernels.cuda.simulator import order
 
@@ -57,8 +58,8 @@ def test_lift_keeps_nan_and_infinity():
 @pytest.fixture
 def tile(request, monkeypatch):
     """One tile for every product, and k cut as soon as it can be."""
-    monkeypatch.setattr(products, "TILES", products.TILES[request.param:request.param + 1])
-    monkeypatch.setattr(products, "LEAST_DEPTH", 16)
+    monkeypatch.setattr(tiles, "TILES", tiles.TILES[request.param:request.param + 1])
+    monkeypatch.setattr(tiles, "LEAST_DEPTH", 16)
 
 
 every_tile = pytest.mark.parametrize("tile", [0, 1, 2], indirect=True)
@@ -83,15 +84,27 @@ def test_matmul_of_batches_and_vectors():
     check("matmul", numbers(2, 3, 4, 5).swapaxes(1, 2), numbers(2, 3, 6, 5).transpose(0, 1, 3, 2)[:, :1], terms=5)
 
 
-def test_matmul_does_not_depend_on_the_tile_or_the_batch():
+def test_matmul_does_not_depend_on_the_tile_or_the_batch(monkeypatch):
     a, b = numbers(40, 24), numbers(24, 40)
     whole = call("matmul", a, b).get()
     np.testing.assert_array_equal(call("matmul", a[3:5], b).get(), whole[3:5])
-    tiles, products.TILES = products.TILES, products.TILES[:1]
+    monkeypatch.setattr(tiles, "TILES", tiles.TILES[:1])
+    np.testing.assert_array_equal(call("matmul", a, b).get(), whole)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_matmul_cuts_long_sums(precision):
+    before = set_precision(precision)
+    rounding = {"float32": 0, "tf32": 2.0**-11, "bf16": 2.0**-8}[precision]
     try:
-        np.testing.assert_array_equal(call("matmul", a, b).get(), whole)
+        for name, arrays in [("matmul", (numbers(3, 2100), numbers(2100, 5))),
+                             ("linears_input_vjp", (numbers(3, 2103), numbers(2, 3), numbers(2, 2100)))]:
+            if rounding:
+                _rounded(name, *arrays[:2], rounding, *arrays[2:])
+            else:
+                check(name, *arrays, terms=2100)
     finally:
-        products.TILES = tiles
+        set_precision(before)
 
 
 @every_tile
@@ -127,9 +140,8 @@ def test_linear_layers_side_by_side(tile):
 @pytest.mark.parametrize("place", [0, 1])
 def test_linear_on_tensor_cores(name, rounding, place, monkeypatch):
     """Operands are rounded once, sums are float32: the error is that of the rounding."""
-    tiles = {kind: made[place:place + 1] for kind, made in products.TENSOR_TILES.items()}
-    monkeypatch.setattr(products, "TENSOR_TILES", tiles)
-    monkeypatch.setattr(products, "LEAST_DEPTH", 32)
+    monkeypatch.setattr(tiles, "TENSOR_TILES", tiles.TENSOR_TILES[place:place + 1])
+    monkeypatch.setattr(tiles, "LEAST_DEPTH", 32)
     before = set_precision(name)
     try:
         for a, b in [(numbers(20, 36), numbers(36, 24)), (numbers(33, 7).T, numbers(9, 33).T)]:
@@ -178,6 +190,19 @@ def test_softmax_of_infinities_and_nan():
     x = np.array([[1, np.inf, 2], [-np.inf, -np.inf, -np.inf], [np.nan, 1, 2], [-np.inf, 1, 2]], np.float32)
     for name in ("softmax", "log_softmax"):
         check(name, x)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_products_wait_for_what_they_read(precision):
+    """Thread by thread, where a copy arrives no sooner than it is waited for, and memory is poisoned till then."""
+    before = set_precision(precision)
+    try:
+        for a, b in [(numbers(5, 70), numbers(70, 9)), (numbers(70, 5).T, numbers(9, 70).T)]:
+            quick = call("matmul", a, b).get()
+            with simulation("threads"):
+                np.testing.assert_array_equal(call("matmul", a, b).get(), quick)
+    finally:
+        set_precision(before)
 
 
 def test_softmax_bits_do_not_depend_on_the_order_of_threads():

@@ -71,7 +71,7 @@ def test_devices_do_not_mix_in_silence():
     with pytest.raises(DeviceError, match=r"add: its inputs live on two devices: float32 \(2,\) on cuda, .* on cpu"):
         a + b
     assert (a + 1).tolist() == [2, 3] and (a * Tensor(2.0)).device == "cuda"
-    with pytest.raises(TypeError, match="does not turn into a NumPy array by itself|conversion to a NumPy array"):
+    with pytest.raises(TypeError, match=r"does not turn into a NumPy array by itself|conversion to a NumPy array"):
         np.asarray(a.data)
     assert np.asarray(a).tolist() == [1, 2] and "device=cuda" in repr(a)
     with pytest.raises(DeviceError, match="there is no device 'gpu'"):

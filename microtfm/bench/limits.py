@@ -69,8 +69,7 @@ class CardLimits:
     """The same of a card, in the precision of the comparison; of a simulated one, at a size that a simulator can do."""
 
     def __init__(self) -> None:
-        from engine.kernels.cuda import card
-        self._simulated = card.simulated()
+        self._simulated = "simulated" in engine.choose_device("cuda")[1]
         n = self._n = 32 if self._simulated else CARD_SIDE
         rng = np.random.default_rng(0)
         self._a, self._b = (Tensor(rng.standard_normal((n, n), np.float32)) for _ in range(2))

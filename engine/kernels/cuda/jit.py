@@ -55,7 +55,7 @@ text through `written`.
     def mma(typing_context, a, b, c): …
 
 `stand_in.async_copy`, `async_commit` and `async_wait` are twins for cp.async that bring the data when they are
-waited for.
+waited for; in lockstep they come at once.
 
 **Precision**: `precision()` is "float32", "tf32" or "bf16": what `engine.precision` or `--precision` chose. A matmul
 of float32 arrays may then compute in TF32 or bfloat16 with float32 sums; whatever it does, arrays that come in and go
@@ -222,9 +222,13 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def intrinsic(*, thread: Callable[..., Any] | None = None, warp: Callable[..., Any] | None = None,
-              lanes: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare an intrinsic in Numba's way, with its twin in Python, of one thread or of a whole warp; `lanes` is the
-    thread's twin for arrays of a number a thread, where that is faster."""
+              lanes: Callable[..., Any] | None = None,
+              lockstep: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare an intrinsic in Numba's way, with its twin in Python, of one thread or of a whole warp.
+
+    lanes: the thread's twin for arrays of a number a thread, where that is faster. lockstep: another twin of a thread
+    for the lockstep simulator, where the first is for threads that run by themselves.
+    """
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         if not SIMULATED:
@@ -236,6 +240,8 @@ def intrinsic(*, thread: Callable[..., Any] | None = None, warp: Callable[..., A
         twin = stand_in.device_function(thread)
         if lanes is not None:
             twin.lanes_twin = lanes  # type: ignore[attr-defined]
+        if lockstep is not None:
+            twin.lockstep_twin = lockstep  # type: ignore[attr-defined]
         return twin
 
     return declare

@@ -290,6 +290,7 @@ class Lanes:
             return COLLECTIVE[0](mask, function.__name__, function.warp_twin, arguments)
         if hasattr(function, "lanes_twin"):
             return function.lanes_twin(*arguments)
+        function = getattr(function, "lockstep_twin", function)
         if isinstance(function, types.FunctionType):
             return Lanes._called(mask, function, arguments, named)
         return function(*arguments, **named)

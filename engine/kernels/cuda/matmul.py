@@ -5,69 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import tape
+from . import tape, tiles, words
 from .dropout import dropout_in_place
-from .jit import Kernel, cuda, kernel, precision
-from .product import DEEP, GRADIENT, SIDE, SIGNATURE, product
+from .jit import cuda, kernel, precision
+from .product import DEEP, GRADIENT, SIDE
 from .random import rule
 from .rows import MOST, aligned, served
-from .tensor import tensor_product
 
 Array = Any
 
-MULTIPROCESSORS = 132  # of a Hopper card: what work is cut for
-LEAST_DEPTH = 256  # of a part of k, where k is cut
 THREADS = 256
-AT_ONCE = 8  # steps of k in straight code
-
-
-class Tile(NamedTuple):
-    """A tile of c and how a block makes it."""
-
-    rows: int
-    columns: int
-    depth: int
-    part: int  # rows and columns that a thread makes; 0 on tensor cores
-    at_once: int  # blocks of a multiprocessor
-    speed: float  # multiply-adds a cycle and multiprocessor, beside the largest tile's
-
-    @property
-    def threads(self) -> int:
-        return self.rows * self.columns // self.part**2 if self.part else _WARPS[self.columns][2]
-
-
-TILES = (Tile(128, 128, 8, 8, 2, 1.0), Tile(64, 64, 8, 8, 4, 0.8), Tile(32, 32, 16, 4, 8, 0.4))
-
-
-def _made(tile: Tile, dropping: bool) -> Kernel:
-    function = product(
-        f"product_{tile.rows}x{tile.columns}" + "_dropping" * dropping, ROWS=tile.rows, COLUMNS=tile.columns,
-        DEPTH=tile.depth, PART=tile.part, THREADS=tile.threads, A_GROUPS=tile.rows * tile.depth // (4 * tile.threads),
-        B_GROUPS=tile.columns * tile.depth // (4 * tile.threads), DROPPING=dropping, AT_ONCE=AT_ONCE,
-    )  # fmt: skip
-    return kernel(SIGNATURE, threads=tile.threads, blocks_per_multiprocessor=tile.at_once)(function)
-
-
-_SMALL = Tile(64, 64, 8, 0, 3, 0.6)
-TENSOR_TILES = {"tf32": (Tile(128, 256, 8, 0, 1, 1.0), _SMALL), "bf16": (Tile(128, 128, 16, 0, 1, 1.0), _SMALL)}
-_WARPS = {256: (4, 8, 256), 128: (4, 4, 256), 64: (2, 4, 128)}  # columns: products down and across a warp, threads
-_PAIRS = {"tf32": 1, "bf16": 2}  # numbers of a word: a step is tile.depth words
-
-
-def _made_for_tensor_cores(tile: Tile, name: str) -> Kernel:
-    tall, wide, threads = _WARPS[tile.columns]
-    function = tensor_product(
-        f"{name}_product_{tile.rows}x{tile.columns}", ROWS=tile.rows, COLUMNS=tile.columns, STEPS=tile.depth,
-        PAIR=_PAIRS[name], TALL=tall, WIDE=wide, THREADS=threads, A_UNITS=tile.rows * tile.depth // (4 * threads),
-        B_UNITS=tile.columns * tile.depth // (4 * threads),
-    )  # fmt: skip
-    return kernel(SIGNATURE, threads=threads, blocks_per_multiprocessor=tile.at_once)(function)
-
-
-_TENSOR_PRODUCTS = {
-    (name, tile): _made_for_tensor_cores(tile, name) for name, tiles in TENSOR_TILES.items() for tile in tiles
-}  # fmt: skip
-_PRODUCTS = {tile: (_made(tile, False), _made(tile, True)) for tile in TILES}
 
 
 @kernel("float32[::1], float32[::1], int32, int32", threads=THREADS)
@@ -91,42 +38,66 @@ class Piece(NamedTuple):
     bias: Array | None = None
 
 
+class Work(NamedTuple):
+    """c = a b as the kernels take it: a's elements a_i and a_k apart, b in pieces; `steps` elements from one outer and
+    one inner matrix to the next, of a and of b; whether four neighbours can be read at a time."""
+
+    a: Array
+    a_i: int
+    a_k: int
+    pieces: list[Piece]
+    depth: int
+    steps_a: tuple[int, int]
+    steps_b: tuple[int, int]
+    wide_a: bool
+    wide_b: bool
+
+
 def launch(
     a: Array, a_i: int, a_k: int, pieces: list[Piece], c: Array, m: int, depth: int, *, mode: int = SIDE, n: int = 0,
-    batch: tuple[int, int] = (1, 1), steps: tuple[int, ...] = (0, 0, 0, 0), sums: bool = False,
+    batch: tuple[int, int] = (1, 1), steps: tuple[int, int, int, int] = (0, 0, 0, 0), sums: bool = False,
     relu: bool = False, key: Array | None = None, p: float = 0.0,
 ) -> None:  # fmt: skip
     """c = a b: a (m, depth) with elements a_i and a_k apart, b in pieces, n the columns of c where they are DEEP.
 
     batch: outer and inner products, `steps` elements apart: a's outer and inner, b's outer and inner. sums: the sums of
     b over k follow each GRADIENT. p: the probability of dropout, which is decided by the key.
+
+    Gradients of weights may be cut along k: their sums are over a batch, so no number of another batch depends on it.
     """
-    widths = [piece.width for piece in pieces] + [0] * (3 - len(pieces))
-    padded = pieces + [pieces[0]] * (3 - len(pieces))
-    columns = [n] if mode == DEEP else widths
+    columns = [n] if mode == DEEP else [piece.width for piece in pieces]
+    exact, work = precision(), _work(a, a_i, a_k, pieces, depth, mode, steps[:2], steps[2:])
+    if exact == "bf16":
+        work = _in_words(work, m, n, mode, batch)
+    elif exact == "tf32":
+        pieces = [piece._replace(array=piece.array.view(np.int32)) for piece in work.pieces]
+        work = work._replace(a=a.view(np.int32), pieces=pieces)
+    length = sum(piece.width for piece in work.pieces) if mode == DEEP else work.depth
     many = batch[0] * batch[1]
-    exact = precision()
-    length = sum(widths) if mode == DEEP else depth
-    tile, parts = _plan(m, columns, length, many, mode == GRADIENT, TENSOR_TILES.get(exact, TILES))
-    step = tile.depth * _PAIRS.get(exact, 1)
-    tiles = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)
-    chunk = -(-length // (parts * step)) * step or 1
+    bare = not relu and not p and all(piece.bias is None for piece in pieces)
+    cutting = mode == GRADIENT or (mode == SIDE and bare and length > tiles.MOST_DEPTH)
+    tile, parts = tiles.plan(m, columns, length, many, cutting,
+                             tiles.TILES if exact == "float32" else tiles.TENSOR_TILES)  # fmt: skip
+    blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)
+    chunk = -(-length // (parts * tile.depth)) * tile.depth or 1
     parts = max(1, -(-length // chunk))
     to = c if parts == 1 else tape.empty((parts, c.size), c.dtype)
-    wide_a = aligned(a) and _wide((a_i, a_k), steps[:2])
-    wide_b = all(aligned(piece.array) and _wide((piece.k, piece.j), steps[2:]) for piece in pieces)
-    whole = [n] if mode == DEEP else widths
-    even = all(w % 4 == 0 for w in widths[:-1])  # where pieces of one matrix begin
-    wide_a, wide_b = wide_a and (even or mode != DEEP), wide_b and (even or mode != GRADIENT)
-    wide_c = aligned(to) and all(w % 4 == 0 for w in whole)
-    n1, n2, n3 = widths
-    if mode == DEEP:
-        n1, depth = n, widths[0]
-    run = _PRODUCTS[tile][p > 0] if exact == "float32" else _TENSOR_PRODUCTS[exact, tile]
-    run[(tiles, parts, many), tile.threads](
-        a, *(piece.array for piece in padded), to, *(piece.bias for piece in padded), key, m, n1, n2, n3, depth,
-        a_i, a_k, *(piece.k for piece in padded), *(piece.j for piece in padded), *steps, batch[1], mode, chunk,
-        int(sums), wide_a, wide_b, wide_c, sum((b.bias is not None) << i for i, b in enumerate(pieces)), relu, *rule(p),
+    shape: tuple[Any, ...]
+    if exact == "float32":
+        run, shape = tiles.PRODUCTS[tile, _kind(mode, p)], ((blocks, parts, many), tile.parts)
+    else:
+        along = work.a_k == 1, work.pieces[0].k == 1
+        run = tiles.TENSOR_PRODUCTS[exact, tile, *along]
+        shape = (blocks, parts, many), 32 * tile.parts, tiles.shared_bytes(tile, *along)
+    widths = [piece.width for piece in work.pieces] + [0] * (3 - len(work.pieces))
+    first = n if mode == DEEP else widths[0]
+    padded = work.pieces + [work.pieces[0]] * (3 - len(work.pieces))
+    wide_c = aligned(to) and all(w % 4 == 0 for w in columns)
+    run[shape](
+        work.a, *(piece.array for piece in padded), to, *(piece.bias for piece in padded), key, m, first, *widths[1:],
+        widths[0] if mode == DEEP else work.depth, work.a_i, work.a_k, *(piece.k for piece in padded),
+        *(piece.j for piece in padded), *work.steps_a, *work.steps_b, batch[1], mode, chunk, int(sums), work.wide_a,
+        work.wide_b, wide_c, sum((piece.bias is not None) << i for i, piece in enumerate(pieces)), relu, *rule(p),
     )  # fmt: skip
     if p > 0 and exact != "float32":
         dropout_in_place(c, key, p)
@@ -134,30 +105,52 @@ def launch(
         _add_parts[-(-c.size // THREADS), THREADS](to, c, c.size, parts)
 
 
+def _kind(mode: int, p: float) -> str:
+    return "_deep" if mode == DEEP else "_dropping" if p > 0 else ""
+
+
+def _work(a: Array, a_i: int, a_k: int, pieces: list[Piece], depth: int, mode: int, steps_a: tuple[int, int],
+          steps_b: tuple[int, int]) -> Work:  # fmt: skip
+    """Which operands can be read four neighbours at a time, also where pieces of one matrix begin."""
+    even = all(piece.width % 4 == 0 for piece in pieces[:-1])
+    wide_a = aligned(a) and _wide((a_i, a_k), steps_a) and (even or mode != DEEP)
+    wide_b = all(aligned(piece.array) and _wide((piece.k, piece.j), steps_b) for piece in pieces)
+    return Work(a, a_i, a_k, pieces, depth, steps_a, steps_b, wide_a, wide_b and (even or mode != GRADIENT))
+
+
+def _in_words(work: Work, m: int, n: int, mode: int, batch: tuple[int, int]) -> Work:
+    """The same, both operands rounded to bfloat16: rows of words, two neighbours along k in each."""
+    if mode == DEEP:
+        lengths = [words.words_of(piece.width) for piece in work.pieces]
+        a, at, k = tape.empty(m * sum(lengths), np.int32), 0, 0
+        for piece, length in zip(work.pieces, lengths, strict=True):
+            words.write_words(work.a, k * work.a_k, work.a_i, work.a_k, m, piece.width, a, out_at=at,
+                              out_i=sum(lengths), wide=work.wide_a)  # fmt: skip
+            at, k = at + length, k + piece.width
+        made = [words.matrix(piece.array, piece.j, piece.k, n, piece.width, wide=work.wide_b)[0]
+                for piece in work.pieces]  # fmt: skip
+        pieces = [piece._replace(array=x, k=1, j=length, width=length)
+                  for piece, x, length in zip(work.pieces, made, lengths, strict=True)]  # fmt: skip
+        return work._replace(a=a, a_i=sum(lengths), a_k=1, pieces=pieces, wide_a=True, wide_b=True)
+    depth = words.words_of(work.depth)
+    a, steps_a = words.matrix(work.a, work.a_i, work.a_k, m, work.depth, batch, work.steps_a, work.wide_a)
+    steps_b, pieces = (0, 0), []
+    if mode == GRADIENT:  # the pieces are columns of one matrix
+        b, whole = work.pieces[0], sum(piece.width for piece in work.pieces)
+        x, steps_b = words.matrix(b.array, b.j, b.k, whole, work.depth, batch, work.steps_b, work.wide_b)
+        pieces = [piece._replace(array=x, k=1, j=depth) for piece in work.pieces]
+    else:
+        for b in work.pieces:
+            x, steps_b = words.matrix(b.array, b.j, b.k, b.width, work.depth, batch, work.steps_b, work.wide_b)
+            pieces.append(b._replace(array=x, k=1, j=depth))
+    return work._replace(a=a, a_i=depth, a_k=1, pieces=pieces, depth=depth, steps_a=steps_a, steps_b=steps_b,
+                         wide_a=True, wide_b=True)  # fmt: skip
+
+
 def _wide(strides: tuple[int, int], steps: tuple[int, ...]) -> bool:
     """Whether a matrix with such strides can be read four neighbours at a time."""
     slow = strides[0] if strides[1] == 1 else strides[1]
     return 1 in strides and slow % 4 == 0 and all(step % 4 == 0 for step in steps)
-
-
-def _plan(
-    m: int, columns: list[int], depth: int, many: int, cutting: bool, tiles: tuple[Tile, ...]
-) -> tuple[Tile, int]:
-    """The tile, and into how many parts k is cut, with which the last multiprocessor ends first.
-
-    Only gradients of weights may be cut: their sums are over a batch, so no number of another batch depends on it.
-    """
-    best = math.inf, tiles[0], 1
-    for tile in tiles:
-        blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns) * many
-        most = max(1, depth // LEAST_DEPTH) if cutting else 1
-        parts = min(most, max(1, tile.at_once * MULTIPROCESSORS // max(1, blocks)))
-        rounds = -(-blocks * parts // MULTIPROCESSORS)
-        busy = min(1.0, min(rounds, tile.at_once) * tile.threads / 256)
-        time = rounds * tile.rows * tile.columns * (depth / parts) / (tile.speed * busy)
-        if time < best[0]:
-            best = time, tile, parts
-    return best[1:]
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -185,7 +178,7 @@ def matmul(a: Array, b: Array) -> Array:
     cutting = a_i == 1 and a_k != 1 and outer * inner == 1
     launch(
         a, a_i, a_k, [Piece(b, b_k, b_j, n)], c, m, depth, mode=GRADIENT if cutting else SIDE, batch=(outer, inner),
-        steps=(*steps_a, *steps_b),
+        steps=(steps_a[0], steps_a[1], steps_b[0], steps_b[1]),
     )  # fmt: skip
     return c
 
@@ -198,8 +191,10 @@ def as_rows(a: Array) -> Array | None:
 
 
 def plain(x: Array) -> Array:
-    """x itself if its strides are whole elements forwards, else a copy that is contiguous."""
-    return x if all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides) else tape.contiguous(x)
+    """x itself if its strides are whole elements forwards and 32 bits count them, else a copy that is contiguous."""
+    extent = sum((n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)) // x.itemsize
+    fits = extent < MOST and all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides)
+    return x if fits else tape.contiguous(x)
 
 
 def _two_axes(x: Array, batch: tuple[int, ...]) -> Array:

@@ -1,10 +1,11 @@
 """Products of float32 matrices on the CUDA cores: every sum is one chain over ascending k, whatever the tile.
 
-A block makes a tile of c, ROWS × COLUMNS, going through k in steps of DEPTH: while it multiplies what is in one half of
-its shared memory, the next step is on its way to registers, and from there to the other half (the structure is that of
-CUTLASS's SIMT kernels; see also Volkov & Demmel, "Benchmarking GPUs to tune dense linear algebra", 2008). A thread has
-PART × PART numbers of the tile, as tiles of 4 × 4 in registers, and reads its operands 128 bits at a time. Matrices may
-have any strides; where four neighbours in memory can be read at once they are.
+A block makes a tile of c, ROWS × COLUMNS, going through k in steps of DEPTH: while it multiplies what is in one of the
+STAGES parts of its shared memory, the next steps are on their way to the others (the structure is that of CUTLASS's
+SIMT kernels with asynchronous copies; see also Volkov & Demmel, "Benchmarking GPUs to tune dense linear algebra",
+2008). A thread has PART × PART numbers of the tile, as tiles of 4 × 4 in registers, and reads its operands 128 bits at
+a time. Matrices may have any strides: in shared memory rows are neighbours, so four at a time come where rows are
+neighbours in memory, too, and else one by one, eight lanes along k beside four along the rows: in different banks.
 
 b may come in up to three pieces: SIDE by side, as layers of one input have their weights; as the columns of which each
 layer gets its own GRADIENT, a matrix of c for each, with the sums of b over k as a last row; or one piece after another
@@ -14,8 +15,9 @@ along k, DEEP, which is the gradient of such layers' input.
 
 import numpy as np
 
+from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
-from .ptx import add_outer, load4, store4, zeros
+from .ptx import add_outer, load1, load4, zeros
 from .random import dropped, keep4
 from .rows import put4
 from .template import registers, template, unroll
@@ -28,12 +30,6 @@ SIGNATURE = (
     "int64[::1], int32, int32, int32, int32, int32, int32, int32, int32, int32, int32, int32, int32, int32,"
     "int, int, int, int, int32, int32, int32, int32, bool, bool, bool, int32, bool, uint32, float32"
 )
-
-
-@jit
-def share(e, deep, across, along):
-    """(row, step of k) within a tile where group e of four numbers begins, neighbours along k if deep."""
-    return (e // along, e % along * 4) if deep else (e % across * 4, e // across)
 
 
 @jit
@@ -56,19 +52,54 @@ def fetch(x, start, i, k, x_i, x_k, rows, last, deep, vector):
     return a, b, c, d
 
 
-@jit
-def within(x, start, i, k, x_i, x_k):
-    """The same where all four numbers exist and are neighbours in aligned memory."""
-    return load4(x, start + i * x_i + k * x_k)
+@template
+def bring(shared, to, x, start, x_i, x_k, i0, rows, k0, end, wide, t, *, ROWS, DEPTH, THREADS):
+    """Ask for a tile of ROWS rows from i0 on, and of DEPTH steps of k from k0 on; zeros from `rows` and `end` on.
 
-
-@jit
-def keep(shared, at, step, deep, four):
-    """Put four numbers `step` apart, or side by side."""
-    if deep:
-        shared[at], shared[at + step], shared[at + 2 * step], shared[at + 3 * step] = four
+    In shared memory, from `to` on, one step of k is ROWS + 4 numbers behind the other.
+    """
+    whole = i0 + ROWS <= rows and k0 + DEPTH <= end
+    if wide and x_i == 1:
+        row, k = t % (ROWS // 4) * 4, t // (ROWS // 4)
+        at, put = np.int32(start + (i0 + row) + (k0 + k) * x_k), np.int32(to + k * (ROWS + 4) + row)
+        further = np.int32(4 * THREADS // ROWS * x_k)
+        if whole:
+            for u in unroll(ROWS * DEPTH // (4 * THREADS)):
+                copy4(shared, put + u * (4 * THREADS // ROWS) * (ROWS + 4), x, at, 4)
+                at = np.int32(at + further)
+        else:
+            there, k = max(0, min(4, rows - i0 - row)), k0 + k
+            for u in unroll(ROWS * DEPTH // (4 * THREADS)):
+                copy4(shared, put + u * (4 * THREADS // ROWS) * (ROWS + 4), x, at, there if k < end else 0)
+                at = np.int32(at + further)
+                k += 4 * THREADS // ROWS
+    elif x_k == 1:  # a warp: eight lanes along k, four along the rows, which are different banks
+        row, k = t // 8 % ROWS, t % 8 + t // (8 * ROWS) * 8
+        at, put = np.int32(start + (i0 + row) * x_i + (k0 + k)), np.int32(to + k * (ROWS + 4) + row)
+        further = np.int32(THREADS // 8 * x_i)
+        back = np.int32(8 - (8 * ROWS // THREADS - 1) * further)
+        if whole:
+            for u in unroll(ROWS * DEPTH // THREADS):
+                copy1(shared, put + u % (8 * ROWS // THREADS) * (THREADS // 8)
+                      + u // (8 * ROWS // THREADS) * (8 * (ROWS + 4)), x, at, 1)  # fmt: skip
+                at = np.int32(at + (back if (u + 1) % (8 * ROWS // THREADS) == 0 else further))
+        else:
+            row, k = rows - i0 - row, end - k0 - k
+            for u in unroll(ROWS * DEPTH // THREADS):
+                copy1(shared, put + u % (8 * ROWS // THREADS) * (THREADS // 8)
+                      + u // (8 * ROWS // THREADS) * (8 * (ROWS + 4)), x, at,
+                      row > u % (8 * ROWS // THREADS) * (THREADS // 8) and k > u // (8 * ROWS // THREADS) * 8
+                      )  # fmt: skip
+                at = np.int32(at + (back if (u + 1) % (8 * ROWS // THREADS) == 0 else further))
     else:
-        store4(shared, at, four[0], four[1], four[2], four[3])
+        row, k = t % ROWS, t // ROWS
+        at, further = np.int32(start + (i0 + row) * x_i + (k0 + k) * x_k), np.int32(THREADS // ROWS * x_k)
+        there, k = row < rows - i0, k0 + k
+        put = to + (k - k0) * (ROWS + 4) + row
+        for u in unroll(ROWS * DEPTH // THREADS):
+            copy1(shared, put + u * (THREADS // ROWS) * (ROWS + 4), x, at, there and k < end)
+            at = np.int32(at + further)
+            k += THREADS // ROWS
 
 
 @jit
@@ -105,92 +136,77 @@ def finished(four, bias, relu):
 def product(
     a, b1, b2, b3, c, bias1, bias2, bias3, key, m, n1, n2, n3, depth, a_i, a_k, b1_k, b2_k, b3_k, b1_j, b2_j, b3_j,
     a_outer, a_inner, b_outer, b_inner, inner, mode, chunk, extra, wide_a, wide_b, wide_c, biased, relu, threshold,
-    scale, *, ROWS, COLUMNS, DEPTH, PART, THREADS, A_GROUPS, B_GROUPS, AT_ONCE, DROPPING,
+    scale, *, ROWS, COLUMNS, DEPTH, STAGES, PART, THREADS, AT_ONCE, DROPPING, DEEPLY, BRING_A, BRING_B,
 ):  # fmt: skip
     """c = a b, a grid of (tiles, parts of k, batch); the parts of k are `chunk` long, one c behind the other.
 
     m × depth is a's size, n1, n2 and n3 are the columns of b's pieces; DEEP: n1 columns, and depth, n2 and n3 long.
     extra: 1 where sums follow a GRADIENT; bit i of `biased`: piece i has a bias.
     """
-    left = cuda.shared.array(2 * DEPTH * (ROWS + 4), np.float32, 16)
-    right = cuda.shared.array(2 * DEPTH * (COLUMNS + 4), np.float32, 16)
+    left = cuda.shared.array(STAGES * DEPTH * (ROWS + 4), np.float32, 16)
+    right = cuda.shared.array(STAGES * DEPTH * (COLUMNS + 4), np.float32, 16)
     t, z = cuda.threadIdx.x, cuda.blockIdx.z
     tiles_m = (m + ROWS - 1) // ROWS
     i0 = cuda.blockIdx.x % tiles_m * ROWS
     piece, j0, width, total = 0, cuda.blockIdx.x // tiles_m * COLUMNS, n1, n1
-    if mode != DEEP:
+    if not DEEPLY:
         piece, j0 = piece_of(cuda.blockIdx.x // tiles_m, n1, n2, COLUMNS)
         width, total = chosen(piece, n1, n2, n3), n1 + n2 + n3
     before = chosen(piece, 0, n1, n1 + n2)
     a_at = z // inner * a_outer + z % inner * a_inner
     b_at = z // inner * b_outer + z % inner * b_inner
     first_k, last_k = cuda.blockIdx.y * chunk, min(depth, (cuda.blockIdx.y + 1) * chunk)
-    a_deep = a_k == 1  # four numbers that this thread reads are neighbours along k
+    steps = (last_k - first_k + DEPTH - 1) // DEPTH
+    b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
+    k0, end, a_from, b_from = first_k, last_k, a_at, b_at + before * b_j if mode == GRADIENT else b_at
+    if DEEPLY:
+        steps1, steps2 = steps, (n2 + DEPTH - 1) // DEPTH
+        steps = steps1 + steps2 + (n3 + DEPTH - 1) // DEPTH
 
     acc, x, y = registers(PART // 4, PART // 4), registers(PART // 4), registers(PART // 4)
-    p, q, a_i0, a_k0, b_j0, b_k0 = (registers(A_GROUPS), registers(B_GROUPS), registers(A_GROUPS), registers(A_GROUPS),
-                                    registers(B_GROUPS), registers(B_GROUPS))  # fmt: skip
     for r in unroll(PART // 4):
         for s in unroll(PART // 4):
             acc[r, s] = zeros(16)
-    for g in unroll(A_GROUPS):
-        p[g] = (NOTHING, NOTHING, NOTHING, NOTHING)
-        a_i0[g], a_k0[g] = share(t + g * THREADS, a_deep, ROWS // 4, DEPTH // 4)
-    for g in unroll(B_GROUPS):
-        q[g] = (NOTHING, NOTHING, NOTHING, NOTHING)
-    tx, ty = t % (COLUMNS // PART) * 4, t // (COLUMNS // PART) * 4
-    column_sum, stage = NOTHING, 0
-    for turn in range(3 if mode == DEEP else 1):
-        if mode == DEEP:
-            piece, last_k = turn, chosen(turn, depth, n2, n3)
-        b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
-        a_from = a_at + chosen(turn, 0, depth, depth + n2) * a_k
-        b_from = b_at + before * b_j if mode == GRADIENT else b_at
-        b_deep = b_k == 1
-        for g in unroll(B_GROUPS):
-            b_j0[g], b_k0[g] = share(t + g * THREADS, b_deep, COLUMNS // 4, DEPTH // 4)
-        steps = (last_k - first_k + DEPTH - 1) // DEPTH
-        a_whole, b_whole = wide_a and i0 + ROWS <= m, wide_b and j0 + COLUMNS <= width
-        for step in range(-1, steps):
-            k0 = first_k + (step + 1) * DEPTH
-            if step + 1 < steps:
-                whole = k0 + DEPTH <= last_k
-                if whole and a_whole:
-                    for g in unroll(A_GROUPS):
-                        p[g] = within(a, a_from, i0 + a_i0[g], k0 + a_k0[g], a_i, a_k)
-                else:
-                    for g in unroll(A_GROUPS):
-                        p[g] = fetch(a, a_from, i0 + a_i0[g], k0 + a_k0[g], a_i, a_k, m, last_k, a_deep, wide_a)
-                if whole and b_whole:
-                    for g in unroll(B_GROUPS):
-                        q[g] = within(b, b_from, j0 + b_j0[g], k0 + b_k0[g], b_j, b_k)
-                else:
-                    for g in unroll(B_GROUPS):
-                        q[g] = fetch(b, b_from, j0 + b_j0[g], k0 + b_k0[g], b_j, b_k, width, last_k, b_deep, wide_b)
-            if step >= 0:
-                l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
-                for _ in range(DEPTH // AT_ONCE):
-                    for k in unroll(AT_ONCE):
-                        for r in unroll(PART // 4):
-                            x[r] = load4(left, l0 + k * (ROWS + 4) + r * (ROWS // 2))
-                            y[r] = load4(right, r0 + k * (COLUMNS + 4) + r * (COLUMNS // 2))
-                        for r in unroll(PART // 4):
-                            for s in unroll(PART // 4):
-                                acc[r, s] = add_outer(acc[r, s], x[r], y[s])
-                    l0 += AT_ONCE * (ROWS + 4)
-                    r0 += AT_ONCE * (COLUMNS + 4)
-                if extra and i0 == 0 and t < COLUMNS:
-                    for k in range(DEPTH):
-                        column_sum += right[(stage * DEPTH + k) * (COLUMNS + 4) + t]
-                stage ^= 1
-            if step + 1 < steps:
-                for g in unroll(A_GROUPS):
-                    keep(left, (stage * DEPTH + a_k0[g]) * (ROWS + 4) + a_i0[g], ROWS + 4, a_deep, p[g])
-                for g in unroll(B_GROUPS):
-                    keep(right, (stage * DEPTH + b_k0[g]) * (COLUMNS + 4) + b_j0[g], COLUMNS + 4, b_deep, q[g])
-                cuda.syncthreads()
+    # 8 × 4 threads of a warp: lanes 2 i and 2 i + 1 read the same of a, and lanes i and i + 2 the same of b, so that
+    # half a warp's 128-bit loads are one access to shared memory
+    tx = (t // 32 % (COLUMNS // PART // 8) * 8 + t % 2 + t // 4 % 4 * 2) * 4
+    ty = (t // 32 // (COLUMNS // PART // 8) * 4 + t // 2 % 2 + t // 16 % 2 * 2) * 4
+    column_sum, stage, next_stage = NOTHING, 0, 0
+    for step in range(1 - STAGES, steps):
+        if step >= 0:
+            arrived(STAGES - 2)
+            cuda.syncthreads()
+        ahead = step + STAGES - 1
+        if ahead < steps:
+            if DEEPLY:
+                piece = 0 if ahead < steps1 else 1 if ahead < steps1 + steps2 else 2
+                k0 = (ahead - chosen(piece, 0, steps1, steps1 + steps2)) * DEPTH
+                end, a_from = chosen(piece, depth, n2, n3), a_at + chosen(piece, 0, depth, depth + n2) * a_k
+                b, b_k = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k)
+                b_j = chosen(piece, b1_j, b2_j, b3_j)
+            BRING_A(left, next_stage * (DEPTH * (ROWS + 4)), a, a_from, a_i, a_k, i0, m, k0, end, wide_a, t)
+            BRING_B(right, next_stage * (DEPTH * (COLUMNS + 4)), b, b_from, b_j, b_k, j0, width, k0, end, wide_b, t)
+            next_stage = next_stage + 1 if next_stage + 1 < STAGES else 0
+            k0 += DEPTH
+        commit()
+        if step >= 0:
+            l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
+            for _ in range(DEPTH // AT_ONCE):
+                for k in unroll(AT_ONCE):
+                    for r in unroll(PART // 4):
+                        x[r] = load4(left, l0 + k * (ROWS + 4) + r * (ROWS // 2))
+                        y[r] = load4(right, r0 + k * (COLUMNS + 4) + r * (COLUMNS // 2))
+                    for r in unroll(PART // 4):
+                        for s in unroll(PART // 4):
+                            acc[r, s] = add_outer(acc[r, s], x[r], y[s])
+                l0 += AT_ONCE * (ROWS + 4)
+                r0 += AT_ONCE * (COLUMNS + 4)
+            if extra and i0 == 0 and t < COLUMNS:
+                for k in range(DEPTH):
+                    column_sum += load1(right, (stage * DEPTH + k) * (COLUMNS + 4) + t)
+            stage = stage + 1 if stage + 1 < STAGES else 0
 
-    row, c_at = total, z * np.int64(m) * total + before
+    row, c_at = total, (cuda.blockIdx.y * cuda.gridDim.z + z) * np.int64(m) * total + before
     if mode == GRADIENT:
         row, c_at = width, cuda.blockIdx.y * np.int64(m + extra) * total + np.int64(m + extra) * before
         if extra and i0 == 0 and t < COLUMNS and j0 + t < width:

@@ -1,50 +1,66 @@
 """Products of float32 matrices on tensor cores, their operands rounded to TF32 or bfloat16, their sums float32.
 
-The structure is that of `product.py`: a tile of c a block, k in steps through two halves of shared memory, the next
-step on its way in registers. In shared memory lie words, one TF32 number or (`PAIR` 2) two bfloat16 neighbours along k,
-from one step of words to the next ROWS + 8 apart, so that the lanes of a warp find what `mma` wants of them in
-different banks. A warp makes TALL × WIDE products of 16 × 8.
+The structure is that of `product.py`: a tile of c a block, k in steps through STAGES parts of shared memory, while the
+next steps are on their way. A step is DEPTH words: a word is one float32, which is rounded to TF32 where it is used, or
+two bfloat16 neighbours along k (`PAIR` 2), to which `words.py` has rounded the operands before. In shared memory lie
+words as they lie in memory: neighbours along k, each row DEPTH + 4 behind the last, or neighbours along rows, each
+step of words ROWS + 8 (COLUMNS + 8) behind the last; in either case the lanes of a warp find what `mma` wants of them
+in different banks. A warp makes TALL × WIDE products of 16 × 8.
 """
 
 import numpy as np
 
 from ..compiled import scalar
+from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
-from .product import DEEP, GRADIENT, NOTHING, above, chosen, fetch, piece_of, within
-from .ptx import mma_bf16, mma_tf32, pack_bf16, store4, to_tf32, zeros
+from .mma import mma_bf16, mma_tf32, to_tf32
+from .product import DEEP, GRADIENT, NOTHING, SIGNATURE, above, chosen, piece_of
+from .ptx import load1, zeros
 from .template import registers, template, unroll
 
-NONE = (NOTHING, NOTHING, NOTHING, NOTHING)
+WORDS = SIGNATURE.replace("float32[...]", "int32[...]")
 
 
-@jit
-def words_of(first, second, deep, pair):
-    """Four words of four numbers, or of twice four: neighbours along k if deep, else the same places at k and k + 1."""
-    if pair == 1:
-        return to_tf32(first[0]), to_tf32(first[1]), to_tf32(first[2]), to_tf32(first[3])
-    if deep:
-        return (pack_bf16(first[0], first[1]), pack_bf16(first[2], first[3]), pack_bf16(second[0], second[1]),
-                pack_bf16(second[2], second[3]))  # fmt: skip
-    return (pack_bf16(first[0], second[0]), pack_bf16(first[1], second[1]), pack_bf16(first[2], second[2]),
-            pack_bf16(first[3], second[3]))  # fmt: skip
+@template
+def bring_words(shared, to, x, start, x_i, x_k, i0, rows, k0, end, wide, t, *, ROWS, DEPTH, THREADS, ALONG):
+    """Ask for a tile of ROWS rows from i0 on, and DEPTH words of k from k0 on; zeros from `rows` and `end` on.
 
-
-@jit
-def put_words(shared, at, step, deep, words):
-    """Put four words `step` apart, or side by side."""
-    if deep:
-        shared[at], shared[at + step], shared[at + 2 * step], shared[at + 3 * step] = words
-    else:
-        store4(shared, at, words[0], words[1], words[2], words[3])
-
-
-@jit
-def share_of(e, deep, size):
-    """(row, step of words) within a tile of `size` rows where unit e of four words begins, along k if deep.
-
-    The lanes of a warp take neighbouring rows in either case: then they write to different banks.
+    ALONG: neighbours along k come together, and lie so in shared memory; else neighbours along the rows.
     """
-    return (e % size, e // size * 4) if deep else (e % (size // 4) * 4, e // (size // 4))
+    if ALONG:
+        if wide:
+            row, k = t // (DEPTH // 4), t % (DEPTH // 4) * 4
+            at, put = np.int32(start + (i0 + row) * x_i + (k0 + k)), np.int32(to + row * (DEPTH + 4) + k)
+            further, left, there = np.int32(4 * THREADS // DEPTH * x_i), rows - i0 - row, max(0, min(4, end - k0 - k))
+            for u in unroll(ROWS * DEPTH // (4 * THREADS)):
+                copy4(shared, put + u * (4 * THREADS // DEPTH) * (DEPTH + 4), x, at,
+                      there if left > u * (4 * THREADS // DEPTH) else 0)  # fmt: skip
+                at = np.int32(at + further)
+        else:
+            for e in range(t, ROWS * DEPTH, THREADS):
+                row, k = e // DEPTH, e % DEPTH
+                copy1(shared, to + row * (DEPTH + 4) + k, x, start + (i0 + row) * x_i + (k0 + k),
+                      i0 + row < rows and k0 + k < end)  # fmt: skip
+    elif wide and x_i == 1:
+        row, k = t % (ROWS // 4) * 4, t // (ROWS // 4)
+        at, put = np.int32(start + (i0 + row) + (k0 + k) * x_k), np.int32(to + k * (ROWS + 8) + row)
+        further, left, there = np.int32(4 * THREADS // ROWS * x_k), end - k0 - k, max(0, min(4, rows - i0 - row))
+        for u in unroll(ROWS * DEPTH // (4 * THREADS)):
+            copy4(shared, put + u * (4 * THREADS // ROWS) * (ROWS + 8), x, at,
+                  there if left > u * (4 * THREADS // ROWS) else 0)  # fmt: skip
+            at = np.int32(at + further)
+    else:
+        for e in range(t, ROWS * DEPTH, THREADS):
+            row, k = e % ROWS, e // ROWS
+            copy1(shared, to + k * (ROWS + 8) + row, x, start + (i0 + row) * x_i + (k0 + k) * x_k,
+                  i0 + row < rows and k0 + k < end)  # fmt: skip
+
+
+@jit
+def factor(memory, at, pair):
+    """A word as `mma` takes it: a float32 rounded to TF32, or two bfloat16 as they are."""
+    word = load1(memory, at)
+    return to_tf32(scalar.from_bits(word)) if pair == 1 else word
 
 
 @jit
@@ -68,11 +84,14 @@ def put_pair(c, at, j, there, width, bias, adding, relu, y, z):
 def tensor_product(
     a, b1, b2, b3, c, bias1, bias2, bias3, key, m, n1, n2, n3, depth, a_i, a_k, b1_k, b2_k, b3_k, b1_j, b2_j, b3_j,
     a_outer, a_inner, b_outer, b_inner, inner, mode, chunk, extra, wide_a, wide_b, wide_c, biased, relu, threshold,
-    scale, *, ROWS, COLUMNS, STEPS, PAIR, TALL, WIDE, THREADS, A_UNITS, B_UNITS,
+    scale, *, ROWS, COLUMNS, DEPTH, STAGES, PAIR, TALL, WIDE, THREADS, LEFT, RIGHT, A_ROW, A_K, B_ROW, B_K,
+    BRING_A, BRING_B,
 ):  # fmt: skip
-    """c = a b as `product.product` makes it, without dropout; a step is STEPS words of k."""
-    left = cuda.shared.array(2 * STEPS * (ROWS + 8), np.int32, 16)
-    right = cuda.shared.array(2 * STEPS * (COLUMNS + 8), np.int32, 16)
+    """c = a b as `product.product` makes it, without dropout; all that counts along k counts words.
+
+    LEFT and RIGHT: words of a step; A_ROW, A_K, B_ROW and B_K: from one row and one k to the next in shared memory.
+    """
+    memory = cuda.shared.array(0, np.int32)
     t, z = cuda.threadIdx.x, cuda.blockIdx.z
     tiles_m = (m + ROWS - 1) // ROWS
     i0 = cuda.blockIdx.x % tiles_m * ROWS
@@ -84,95 +103,66 @@ def tensor_product(
     a_at = z // inner * a_outer + z % inner * a_inner
     b_at = z // inner * b_outer + z % inner * b_inner
     first_k, last_k = cuda.blockIdx.y * chunk, min(depth, (cuda.blockIdx.y + 1) * chunk)
-    a_deep = a_k == 1
+    steps = (last_k - first_k + DEPTH - 1) // DEPTH
+    b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
+    k0, end, a_from, b_from = first_k, last_k, a_at, b_at + before * b_j if mode == GRADIENT else b_at
+    steps1, steps2 = steps, 0
+    if mode == DEEP:
+        steps2 = (n2 + DEPTH - 1) // DEPTH
+        steps = steps1 + steps2 + (n3 + DEPTH - 1) // DEPTH
 
     acc, x, y = registers(TALL, WIDE), registers(TALL), registers(2)
-    p, q, p2, q2 = registers(A_UNITS), registers(B_UNITS), registers(A_UNITS), registers(B_UNITS)
     for r in unroll(TALL):
         for s in unroll(WIDE):
             acc[r, s] = zeros(4)
-    for u in unroll(A_UNITS):
-        p[u], p2[u] = NONE, NONE
-    for u in unroll(B_UNITS):
-        q[u], q2[u] = NONE, NONE
     lane, warp = t & 31, t >> 5
-    across = COLUMNS // (8 * WIDE)
     g, w = lane >> 2, lane & 3
-    row0, column0 = warp // across * (16 * TALL) + g, warp % across * (8 * WIDE) + g
-    column_sum, stage = NOTHING, 0
-    for turn in range(3 if mode == DEEP else 1):
-        if mode == DEEP:
-            piece, last_k = turn, chosen(turn, depth, n2, n3)
-        b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
-        a_from = a_at + chosen(turn, 0, depth, depth + n2) * a_k
-        b_from = b_at + before * b_j if mode == GRADIENT else b_at
-        b_deep = b_k == 1
-        steps = (last_k - first_k + STEPS * PAIR - 1) // (STEPS * PAIR)
-        a_whole, b_whole = wide_a and i0 + ROWS <= m, wide_b and j0 + COLUMNS <= width
-        for step in range(-1, steps):
-            k0 = first_k + (step + 1) * (STEPS * PAIR)
-            if step + 1 < steps:
-                whole = k0 + STEPS * PAIR <= last_k
-                for u in unroll(A_UNITS):
-                    i, k = share_of(t + u * THREADS, a_deep, ROWS)
-                    i, k = i0 + i, k0 + k * PAIR
-                    if whole and a_whole:
-                        p[u] = within(a, a_from, i, k, a_i, a_k)
-                        if PAIR == 2:
-                            p2[u] = within(a, a_from, i, k + (4 if a_deep else 1), a_i, a_k)
-                    else:
-                        p[u] = fetch(a, a_from, i, k, a_i, a_k, m, last_k, a_deep, wide_a)
-                        if PAIR == 2:
-                            k += 4 if a_deep else 1
-                            p2[u] = fetch(a, a_from, i, k, a_i, a_k, m, last_k, a_deep, wide_a)
-                for u in unroll(B_UNITS):
-                    j, k = share_of(t + u * THREADS, b_deep, COLUMNS)
-                    j, k = j0 + j, k0 + k * PAIR
-                    if whole and b_whole:
-                        q[u] = within(b, b_from, j, k, b_j, b_k)
-                        if PAIR == 2:
-                            q2[u] = within(b, b_from, j, k + (4 if b_deep else 1), b_j, b_k)
-                    else:
-                        q[u] = fetch(b, b_from, j, k, b_j, b_k, width, last_k, b_deep, wide_b)
-                        if PAIR == 2:
-                            k += 4 if b_deep else 1
-                            q2[u] = fetch(b, b_from, j, k, b_j, b_k, width, last_k, b_deep, wide_b)
-            if step >= 0:
-                l0 = (stage * STEPS + w) * (ROWS + 8) + row0
-                r0 = (stage * STEPS + w) * (COLUMNS + 8) + column0
-                for k in unroll(0, STEPS, 8):
+    row0, column0 = warp // (COLUMNS // (8 * WIDE)) * (16 * TALL) + g, warp % (COLUMNS // (8 * WIDE)) * (8 * WIDE) + g
+    column_sum, stage, next_stage = NOTHING, 0, 0
+    for step in range(1 - STAGES, steps):
+        if step >= 0:
+            arrived(STAGES - 2)
+            cuda.syncthreads()
+        ahead = step + STAGES - 1
+        if ahead < steps:
+            if mode == DEEP:
+                piece = 0 if ahead < steps1 else 1 if ahead < steps1 + steps2 else 2
+                k0 = (ahead - chosen(piece, 0, steps1, steps1 + steps2)) * DEPTH
+                end, a_from = chosen(piece, depth, n2, n3), a_at + chosen(piece, 0, depth, depth + n2) * a_k
+                b, b_k = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k)
+                b_j = chosen(piece, b1_j, b2_j, b3_j)
+            BRING_A(memory, next_stage * LEFT, a, a_from, a_i, a_k, i0, m, k0, end, wide_a, t)
+            BRING_B(memory, STAGES * LEFT + next_stage * RIGHT, b, b_from, b_j, b_k, j0, width, k0, end, wide_b, t)
+            next_stage = next_stage + 1 if next_stage + 1 < STAGES else 0
+            k0 += DEPTH
+        commit()
+        if step >= 0:
+            l0, r0 = stage * LEFT + row0 * A_ROW + w * A_K, STAGES * LEFT + stage * RIGHT + column0 * B_ROW + w * B_K
+            for k in unroll(0, DEPTH, 8):
+                for r in unroll(TALL):
+                    at = l0 + k * A_K + 16 * r * A_ROW
+                    x[r] = (factor(memory, at, PAIR), factor(memory, at + 8 * A_ROW, PAIR),
+                            factor(memory, at + 4 * A_K, PAIR), factor(memory, at + 8 * A_ROW + 4 * A_K, PAIR)
+                            )  # fmt: skip
+                for s in unroll(WIDE):
+                    at = r0 + k * B_K + 8 * s * B_ROW
+                    y[0] = (factor(memory, at, PAIR), factor(memory, at + 4 * B_K, PAIR))
                     for r in unroll(TALL):
-                        at = l0 + k * (ROWS + 8) + 16 * r
-                        x[r] = (left[at], left[at + 8], left[at + 4 * (ROWS + 8)], left[at + 4 * (ROWS + 8) + 8])
-                    for s in unroll(WIDE):
-                        at = r0 + k * (COLUMNS + 8) + 8 * s
-                        y[0] = (right[at], right[at + 4 * (COLUMNS + 8)])
-                        for r in unroll(TALL):
-                            if PAIR == 1:
-                                acc[r, s] = mma_tf32(x[r], y[0], acc[r, s])
-                            else:
-                                acc[r, s] = mma_bf16(x[r], y[0], acc[r, s])
-                if extra and i0 == 0 and t < COLUMNS:
-                    for k in range(STEPS):
-                        word = right[(stage * STEPS + k) * (COLUMNS + 8) + t]
                         if PAIR == 1:
-                            column_sum += scalar.from_bits(word)
+                            acc[r, s] = mma_tf32(x[r], y[0], acc[r, s])
                         else:
-                            column_sum += number(word, False)
-                            column_sum += number(word, True)
-                stage ^= 1
-            if step + 1 < steps:
-                for u in unroll(A_UNITS):
-                    i, k = share_of(t + u * THREADS, a_deep, ROWS)
-                    at = (stage * STEPS + k) * (ROWS + 8) + i
-                    put_words(left, at, ROWS + 8, a_deep, words_of(p[u], p2[u], a_deep, PAIR))
-                for u in unroll(B_UNITS):
-                    j, k = share_of(t + u * THREADS, b_deep, COLUMNS)
-                    at = (stage * STEPS + k) * (COLUMNS + 8) + j
-                    put_words(right, at, COLUMNS + 8, b_deep, words_of(q[u], q2[u], b_deep, PAIR))
-                cuda.syncthreads()
+                            acc[r, s] = mma_bf16(x[r], y[0], acc[r, s])
+            if extra and i0 == 0 and t < COLUMNS:
+                for k in range(DEPTH):
+                    word = factor(memory, STAGES * LEFT + stage * RIGHT + t * B_ROW + k * B_K, PAIR)
+                    if PAIR == 1:
+                        column_sum += scalar.from_bits(word)
+                    else:
+                        column_sum += number(word, False)
+                        column_sum += number(word, True)
+            stage = stage + 1 if stage + 1 < STAGES else 0
 
-    row, c_at = total, z * np.int64(m) * total + before
+    row, c_at = total, (cuda.blockIdx.y * cuda.gridDim.z + z) * np.int64(m) * total + before
     if mode == GRADIENT:
         row, c_at = width, cuda.blockIdx.y * np.int64(m + extra) * total + np.int64(m + extra) * before
         if extra and i0 == 0 and t < COLUMNS and j0 + t < width:
