@@ -68,6 +68,41 @@ def test_attention_bits_do_not_change_with_padding_behind():
     np.testing.assert_array_equal(padded, alone)
 
 
+@pytest.mark.parametrize("depth", [1, 8, 32, 36, 64, 128])
+def test_attention_of_every_width(depth):
+    """Four features at a time and one by one; a row of keys begins anywhere in four random numbers."""
+    both_passes(*inputs((2, 2), 18, 19, depth, depth), np.arange(19) < 17, causal=True, p=0.3)
+
+
+@pytest.mark.parametrize("queries", [1, 4, 31, 32, 33, 65])
+@pytest.mark.parametrize("keys", [1, 5, 30, 31, 32, 33])
+def test_attention_around_one_tile(queries, keys):
+    """As many keys, or queries, as the kernels of short sequences take, and one more."""
+    g, q, k, v = inputs((1, 2), queries, keys, 8, 4)
+    both_passes(g, q, k, v, p=0.3)
+    seen = np.random.default_rng(keys).random((2, queries, keys)) < 0.6
+    both_passes(g, q, k, v, seen, causal=True)
+
+
+def test_attention_of_short_sequences_passes_on_what_is_not_finite():
+    g, q, k, v = inputs((1, 1), 5, 6, 8, 8)
+    v[..., 2, 3], v[..., 4, 5], g[..., 1, 2] = np.nan, np.inf, np.nan
+    both_passes(g, q, k, v)
+    q[..., 3, 0] = np.nan
+    both_passes(g, q, k, v)
+
+
+@pytest.mark.parametrize("words", [1, 6, 13, 31, 32])
+def test_attention_bits_are_the_same_by_either_kernel(words):
+    """Of a sentence alone, of its first queries, and padded until another kernel runs."""
+    _, q, k, v = inputs((2, 2), 40, 45, 36, 36)
+    params = {"causal": False, "scale": 0.3, "p": 0.0}
+    padded = call(NAME, q, k, v, np.arange(45) < words, None, **params)[0].get()
+    for queries in (1, 7, 40):
+        alone = call(NAME, q[:, :, :queries], k[:, :, :words], v[:, :, :words], None, None, **params)[0].get()
+        np.testing.assert_array_equal(alone, padded[:, :, :queries])
+
+
 def test_attention_of_nothing():
     for size in (((0, 2), 3, 4, 2, 2), ((2,), 0, 3, 2, 2), ((2,), 3, 0, 2, 2)):
         both_passes(*inputs(*size))

@@ -21,6 +21,7 @@ PROMISED = {                             # kernel -> instructions that its machi
     r"(softmax|log_softmax|softmax_vjp|log_softmax_vjp|add_norm|add_norm_vjp)_.*": {
         r"LDG.*\.128.*": 4, r"STG.*\.128.*": 4},
     r"cross_entropy.*|sum_(short|long)_rows|exp|add|_adam|_dropout|_embed|_take_rows": {r"LDG.*\.128.*": 1},
+    r"short_attention_.*": {r"FFMA.*": 128, r"LDS.*\.128": 24, r"LDGSTS.*\.128.*": 3},
     r"attention_.*": {r"FFMA.*": 64, r"LDS.*\.128": 8, r"LDG.*\.128.*": 1},
 }
 SCARCE = 65536                           # registers of a multiprocessor

@@ -1,5 +1,6 @@
-"""Attention of all heads (Vaswani et al. 2017, section 3.2.1) and its gradients: the launches of `flash.py`'s kernels.
+"""Attention of all heads (Vaswani et al. 2017, section 3.2.1) and its gradients: which kernels run, and how.
 
+Heads of at most 32 keys are those of `short.py`, all others of `flash.py`.
 The matrix of weights is never written. What forward keeps for backward is one array: its output, and behind it of each
 query the logarithm of its sum of exponentials.
 """
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import tape
+from . import short, tape
 from .flash import BACKWARD, FORWARD, ROW, SIDE, THREADS, forward, key_gradients, query_gradients
 from .jit import Kernel, kernel
 from .random import rule
@@ -18,16 +19,19 @@ from .rows import FLOAT32, MOST, aligned, served
 Array = Any
 
 DEPTHS = (32, 64, 128)  # features of a head, rounded up
+SHORT = short.SIDE  # up to so many keys (and queries, of gradients) the kernels of short.py run; 0: never
 FAR = 2**30  # keys beyond a query that it sees without `causal`
 
 
-def _made(name: str, signature: str, source: Any) -> dict[int, Kernel]:
-    return {depth: kernel(signature, threads=THREADS)(source(f"{name}_{depth}", DEPTH=depth)) for depth in DEPTHS}
+def _made(name: str, signature: str, source: Any, threads: int = THREADS) -> dict[int, Kernel]:
+    return {depth: kernel(signature, threads=threads)(source(f"{name}_{depth}", DEPTH=depth)) for depth in DEPTHS}
 
 
 _forward = _made("attention", FORWARD, forward)
 _query_gradients = _made("attention_query_gradients", BACKWARD, query_gradients)
 _key_gradients = _made("attention_key_gradients", BACKWARD, key_gradients)
+_short_forward = _made("short_attention", short.FORWARD, short.forward, short.THREADS)
+_short_gradients = _made("short_attention_gradients", short.GRADIENTS, short.gradients, short.THREADS)
 
 
 def scaled_dot_product_attention(
@@ -260,9 +264,14 @@ def _run_forward(
     if not q[..., 0].size or not out.size:
         return
     sizes, rest, depth = _common(arrays, mask, causal, scale, p)
-    steps = [step for x in arrays for step in _steps(x)]
+    steps, lse, bits = [step for x in arrays for step in _steps(x)], kept[out.size :], key if p else None
+    if k.shape[2] <= SHORT:
+        block = _short_block(q.shape[2], k.shape[2], 3 * (depth + short.GAP) + short.ROW)
+        grid = -(-q.shape[2] // short.SIDE), q.shape[1], q.shape[0]
+        _short_forward[depth][grid, *block](q, k, v, mask, bits, to, lse, *sizes[1:], *steps, *rest)
+        return
     grid = -(-q.shape[2] // SIDE), q.shape[0] * q.shape[1]
-    _forward[depth][grid, THREADS](q, k, v, mask, key if p else None, to, kept[out.size :], *sizes, *steps, *rest)
+    _forward[depth][grid, THREADS](q, k, v, mask, bits, to, lse, *sizes, *steps, *rest)
 
 
 def _run_backward(
@@ -278,7 +287,15 @@ def _run_backward(
         return
     sizes, rest, depth = _common(arrays, mask, causal, scale, p)
     rest[6] = rest[6] and all(aligned(x) and not any(s % 4 for s in _steps(x)) for x in to)
-    delta, lse, bits = tape.empty(math.prod(q.shape[:3]), FLOAT32), kept[out.size :], key if p else None
+    lse, bits = kept[out.size :], key if p else None
+    if max(q.shape[2], k.shape[2]) <= SHORT:
+        steps = [step for x in (g, q, k, v, dq, dk, dv) for step in _steps(x)]
+        block = _short_block(q.shape[2], k.shape[2], 4 * (depth + short.GAP) + 2 * short.ROW)
+        _short_gradients[depth][(1, q.shape[1], q.shape[0]), *block](
+            g, q, k, v, mask, bits, lse, dq, dk, dv, *sizes[1:], *steps, *rest
+        )
+        return
+    delta = tape.empty(math.prod(q.shape[:3]), FLOAT32)
     steps, heads = [step for x in arrays for step in _steps(x)], q.shape[0] * q.shape[1]
     shared = 4 * (3 * depth * ROW + 2 * SIDE * ROW)
     _query_gradients[depth][(-(-q.shape[2] // SIDE), heads), THREADS, shared](
@@ -287,3 +304,9 @@ def _run_backward(
     _key_gradients[depth][(-(-k.shape[2] // SIDE), heads), THREADS, shared](
         g, q, k, v, mask, bits, out, lse, delta, dk, dv, *sizes, *steps, *_steps(dk), *_steps(dv), *rest
     )
+
+
+def _short_block(queries: int, keys: int, floats: int) -> tuple[int, int]:
+    """(threads, bytes of shared memory) of a block of `short.py`: a warp for each four rows, `floats` for each row."""
+    warps = -(-min(short.SIDE, max(queries, keys)) // 4)
+    return 32 * warps, 4 * 4 * warps * floats

@@ -160,7 +160,8 @@ def forward(
             top[e], total[e] = now, total[e] * s[e]
             for c in unroll(4):
                 p[e, c] = exp(p[e, c] - finite(now)) if p[e, c] != LOWEST else ZERO
-                total[e] += p[e, c]
+            total[e] += (p[e, 0] + p[e, 1]) + (p[e, 2] + p[e, 3])
+            for c in unroll(4):
                 if dropping:
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else ZERO
         for c in unroll(4):
@@ -179,12 +180,13 @@ def forward(
         i = i0 + ty + e
         sum_of_row = over_row(total[e])
         divisor = sum_of_row if sum_of_row != ZERO else ONE
+        inverse = ONE / divisor
         if i < queries:
             if tx == 0:
                 lse[z * np.int64(queries) + i] = finite(top[e]) + log(divisor)
             for part in unroll(DEPTH // 32):
-                a, b = o[part][4 * e] / divisor, o[part][4 * e + 1] / divisor
-                c, d = o[part][4 * e + 2] / divisor, o[part][4 * e + 3] / divisor
+                a, b = o[part][4 * e] * inverse, o[part][4 * e + 1] * inverse
+                c, d = o[part][4 * e + 2] * inverse, o[part][4 * e + 3] * inverse
                 put4(out, o_at + i * np.int64(o_t), tx + 32 * part, values, wide, a, b, c, d)
 
 
