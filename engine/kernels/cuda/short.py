@@ -11,7 +11,7 @@ Every sum is made in the order of `flash.py`, so that a sentence's results are t
 import numpy as np
 
 from ..compiled import exp, log, philox
-from .copies import arrived, copy1, copy4
+from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
 from .ptx import add_outer, load4, zeros
 from .rows import EVERYBODY, LOWEST, ZERO, finite, greater
@@ -34,14 +34,14 @@ def bring(x, at, step, first, rows, depth, wide, to, start, padded):
         source, target = at + (first + row) * np.int64(step), start + row * (padded + GAP)
         for part in range(padded // 32):
             d = (lane & 7) * 4 + 32 * part
-            copy4(to, target + d, x, source + d, first + row < rows and d < depth)
+            copy4(to, target + d, x, source + d, 4 if first + row < rows and d < depth else 0)
     else:
         for e in range(4):
             row = own + e
             for part in range(padded // 32):
                 d = lane + 32 * part
                 copy1(to, start + row * (padded + GAP) + d, x, at + (first + row) * np.int64(step) + d,
-                      first + row < rows and d < depth)  # fmt: skip
+                      1 if first + row < rows and d < depth else 0)  # fmt: skip
 
 
 @jit
@@ -160,7 +160,8 @@ def forward(
     if dropping:
         kept = kept_by_rows(np.uint64(bits), z, i, queries, keys, threshold)
     seen = seen_by_rows(said, i, lane, queries, keys, reach)
-    arrived()
+    commit()
+    arrived(0)
     cuda.syncthreads()
     if i < queries:
         p, a, o = registers(4), registers(4), registers(DEPTH // 32)
@@ -225,7 +226,8 @@ def gradients(
     if dropping:
         kept = kept_by_rows(np.uint64(bits), z, own, queries, keys, threshold)
     seen = seen_by_rows(said, own, lane, queries, keys, reach)
-    arrived()
+    commit()
+    arrived(0)
     cuda.syncthreads()
     p, r, a, c = registers(4), registers(4), registers(4), registers(4)
     o, w = registers(DEPTH // 32), registers(DEPTH // 32)
