@@ -268,7 +268,9 @@ def _run_forward(
     if k.shape[2] <= SHORT:
         block = _short_block(q.shape[2], k.shape[2], 3 * (depth + short.GAP) + short.ROW)
         tiles = -(-q.shape[2] // short.SIDE)
-        _short_forward[depth][(tiles, q.shape[1], q.shape[0]), *block](q, k, v, mask, bits, to, lse, *sizes[1:], *steps, *rest)
+        _short_forward[depth][(tiles, q.shape[1], q.shape[0]), *block](
+            q, k, v, mask, bits, to, lse, *sizes[1:], *steps, *rest
+        )
         return
     grid = -(-q.shape[2] // SIDE), q.shape[0] * q.shape[1]
     _forward[depth][grid, THREADS](q, k, v, mask, bits, to, lse, *sizes, *steps, *rest)
