@@ -85,11 +85,14 @@ def test_matmul_of_batches_and_vectors():
 
 
 def test_matmul_does_not_depend_on_the_tile_or_the_batch(monkeypatch):
-    a, b = numbers(40, 24), numbers(24, 40)
-    whole = call("matmul", a, b).get()
-    np.testing.assert_array_equal(call("matmul", a[3:5], b).get(), whole[3:5])
-    monkeypatch.setattr(tiles, "TILES", tiles.TILES[:1])
-    np.testing.assert_array_equal(call("matmul", a, b).get(), whole)
+    every = tiles.TILES
+    for k in (24, 530):                                  # the second is cut into two
+        a, b = numbers(40, k), numbers(k, 40)
+        monkeypatch.setattr(tiles, "TILES", every)
+        whole = call("matmul", a, b).get()
+        np.testing.assert_array_equal(call("matmul", a[3:5], b).get(), whole[3:5])
+        monkeypatch.setattr(tiles, "TILES", every[:1])
+        np.testing.assert_array_equal(call("matmul", a, b).get(), whole)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
@@ -97,12 +100,15 @@ def test_matmul_cuts_long_sums(precision):
     before = set_precision(precision)
     rounding = {"float32": 0, "tf32": 2.0**-11, "bf16": 2.0**-8}[precision]
     try:
-        for name, arrays in [("matmul", (numbers(3, 2100), numbers(2100, 5))),
-                             ("linears_input_vjp", (numbers(3, 2103), numbers(2, 3), numbers(2, 2100)))]:
+        for name, arrays, params in [
+                ("matmul", (numbers(3, 700), numbers(700, 5)), {}),
+                ("matmul", (numbers(2, 3, 515), numbers(2, 515, 5)), {}),
+                ("linear", (numbers(3, 1030), numbers(1030, 5), numbers(5), KEY), {"activation": "relu", "p": 0.4}),
+                ("linears_input_vjp", (numbers(3, 530), numbers(2, 3), numbers(2, 500), numbers(2, 27)), {})]:
             if rounding:
-                _rounded(name, *arrays[:2], rounding, *arrays[2:])
+                _rounded(name, *arrays[:2], rounding, *arrays[2:], **params)
             else:
-                check(name, *arrays, terms=2100)
+                check(name, *arrays, **params, terms=1030)
     finally:
         set_precision(before)
 

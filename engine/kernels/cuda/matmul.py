@@ -8,7 +8,7 @@ import numpy as np
 from . import tape, tiles, words
 from .dropout import dropout_in_place
 from .jit import cuda, kernel, precision
-from .product import DEEP, GRADIENT, SIDE
+from .product import DEEP, GRADIENT, SIDE, above
 from .random import rule
 from .rows import MOST, aligned, served
 
@@ -17,15 +17,17 @@ Array = Any
 THREADS = 256
 
 
-@kernel("float32[::1], float32[::1], int32, int32", threads=THREADS)
-def _add_parts(parts, out, n, count):
-    """out (n) = the sum of `count` arrays one behind the other, in their order."""
+@kernel("float32[::1], float32[::1], float32[::1], int32, int32, int32, bool, bool", threads=THREADS)
+def _add_parts(parts, bias, out, n, count, columns, biased, relu):
+    """out (n) = the sum of `count` arrays one behind the other, in their order, and what a product ends with."""
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < n:
         total = parts[i]
         for part in range(1, count):
             total += parts[part * np.int64(n) + i]
-        out[i] = total
+        if biased:
+            total += bias[i % columns]
+        out[i] = above(total) if relu else total
 
 
 class Piece(NamedTuple):
@@ -62,51 +64,55 @@ def launch(
 
     batch: outer and inner products, `steps` elements apart: a's outer and inner, b's outer and inner. sums: the sums of
     b over k follow each GRADIENT. p: the probability of dropout, which is decided by the key.
-
-    Gradients of weights may be cut along k: their sums are over a batch, so no number of another batch depends on it.
     """
     columns = [n] if mode == DEEP else [piece.width for piece in pieces]
     exact, work = precision(), _work(a, a_i, a_k, pieces, depth, mode, steps[:2], steps[2:])
+    parts = _parts(pieces, depth, sum(columns), mode)
     if exact == "bf16":
         work = _in_words(work, m, n, mode, batch)
     elif exact == "tf32":
-        pieces = [piece._replace(array=piece.array.view(np.int32)) for piece in work.pieces]
-        work = work._replace(a=a.view(np.int32), pieces=pieces)
-    length = sum(piece.width for piece in work.pieces) if mode == DEEP else work.depth
-    many = batch[0] * batch[1]
-    bare = not relu and not p and all(piece.bias is None for piece in pieces)
-    cutting = mode == GRADIENT or (mode == SIDE and bare and length > tiles.MOST_DEPTH)
-    tile, parts = tiles.plan(m, columns, length, many, cutting,
+        words_of = [piece._replace(array=piece.array.view(np.int32)) for piece in work.pieces]
+        work = work._replace(a=a.view(np.int32), pieces=words_of)
+    length, many = sum(piece.width for piece in work.pieces) if mode == DEEP else work.depth, batch[0] * batch[1]
+    tile, parts = tiles.plan(m, columns, length, many, parts,
                              tiles.TILES if exact == "float32" else tiles.TENSOR_TILES)  # fmt: skip
+    chunk = -(-length // (parts * tiles.UNIT)) * tiles.UNIT or 1
+    parts = parts if mode == DEEP else max(1, -(-length // chunk))
     blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)
-    chunk = -(-length // (parts * tile.depth)) * tile.depth or 1
-    parts = max(1, -(-length // chunk))
     to = c if parts == 1 else tape.empty((parts, c.size), c.dtype)
+    kind = "_deep" if mode == DEEP else "_dropping" if p > 0 and parts == 1 else ""
     shape: tuple[Any, ...]
     if exact == "float32":
-        run, shape = tiles.PRODUCTS[tile, _kind(mode, p)], ((blocks, parts, many), tile.parts)
+        run, shape = tiles.PRODUCTS[tile, kind], ((blocks, parts, many), tile.parts)
     else:
         along = work.a_k == 1, work.pieces[0].k == 1
         run = tiles.TENSOR_PRODUCTS[exact, tile, *along]
         shape = (blocks, parts, many), 32 * tile.parts, tiles.shared_bytes(tile, *along)
     widths = [piece.width for piece in work.pieces] + [0] * (3 - len(work.pieces))
-    first = n if mode == DEEP else widths[0]
     padded = work.pieces + [work.pieces[0]] * (3 - len(work.pieces))
-    wide_c = aligned(to) and all(w % 4 == 0 for w in columns)
+    wide_c, biased = aligned(to) and all(w % 4 == 0 for w in columns), [piece.bias is not None for piece in pieces]
     run[shape](
-        work.a, *(piece.array for piece in padded), to, *(piece.bias for piece in padded), key, m, first, *widths[1:],
-        widths[0] if mode == DEEP else work.depth, work.a_i, work.a_k, *(piece.k for piece in padded),
-        *(piece.j for piece in padded), *work.steps_a, *work.steps_b, batch[1], mode, chunk, int(sums), work.wide_a,
-        work.wide_b, wide_c, sum((piece.bias is not None) << i for i, piece in enumerate(pieces)), relu, *rule(p),
+        work.a, *(piece.array for piece in padded), to, *(piece.bias for piece in padded), key, m,
+        n if mode == DEEP else widths[0], *widths[1:], widths[0] if mode == DEEP else work.depth, work.a_i, work.a_k,
+        *(piece.k for piece in padded), *(piece.j for piece in padded), *work.steps_a, *work.steps_b, batch[1], mode,
+        chunk if mode != DEEP else length, int(sums), work.wide_a, work.wide_b, wide_c,
+        sum(there << i for i, there in enumerate(biased)) if parts == 1 else 0, relu and parts == 1, *rule(p),
     )  # fmt: skip
-    if p > 0 and exact != "float32":
-        dropout_in_place(c, key, p)
     if parts > 1:
-        _add_parts[-(-c.size // THREADS), THREADS](to, c, c.size, parts)
+        bias = pieces[0].bias if mode == SIDE else None
+        _add_parts[-(-c.size // THREADS), THREADS](to, bias, c, c.size, parts, columns[0], bias is not None, relu)
+    if p > 0 and (kind != "_dropping" or exact != "float32"):
+        dropout_in_place(c, key, p)
 
 
-def _kind(mode: int, p: float) -> str:
-    return "_deep" if mode == DEEP else "_dropping" if p > 0 else ""
+def _parts(pieces: list[Piece], depth: int, columns: int, mode: int) -> int | None:
+    """Into how many parts k is cut whatever the batch; None for gradients of weights, where any number will do: their
+    sums are over a batch, so no number of another batch depends on it."""
+    if mode == GRADIENT:
+        return None
+    if mode == DEEP:
+        return len(pieces) if tiles.parts_of(sum(piece.width for piece in pieces), columns) > 1 else 1
+    return tiles.parts_of(depth, columns) if len(pieces) == 1 else 1
 
 
 def _work(a: Array, a_i: int, a_k: int, pieces: list[Piece], depth: int, mode: int, steps_a: tuple[int, int],

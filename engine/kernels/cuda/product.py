@@ -120,6 +120,16 @@ def chosen(piece, first, second, third):
 
 
 @jit
+def steps_of(first, second, third):
+    """Where this block's steps begin and end among those of pieces that lie one behind the other: all of them, or one
+    piece's where each is a part."""
+    if cuda.gridDim.y == 1:
+        return 0, first + second + third
+    y = cuda.blockIdx.y
+    return chosen(y, 0, first, first + second), chosen(y, first, first + second, first + second + third)
+
+
+@jit
 def above(y):
     """relu; a NaN stays."""
     return NOTHING if y <= NOTHING else y
@@ -138,7 +148,8 @@ def product(
     a_outer, a_inner, b_outer, b_inner, inner, mode, chunk, extra, wide_a, wide_b, wide_c, biased, relu, threshold,
     scale, *, ROWS, COLUMNS, DEPTH, STAGES, PART, THREADS, AT_ONCE, DROPPING, DEEPLY, BRING_A, BRING_B,
 ):  # fmt: skip
-    """c = a b, a grid of (tiles, parts of k, batch); the parts of k are `chunk` long, one c behind the other.
+    """c = a b, a grid of (tiles, parts of k, batch); the parts of k are `chunk` long (DEEP: a piece), one c behind the
+    other.
 
     m × depth is a's size, n1, n2 and n3 are the columns of b's pieces; DEEP: n1 columns, and depth, n2 and n3 long.
     extra: 1 where sums follow a GRADIENT; bit i of `biased`: piece i has a bias.
@@ -158,10 +169,10 @@ def product(
     first_k, last_k = cuda.blockIdx.y * chunk, min(depth, (cuda.blockIdx.y + 1) * chunk)
     steps = (last_k - first_k + DEPTH - 1) // DEPTH
     b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
-    k0, end, a_from, b_from = first_k, last_k, a_at, b_at + before * b_j if mode == GRADIENT else b_at
+    first_step, k0, end, a_from, b_from = 0, first_k, last_k, a_at, b_at + before * b_j if mode == GRADIENT else b_at
     if DEEPLY:
-        steps1, steps2 = steps, (n2 + DEPTH - 1) // DEPTH
-        steps = steps1 + steps2 + (n3 + DEPTH - 1) // DEPTH
+        steps1, steps2 = (depth + DEPTH - 1) // DEPTH, (n2 + DEPTH - 1) // DEPTH
+        first_step, steps = steps_of(steps1, steps2, (n3 + DEPTH - 1) // DEPTH)
 
     acc, x, y = registers(PART // 4, PART // 4), registers(PART // 4), registers(PART // 4)
     for r in unroll(PART // 4):
@@ -172,8 +183,8 @@ def product(
     tx = (t // 32 % (COLUMNS // PART // 8) * 8 + t % 2 + t // 4 % 4 * 2) * 4
     ty = (t // 32 // (COLUMNS // PART // 8) * 4 + t // 2 % 2 + t // 16 % 2 * 2) * 4
     column_sum, stage, next_stage = NOTHING, 0, 0
-    for step in range(1 - STAGES, steps):
-        if step >= 0:
+    for step in range(first_step + 1 - STAGES, steps):
+        if step >= first_step:
             arrived(STAGES - 2)
             cuda.syncthreads()
         ahead = step + STAGES - 1
@@ -189,7 +200,7 @@ def product(
             next_stage = next_stage + 1 if next_stage + 1 < STAGES else 0
             k0 += DEPTH
         commit()
-        if step >= 0:
+        if step >= first_step:
             l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
             for _ in range(DEPTH // AT_ONCE):
                 for k in unroll(AT_ONCE):

@@ -14,7 +14,7 @@ from ..compiled import scalar
 from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
 from .mma import mma_bf16, mma_tf32, to_tf32
-from .product import DEEP, GRADIENT, NOTHING, SIGNATURE, above, chosen, piece_of
+from .product import DEEP, GRADIENT, NOTHING, SIGNATURE, above, chosen, piece_of, steps_of
 from .ptx import load1, zeros
 from .template import registers, template, unroll
 
@@ -106,10 +106,9 @@ def tensor_product(
     steps = (last_k - first_k + DEPTH - 1) // DEPTH
     b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
     k0, end, a_from, b_from = first_k, last_k, a_at, b_at + before * b_j if mode == GRADIENT else b_at
-    steps1, steps2 = steps, 0
+    first_step, steps1, steps2 = 0, (depth + DEPTH - 1) // DEPTH, (n2 + DEPTH - 1) // DEPTH
     if mode == DEEP:
-        steps2 = (n2 + DEPTH - 1) // DEPTH
-        steps = steps1 + steps2 + (n3 + DEPTH - 1) // DEPTH
+        first_step, steps = steps_of(steps1, steps2, (n3 + DEPTH - 1) // DEPTH)
 
     acc, x, y = registers(TALL, WIDE), registers(TALL), registers(2)
     for r in unroll(TALL):
@@ -119,8 +118,8 @@ def tensor_product(
     g, w = lane >> 2, lane & 3
     row0, column0 = warp // (COLUMNS // (8 * WIDE)) * (16 * TALL) + g, warp % (COLUMNS // (8 * WIDE)) * (8 * WIDE) + g
     column_sum, stage, next_stage = NOTHING, 0, 0
-    for step in range(1 - STAGES, steps):
-        if step >= 0:
+    for step in range(first_step + 1 - STAGES, steps):
+        if step >= first_step:
             arrived(STAGES - 2)
             cuda.syncthreads()
         ahead = step + STAGES - 1
@@ -136,7 +135,7 @@ def tensor_product(
             next_stage = next_stage + 1 if next_stage + 1 < STAGES else 0
             k0 += DEPTH
         commit()
-        if step >= 0:
+        if step >= first_step:
             l0, r0 = stage * LEFT + row0 * A_ROW + w * A_K, STAGES * LEFT + stage * RIGHT + column0 * B_ROW + w * B_K
             for k in unroll(0, DEPTH, 8):
                 for r in unroll(TALL):

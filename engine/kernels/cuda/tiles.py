@@ -9,7 +9,8 @@ from .tensor import WORDS, bring_words, tensor_product
 
 MULTIPROCESSORS = 132  # of a Hopper card: what work is cut for
 LEAST_DEPTH = 256  # steps of k in a part of k, where k is cut
-MOST_DEPTH = 2048  # a longer sum may be cut in any product: those over a vocabulary, in the backward pass
+CHUNK, NARROW, MOST_PARTS = 512, 1024, 16  # k is cut in such parts where it is longer and c has no more columns
+UNIT = 32  # a part of k is a multiple of it, as it is of every tile's steps
 AT_ONCE = 8  # steps of k in straight code
 BEGINNING, ADDING = 3000, 2000  # nanoseconds till the first product, and to add up parts
 
@@ -97,19 +98,25 @@ TENSOR_PRODUCTS = {
 }  # fmt: skip
 
 
-def plan(m: int, columns: list[int], depth: int, many: int, cutting: bool, tiles: tuple[Tile, ...]
-         ) -> tuple[Tile, int]:  # fmt: skip
-    """The tile, and into how many parts k is cut, with which the last multiprocessor should end first.
+def parts_of(depth: int, columns: int) -> int:
+    """Into how many parts k is always cut. That depends on the matrix b alone, so that the bits of a row of c are the
+    same in every batch. Few columns make few tiles, which leave multiprocessors idle."""
+    if depth <= CHUNK or columns > NARROW:
+        return 1
+    chunk = CHUNK * -(-depth // (CHUNK * MOST_PARTS))
+    return -(-depth // chunk)
 
-    cutting: whether k may be cut, so that bits depend on the tile.
-    """
+
+def plan(m: int, columns: list[int], depth: int, many: int, parts: int | None, tiles: tuple[Tile, ...]
+         ) -> tuple[Tile, int]:  # fmt: skip
+    """The tile, and into how many parts k is cut, with which the last multiprocessor should end first; `parts` None:
+    into any number of them."""
     best = math.inf, tiles[0], 1
     for tile in tiles:
         blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns) * many
-        most = max(1, depth // LEAST_DEPTH) if cutting else 1
-        parts = min(most, max(1, tile.at_once * MULTIPROCESSORS // max(1, blocks)))
-        crowd = -(-blocks * parts // MULTIPROCESSORS)
-        time = BEGINNING + depth / parts * max(tile.alone, crowd * tile.crowded) + (ADDING if parts > 1 else 0)
+        cut = parts or min(max(1, depth // LEAST_DEPTH), max(1, tile.at_once * MULTIPROCESSORS // max(1, blocks)))
+        crowd = -(-blocks * cut // MULTIPROCESSORS)
+        time = BEGINNING + depth / cut * max(tile.alone, crowd * tile.crowded) + (ADDING if cut > 1 else 0)
         if time < best[0]:
-            best = time, tile, parts
+            best = time, tile, cut
     return best[1:]
