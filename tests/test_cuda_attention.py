@@ -103,6 +103,24 @@ def test_attention_bits_are_the_same_by_either_kernel(words):
         np.testing.assert_array_equal(alone, padded[:, :, :queries])
 
 
+@pytest.mark.parametrize("keys, depth, values", [(33, 8, 8), (64, 5, 7), (130, 36, 32), (200, 64, 64), (40, 100, 128)])
+def test_attention_of_one_query(keys, depth, values):
+    """With the bits that it has among others, be they tiles of keys or none that it sees."""
+    g, q, k, v = inputs((2, 2), 3, keys, depth, values)
+    seen = np.random.default_rng(keys).random((2, 1, 1, keys)) < 0.5
+    seen[1] = False
+    for mask in (None, seen, np.arange(keys) < 9, np.arange(keys) >= 36):
+        params = {"causal": False, "scale": 0.4, "p": 0.0}
+        out, kept = call(NAME, q[:, :, :1], k, v, mask, None, **params)
+        every, all_kept = call(NAME, q, k, v, mask, None, **params)
+        np.testing.assert_array_equal(out.get(), every.get()[:, :, :1])
+        np.testing.assert_array_equal(kept.get()[out.size :], all_kept.get()[every.size :].reshape(4, 3)[:, 0])
+    both_passes(g[:, :, :1], q[:, :, :1], k, v, seen, causal=True)
+    first = call(NAME, q[:, :, :1], k[:, :, :9], v[:, :, :9], None, None, **params)[0].get()
+    padded = call(NAME, q[:, :, :1], k, v, np.arange(keys) < 9, None, **params)[0].get()
+    np.testing.assert_array_equal(padded, first)
+
+
 def test_attention_of_nothing():
     for size in (((0, 2), 3, 4, 2, 2), ((2,), 0, 3, 2, 2), ((2,), 3, 0, 2, 2)):
         both_passes(*inputs(*size))

@@ -1,6 +1,6 @@
 """Attention of all heads (Vaswani et al. 2017, section 3.2.1) and its gradients: which kernels run, and how.
 
-Heads of at most 32 keys are those of `short.py`, all others of `flash.py`.
+Heads of at most 32 keys run in `short.py`, one query with more keys in `single.py`, all others in `flash.py`.
 The matrix of weights is never written. What forward keeps for backward is one array: its output, and behind it of each
 query the logarithm of its sum of exponentials.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import short, tape
+from . import short, single, tape
 from .flash import BACKWARD, FORWARD, ROW, SIDE, THREADS, forward, key_gradients, query_gradients
 from .jit import Kernel, kernel
 from .random import rule
@@ -20,17 +20,20 @@ Array = Any
 
 DEPTHS = (32, 64, 128)  # features of a head, rounded up
 SHORT = short.SIDE  # up to so many keys (and queries, of gradients) the kernels of short.py run; 0: never
+SINGLE = single.MOST  # up to so many keys one query without dropout is that of single.py; 0: never
 FAR = 2**30  # keys beyond a query that it sees without `causal`
 
 
-def _made(name: str, signature: str, source: Any, threads: int = THREADS) -> dict[int, Kernel]:
-    return {depth: kernel(signature, threads=threads)(source(f"{name}_{depth}", DEPTH=depth)) for depth in DEPTHS}
+def _made(name: str, signature: str, source: Any, threads: int = THREADS, at_once: int = 1) -> dict[int, Kernel]:
+    declared = kernel(signature, threads=threads, blocks_per_multiprocessor=at_once)
+    return {depth: declared(source(f"{name}_{depth}", DEPTH=depth)) for depth in DEPTHS}
 
 
 _forward = _made("attention", FORWARD, forward)
 _query_gradients = _made("attention_query_gradients", BACKWARD, query_gradients)
 _key_gradients = _made("attention_key_gradients", BACKWARD, key_gradients)
 _short_forward = _made("short_attention", short.FORWARD, short.forward, short.THREADS)
+_single_forward = _made("single_attention", short.FORWARD, single.forward, single.THREADS, at_once=2)
 _short_gradients = _made("short_attention_gradients", short.GRADIENTS, short.gradients, short.THREADS)
 
 
@@ -269,6 +272,12 @@ def _run_forward(
         block = _short_block(q.shape[2], k.shape[2], 3 * (depth + short.GAP) + short.ROW)
         tiles = -(-q.shape[2] // short.SIDE)
         _short_forward[depth][(tiles, q.shape[1], q.shape[0]), *block](
+            q, k, v, mask, bits, to, lse, *sizes[1:], *steps, *rest
+        )
+        return
+    if q.shape[2] == 1 and k.shape[2] <= SINGLE and not p:
+        memory = 4 * 2 * single.CHUNK * depth
+        _single_forward[depth][(1, q.shape[1], q.shape[0]), single.THREADS, memory](
             q, k, v, mask, bits, to, lse, *sizes[1:], *steps, *rest
         )
         return

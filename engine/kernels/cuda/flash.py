@@ -157,10 +157,10 @@ def forward(
                 now = greater(p[e, c], now)
             now = top_of_row(now)
             s[e] = exp(finite(top[e]) - finite(now)) if top[e] != LOWEST else ONE
-            top[e], total[e] = now, total[e] * s[e]
+            top[e] = now
             for c in unroll(4):
                 p[e, c] = exp(p[e, c] - finite(now)) if p[e, c] != LOWEST else ZERO
-            total[e] += (p[e, 0] + p[e, 1]) + (p[e, 2] + p[e, 3])
+            total[e] = cuda.fma(total[e], s[e], (p[e, 0] + p[e, 1]) + (p[e, 2] + p[e, 3]))
             for c in unroll(4):
                 if dropping:
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else ZERO
