@@ -25,8 +25,13 @@ FAR = 2**30  # keys beyond a query that it sees without `causal`
 
 
 def _made(name: str, signature: str, source: Any, threads: int = THREADS, at_once: int = 1) -> dict[int, Kernel]:
-    declared = kernel(signature, threads=threads, blocks_per_multiprocessor=at_once)
-    return {depth: declared(source(f"{name}_{depth}", DEPTH=depth)) for depth in DEPTHS}
+    """A kernel for each depth; `at_once`: blocks on a multiprocessor, but for the widest, which needs the registers."""
+    made = {}
+    for depth in DEPTHS:
+        blocks = at_once if depth < DEPTHS[-1] else 1
+        declared = kernel(signature, threads=threads, blocks_per_multiprocessor=blocks)
+        made[depth] = declared(source(f"{name}_{depth}", DEPTH=depth))
+    return made
 
 
 _forward = _made("attention", FORWARD, forward)

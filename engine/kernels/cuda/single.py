@@ -51,21 +51,16 @@ def more(s, a, b):
 
 @jit
 def product(x, at, y, row, depth, wide):
-    """The sum of x[at + d] y[row + d] in ascending order; wide: 32 features are read before one is used."""
+    """The sum of x[at + d] y[row + d] in ascending order; wide: 16 features are read before one is used."""
     s, d = zeros(1), 0
     if wide:
-        while d + 32 <= depth:
+        while d + 16 <= depth:
             a, b = load4(x, at + d), load4(y, row + d)
             a1, b1 = load4(x, at + d + 4), load4(y, row + d + 4)
             a2, b2 = load4(x, at + d + 8), load4(y, row + d + 8)
             a3, b3 = load4(x, at + d + 12), load4(y, row + d + 12)
-            a4, b4 = load4(x, at + d + 16), load4(y, row + d + 16)
-            a5, b5 = load4(x, at + d + 20), load4(y, row + d + 20)
-            a6, b6 = load4(x, at + d + 24), load4(y, row + d + 24)
-            a7, b7 = load4(x, at + d + 28), load4(y, row + d + 28)
             s = more(more(more(more(s, a, b), a1, b1), a2, b2), a3, b3)
-            s = more(more(more(more(s, a4, b4), a5, b5), a6, b6), a7, b7)
-            d += 32
+            d += 16
         while d < depth:
             s = more(s, load4(x, at + d), load4(y, row + d))
             d += 4
