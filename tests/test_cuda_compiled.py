@@ -18,9 +18,11 @@ PROMISED = {                             # kernel -> instructions that its machi
     r"tf32_product_.*": {r"HMMA\..*TF32": 8, r"LDG.*\.128.*": 2},
     r"bf16_product_.*": {r"HMMA\..*BF16": 8, r"LDG.*\.128.*": 2},
     r"product_32.*": {r"FFMA.*": 128, r"LDS.*\.128": 16, r"LDG.*\.128.*": 2},
-    r"(softmax|log_softmax|softmax_vjp|log_softmax_vjp|add_norm|add_norm_vjp)_.*": {
+    r"(softmax|log_softmax|softmax_vjp|log_softmax_vjp|layer_norm|add_norm|add_norm_vjp)_.*": {
         r"LDG.*\.128.*": 4, r"STG.*\.128.*": 4},
-    r"cross_entropy.*|sum_(short|long)_rows|exp|add|_adam|_dropout|_embed|_take_rows": {r"LDG.*\.128.*": 1},
+    r"sum_(short|long)_rows|(softmax|layer_norm)_short": {r"LDG.*\.128.*": 8},
+    r"cross_entropy.*|_take_up": {r"LDG.*\.128.*": 4},
+    r"exp|add|_adam|_dropout|_embed|_take_rows": {r"LDG.*\.128.*": 1},
     r"short_attention_.*": {r"FFMA.*": 128, r"LDS.*\.128": 24, r"LDGSTS.*\.128.*": 3},
     r"attention_.*": {r"FFMA.*": 64, r"LDS.*\.128": 8, r"LDG.*\.128.*": 1},
 }

@@ -7,11 +7,12 @@ from simulated import KEY, call, check, close, meaning, numbers, on_card
 from engine.kernels import cuda
 from engine.kernels.cpu import optim
 from engine.kernels.cuda import index
+from engine.kernels.cuda.simulator import order
 from engine.random import uniform_array
 
 
 # --- sums and extremes ----------------------------------------------------------------------------
-@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4), (1030, 3), (2, 520), ()])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4), (1030, 3), (2, 520), (1, 1021), (2, 1032), ()])
 def test_reduce_over_any_axes(shape):
     x = numbers(*shape)
     for axis in {None, 0, len(shape) - 1, (0, len(shape) - 1)} if len(shape) > 1 else {None}:
@@ -39,7 +40,7 @@ def test_reduce_extremes_of_ties_infinity_and_nan():
 
 
 # --- layer norm -----------------------------------------------------------------------------------
-@pytest.mark.parametrize("shape", [(3, 5), (9, 8), (1, 520), (2, 1), (0, 2), (3,)])
+@pytest.mark.parametrize("shape", [(3, 5), (9, 8), (1, 520), (2, 1030), (2, 1), (0, 2), (3,)])
 def test_norm_and_its_gradients(shape):
     x, h, g, n = numbers(*shape), numbers(*shape, seed=1), numbers(*shape, seed=2), shape[-1]
     w, b = numbers(n), numbers(n, seed=1)
@@ -61,8 +62,25 @@ def test_norm_gradients_do_not_change_with_rows_of_zeros_behind():
                                   call("layer_norm_vjp", g, x, w).get()[-12:])
 
 
+def test_norm_bits_do_not_depend_on_the_order_of_threads():
+    g, x, w = numbers(11, 6), numbers(11, 6, seed=1), numbers(6)
+    first = call("layer_norm_vjp", g, x, w).get()
+    with order("reversed"):
+        np.testing.assert_array_equal(call("layer_norm_vjp", g, x, w).get(), first)
+
+
+def test_rows_have_the_bits_of_the_row_alone():
+    for width in (8, 1021, 1032):
+        x, ids = numbers(3, width), np.array([1, 0, 2])
+        for name, given in (("softmax", ()), ("layer_norm", ()), ("cross_entropy", (ids,))):
+            params = {"reduction": "none"} if given else {}
+            many, one = call(name, x, *given, **params), call(name, x[1:2], *(a[1:2] for a in given), **params)
+            many, one = (a[0] if type(a) is tuple else a for a in (many, one))
+            np.testing.assert_array_equal(many.get()[1:2], one.get())
+
+
 # --- cross-entropy --------------------------------------------------------------------------------
-@pytest.mark.parametrize("rows, classes", [(3, 5), (9, 8), (2, 1030)])
+@pytest.mark.parametrize("rows, classes", [(3, 5), (9, 8), (2, 1021), (2, 4104)])
 def test_loss_and_its_gradient(rows, classes):
     x, ids = numbers(rows, classes), np.random.default_rng(0).integers(0, classes, rows)
     ids[1] = -100

@@ -8,17 +8,38 @@ import numpy as np
 from . import plain, tape
 from .jit import cuda, kernel
 from .optim import PIECE, THREADS, arranged, fit
+from .ptx import load4, store4
 from .rows import FLOAT32
+from .template import registers, template, unroll
 
 Array = Any
 
 
-@kernel("float32[[]], float32[[]], int32[::1], int32[::1], bool", threads=THREADS)
-def _take_up(outs, xs, pieces, sizes, adding):
+FOURS = PIECE // (4 * THREADS)  # loads of four numbers that a thread makes of a piece, all under way together
+
+
+@template
+def _took_up(outs, xs, pieces, sizes, adding):
     s, first = pieces[2 * cuda.blockIdx.x], pieces[2 * cuda.blockIdx.x + 1] * PIECE
     out, x, end = outs[s], xs[s], min(sizes[2 * s], first + PIECE)
-    for i in range(first + cuda.threadIdx.x, end, THREADS):
-        out[i] = out[i] + x[i] if adding else x[i]
+    if sizes[2 * s + 1] and first + PIECE <= end:
+        v, w = registers(FOURS, 4), registers(FOURS, 4)
+        for k in unroll(FOURS):
+            v[k, 0], v[k, 1], v[k, 2], v[k, 3] = load4(x, first + 4 * (cuda.threadIdx.x + THREADS * k))
+        if adding:
+            for k in unroll(FOURS):
+                w[k, 0], w[k, 1], w[k, 2], w[k, 3] = load4(out, first + 4 * (cuda.threadIdx.x + THREADS * k))
+            for k in unroll(FOURS):
+                for q in unroll(4):
+                    v[k, q] = w[k, q] + v[k, q]
+        for k in unroll(FOURS):
+            store4(out, first + 4 * (cuda.threadIdx.x + THREADS * k), v[k, 0], v[k, 1], v[k, 2], v[k, 3])
+    else:
+        for i in range(first + cuda.threadIdx.x, end, THREADS):
+            out[i] = out[i] + x[i] if adding else x[i]
+
+
+_take_up = kernel("float32[[]], float32[[]], int32[::1], int32[::1], bool", threads=THREADS)(_took_up("_take_up"))
 
 
 @kernel("float32[::1], float32[::1], int64[::1], int32, int32, int32", threads=THREADS)

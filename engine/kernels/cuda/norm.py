@@ -13,6 +13,7 @@ import numpy as np
 from ..compiled import scalar
 from . import tape
 from .jit import cuda
+from .ptx import store4
 from .random import dropped, keep4, rule
 from .reduce import sum_over_rows
 from .rows import ZERO, Rows, get4, put4, row_of, served, wide
@@ -26,45 +27,67 @@ ONE = np.float32(1)
 
 @template
 def _add_norm(
-    x, h, key, weight, bias, sums, out, means, rstds, eps, threshold, scale, added, dropping, weighted, biased, flat,
-    rows, n, *, THREADS, PARTS, ROWS, SUM, MAX
+    x, h, key, weight, bias, sums, out, means, rstds, eps, threshold, scale, dropping, weighted, biased, flat, rows, n,
+    *, THREADS, PARTS, ROWS, SUM, MAX, ADDED, SOME
 ):  # fmt: skip
-    """sums = x + dropout(h) and their layer norm; where nothing is `added`, that of x."""
+    """sums = x + dropout(h) and their layer norm; where nothing is ADDED, that of x. SOME parts' weights are asked for
+    together."""
     row, t = row_of(ROWS, THREADS)
     if row >= rows:
         return
-    at, s, total = row * np.int64(n), registers(PARTS, 4), ZERO
+    at, s, u, total = row * np.int64(n), registers(PARTS, 4), registers(PARTS, 4), ZERO
+    if flat:
+        for p in unroll(PARTS):
+            s[p, 0], s[p, 1], s[p, 2], s[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, True, ZERO)
+    else:
+        for p in unroll(PARTS):
+            s[p, 0], s[p, 1], s[p, 2], s[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, False, ZERO)
+    if ADDED:
+        for some in unroll(0, PARTS, 4):
+            if flat:
+                for p in unroll(some, some + 4):
+                    u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(h, at, (p * THREADS + t) * 4, n, True, ZERO)
+            else:
+                for p in unroll(some, some + 4):
+                    u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(h, at, (p * THREADS + t) * 4, n, False, ZERO)
+            for p in unroll(some, some + 4):
+                i = (p * THREADS + t) * 4
+                if i < n:
+                    four = u[p, 0], u[p, 1], u[p, 2], u[p, 3]
+                    if dropping:
+                        four = dropped(four, keep4(key, at + i, threshold), scale)
+                    for q in unroll(4):
+                        s[p, q] = s[p, q] + four[q]
+                    put4(sums, at, i, n, flat, s[p, 0], s[p, 1], s[p, 2], s[p, 3])
     for p in unroll(PARTS):
-        i = (p * THREADS + t) * 4
-        s[p, 0], s[p, 1], s[p, 2], s[p, 3] = get4(x, at, i, n, flat, ZERO)
-        if added and i < n:
-            four = get4(h, at, i, n, flat, ZERO)
-            if dropping:
-                four = dropped(four, keep4(key, at + i, threshold), scale)
-            for q in unroll(4):
-                s[p, q] = s[p, q] + four[q]
-            put4(sums, at, i, n, flat, s[p, 0], s[p, 1], s[p, 2], s[p, 3])
         total += (s[p, 0] + s[p, 1]) + (s[p, 2] + s[p, 3])
     count = np.float32(n)
     mean, total = SUM(total) / count, ZERO
     for p in unroll(PARTS):
-        for q in unroll(4):
-            s[p, q] = s[p, q] - mean if (p * THREADS + t) * 4 + q < n else ZERO
-        total += (s[p, 0] * s[p, 0] + s[p, 1] * s[p, 1]) + (s[p, 2] * s[p, 2] + s[p, 3] * s[p, 3])
-    rstd = ONE / scalar.sqrt(SUM(total) / count + eps)
-    if t == 0:
-        means[row], rstds[row] = mean, rstd
-    for p in unroll(PARTS):
-        i = (p * THREADS + t) * 4
-        if i < n:
-            w, b = (ONE, ONE, ONE, ONE), (ZERO, ZERO, ZERO, ZERO)
-            if weighted:
-                w = get4(weight, 0, i, n, flat, ONE)
-            if biased:
-                b = get4(bias, 0, i, n, flat, ZERO)
+        if p * THREADS * 4 < n:
             for q in unroll(4):
-                s[p, q] = s[p, q] * rstd * w[q] + b[q]
-            put4(out, at, i, n, flat, s[p, 0], s[p, 1], s[p, 2], s[p, 3])
+                s[p, q] = s[p, q] - mean if (p * THREADS + t) * 4 + q < n else ZERO
+            total += (s[p, 0] * s[p, 0] + s[p, 1] * s[p, 1]) + (s[p, 2] * s[p, 2] + s[p, 3] * s[p, 3])
+    w, b = registers(SOME, 4), registers(SOME, 4)
+    for some in unroll(0, PARTS, SOME):
+        for k in unroll(SOME):
+            i = ((some + k) * THREADS + t) * 4
+            w[k, 0], w[k, 1], w[k, 2], w[k, 3] = ONE, ONE, ONE, ONE
+            b[k, 0], b[k, 1], b[k, 2], b[k, 3] = ZERO, ZERO, ZERO, ZERO
+            if weighted:
+                w[k, 0], w[k, 1], w[k, 2], w[k, 3] = get4(weight, 0, i, n, flat, ONE)
+            if biased:
+                b[k, 0], b[k, 1], b[k, 2], b[k, 3] = get4(bias, 0, i, n, flat, ZERO)
+        if some == 0:  # the first weights come while the threads add up
+            rstd = ONE / scalar.sqrt(SUM(total) / count + eps)
+            if t == 0:
+                means[row], rstds[row] = mean, rstd
+        for k in unroll(SOME):
+            i = ((some + k) * THREADS + t) * 4
+            if i < n:
+                for q in unroll(4):
+                    s[some + k, q] = s[some + k, q] * rstd * w[k, q] + b[k, q]
+                put4(out, at, i, n, flat, s[some + k, 0], s[some + k, 1], s[some + k, 2], s[some + k, 3])
 
 
 @template
@@ -75,26 +98,34 @@ def _add_norm_vjp(
     """The gradients of s, and of h where dropout was on, and this block's share of weight's and bias's."""
     first, t = row_of(ROWS, THREADS)
     dw, db, u, v = registers(PARTS, 4), registers(PARTS, 4), registers(PARTS, 4), registers(PARTS, 4)
+    w = registers(PARTS, 4)
     for p in unroll(PARTS):
         for q in unroll(4):
-            dw[p, q], db[p, q] = ZERO, ZERO
-    count = np.float32(n)
-    for row in range(first, rows, cuda.gridDim.x * ROWS):
+            dw[p, q], db[p, q], w[p, q] = ZERO, ZERO, ONE
+        if weighted:
+            w[p, 0], w[p, 1], w[p, 2], w[p, 3] = get4(weight, 0, (p * THREADS + t) * 4, n, flat, ZERO)
+    count, row = np.float32(n), first
+    while row < rows:
         at, mean, rstd, along, across = row * np.int64(n), means[row], rstds[row], ZERO, ZERO
+        if flat:
+            for p in unroll(PARTS):
+                i = (p * THREADS + t) * 4
+                u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(g, at, i, n, True, ZERO)
+                v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(s, at, i, n, True, ZERO)
+        else:
+            for p in unroll(PARTS):
+                i = (p * THREADS + t) * 4
+                u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(g, at, i, n, False, ZERO)
+                v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(s, at, i, n, False, mean)
         for p in unroll(PARTS):
-            i = (p * THREADS + t) * 4
-            u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(g, at, i, n, flat, ZERO)
-            v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(s, at, i, n, flat, mean)
-            w = (ONE, ONE, ONE, ONE)
-            if weighted:
-                w = get4(weight, 0, i, n, flat, ZERO)
-            for q in unroll(4):
-                v[p, q] = (v[p, q] - mean) * rstd
-                dw[p, q] += u[p, q] * v[p, q]
-                db[p, q] += u[p, q]
-                u[p, q] = u[p, q] * w[q]
-                along += u[p, q]
-                across += u[p, q] * v[p, q]
+            if (p * THREADS + t) * 4 < n:
+                for q in unroll(4):
+                    v[p, q] = (v[p, q] - mean) * rstd
+                    dw[p, q] += u[p, q] * v[p, q]
+                    db[p, q] += u[p, q]
+                    u[p, q] = u[p, q] * w[p, q]
+                    along += u[p, q]
+                    across += u[p, q] * v[p, q]
         along, across = SUM(along) / count, SUM(across) / count
         for p in unroll(PARTS):
             i = (p * THREADS + t) * 4
@@ -105,36 +136,40 @@ def _add_norm_vjp(
                 if dropping:
                     four = dropped((u[p, 0], u[p, 1], u[p, 2], u[p, 3]), keep4(key, at + i, threshold), scale)
                     put4(dh, at, i, n, flat, four[0], four[1], four[2], four[3])
-    if ROWS > 1:  # the warps add theirs in turn
-        total = cuda.shared.array(8 * THREADS * PARTS, np.float32, 16)
-        for turn in range(ROWS):
-            if turn == cuda.threadIdx.x // THREADS:
-                for p in unroll(PARTS):
-                    i = (p * THREADS + t) * 4
-                    if turn > 0:
-                        for q in unroll(4):
-                            dw[p, q] += total[i + q]
-                            db[p, q] += total[4 * THREADS * PARTS + i + q]
-                    if turn < ROWS - 1:
-                        for q in unroll(4):
-                            total[i + q], total[4 * THREADS * PARTS + i + q] = dw[p, q], db[p, q]
-            cuda.syncthreads()
-    if cuda.threadIdx.x // THREADS == ROWS - 1:
+        row += cuda.gridDim.x * ROWS
+    to = cuda.blockIdx.x * np.int64(2 * n)
+    if ROWS > 1:  # the sums of the warps, in their order
+        held = cuda.shared.array(ROWS * 8 * THREADS * PARTS, np.float32, 16)
         for p in unroll(PARTS):
-            i, to = (p * THREADS + t) * 4, cuda.blockIdx.x * np.int64(2 * n)
+            i = (cuda.threadIdx.x // THREADS * 2 * PARTS + p) * THREADS * 4 + 4 * t
+            store4(held, i, dw[p, 0], dw[p, 1], dw[p, 2], dw[p, 3])
+            store4(held, i + 4 * THREADS * PARTS, db[p, 0], db[p, 1], db[p, 2], db[p, 3])
+        cuda.syncthreads()
+        for j in range(cuda.threadIdx.x, 2 * n, THREADS * ROWS):
+            i = j if j < n else j - n + 4 * THREADS * PARTS
+            total = held[i]
+            for turn in unroll(1, ROWS):
+                total += held[turn * 8 * THREADS * PARTS + i]
+            parts[to + j] = total
+    else:
+        for p in unroll(PARTS):
+            i = (p * THREADS + t) * 4
             put4(parts, to, i, n, flat, dw[p, 0], dw[p, 1], dw[p, 2], dw[p, 3])
             put4(parts, to + n, i, n, flat, db[p, 0], db[p, 1], db[p, 2], db[p, 3])
 
 
-_forward = Rows(
-    "add_norm", "float32[::1], float32[::1], int64[::1], float32[::1], float32[::1], float32[::1], float32[::1],"
-    "float32[::1], float32[::1], float32, uint32, float32, bool, bool, bool, bool, bool, int32, int32", _add_norm,
-    "middle",
+_plain, _added = (
+    Rows(
+        name, "float32[::1], float32[::1], int64[::1], float32[::1], float32[::1], float32[::1], float32[::1],"
+        "float32[::1], float32[::1], float32, uint32, float32, bool, bool, bool, bool, int32, int32", _add_norm,
+        "middle", parts=8, resident=512, ADDED=added, SOME=some,
+    )
+    for name, added, some in (("layer_norm", False, 2), ("add_norm", True, 4))
 )  # fmt: skip
 _backward = Rows(
     "add_norm_vjp", "float32[::1], float32[::1], int64[::1], float32[::1], float32[::1], float32[::1], float32[::1],"
     "float32[::1], float32[::1], uint32, float32, bool, bool, bool, int32, int32", _add_norm_vjp, "middle",
-    blocks_per_multiprocessor=2,
+    resident=512,
 )  # fmt: skip
 
 
@@ -216,7 +251,7 @@ def layer_norm_vjp(
 
 def _unfit(x: Array, *rows: Array | None) -> bool:
     wrong = any(a is not None and a.shape != x.shape[-1:] for a in rows)
-    return not served(x, *rows) or x.ndim == 0 or wrong or not _forward.fits(x.shape[-1])
+    return not served(x, *rows) or x.ndim == 0 or wrong or not _plain.fits(x.shape[-1])
 
 
 def _normalise(
@@ -237,9 +272,10 @@ def _normalise(
         tape.fill(mean, math.nan)
         tape.fill(rstd, math.nan)
     elif mean.size:
-        _forward(
-            mean.size, n, x, h, key if p else None, weight, bias, sums, out, mean, rstd, eps, *rule(p), h is not None,
-            p > 0, weight is not None, bias is not None, wide(n, x, h, weight, bias),
+        run = _plain if h is None else _added
+        run(
+            mean.size, n, x, h, key if p else None, weight, bias, sums, out, mean, rstd, eps, *rule(p), p > 0,
+            weight is not None, bias is not None, wide(n, x, h, weight, bias),
         )  # fmt: skip
     return out, mean, rstd
 

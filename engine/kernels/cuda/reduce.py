@@ -13,11 +13,12 @@ import numpy as np
 from . import tape
 from .jit import cuda, kernel
 from .rows import FLOAT32, ROWS, WARP, ZERO, block_sum, get4, row_of, served, warp_sum, wide
-from .template import template
+from .template import registers, template, unroll
 
 Array = Any
 
-SHORT = 512  # numbers of a row that a warp sums
+AHEAD = 8  # loads of a thread that are under way together
+SHORT = 1024  # numbers of a row that a warp sums
 CHUNK = 16384  # numbers of a longer row that a block sums
 COLUMNS, CHAINS = 32, 32  # of a block that sums over rows
 PARTS = COLUMNS * CHAINS
@@ -30,12 +31,21 @@ def _sum_rows(x, out, rows, n, chunk, chunks, flat, *, ROWS, THREADS, SUM):
     place, t = row_of(ROWS, THREADS)
     if place >= rows * chunks:
         return
-    at, first = place // chunks * np.int64(n), place % chunks * chunk
-    end = min(n, first + chunk)
+    row, first = place, 0
+    if chunks > 1:
+        row = np.int64(np.uint32(place) // np.uint32(chunks))
+        first = (place - row * chunks) * chunk
+    at, end, v = row * np.int64(n), min(n, first + chunk), registers(AHEAD, 4)
     p, q, r, s = ZERO, ZERO, ZERO, ZERO
-    for i in range(first + 4 * t, end, 4 * THREADS):
-        a, b, c, d = get4(x, at, i, end, flat, ZERO)
-        p, q, r, s = p + a, q + b, r + c, s + d
+    for i in range(first + 4 * t, end, 4 * THREADS * AHEAD):
+        if flat:
+            for k in unroll(AHEAD):
+                v[k, 0], v[k, 1], v[k, 2], v[k, 3] = get4(x, at, i + 4 * THREADS * k, end, True, ZERO)
+        else:
+            for k in unroll(AHEAD):
+                v[k, 0], v[k, 1], v[k, 2], v[k, 3] = get4(x, at, i + 4 * THREADS * k, end, False, ZERO)
+        for k in unroll(AHEAD):
+            p, q, r, s = p + v[k, 0], q + v[k, 1], r + v[k, 2], s + v[k, 3]
     total = SUM((p + q) + (r + s))
     if t == 0:
         out[place] = total
@@ -46,16 +56,27 @@ _short = kernel(_SIGNATURE, threads=WARP * ROWS)(_sum_rows("sum_short_rows", ROW
 _long = kernel(_SIGNATURE, threads=256)(_sum_rows("sum_long_rows", ROWS=1, THREADS=256, SUM=block_sum))
 
 
-@kernel("float32[::1], float32[::1], int32, int32, int32, int32, int32", threads=PARTS)
-def _sum_over_rows(x, out, n, cols, chunk, chunks, panels):
+@template
+def _sum_of_rows(x, out, n, cols, chunk, chunks, panels):
     """x (outer, n, cols) -> out (outer, chunks, cols); a block sums `chunk` rows in 32 columns."""
     parts = cuda.shared.array(PARTS, np.float32)
-    j, chain = cuda.threadIdx.x % COLUMNS, cuda.threadIdx.x // COLUMNS
-    place, column = cuda.blockIdx.x // panels, cuda.blockIdx.x % panels * COLUMNS + j
-    outer, first, total = place // chunks, place % chunks * chunk, ZERO
+    j, chain = cuda.threadIdx.x & (COLUMNS - 1), cuda.threadIdx.x // COLUMNS & (CHAINS - 1)
+    place = np.int64(np.uint32(cuda.blockIdx.x) // np.uint32(panels))
+    column = (cuda.blockIdx.x - place * panels) * COLUMNS + j
+    outer, first, total, v = place, 0, ZERO, registers(AHEAD)
+    if chunks > 1:
+        outer = np.int64(np.uint32(place) // np.uint32(chunks))
+        first = (place - outer * chunks) * chunk
+    end = min(n, first + chunk)
     if column < cols:
-        for i in range(first + chain, min(n, first + chunk), CHAINS):
-            total += x[(outer * np.int64(n) + i) * cols + column]
+        at = outer * n * cols + column
+        for i in range(first + chain, end, CHAINS * AHEAD):
+            for k in unroll(AHEAD):
+                v[k] = ZERO
+                if i + CHAINS * k < end:
+                    v[k] = x[at + (i + CHAINS * k) * np.int64(cols)]
+            for k in unroll(AHEAD):
+                total += v[k]
     parts[chain * COLUMNS + j] = total
     cuda.syncthreads()
     if chain == 0 and column < cols:
@@ -63,6 +84,11 @@ def _sum_over_rows(x, out, n, cols, chunk, chunks, panels):
         for i in range(1, CHAINS):
             total += parts[i * COLUMNS + j]
         out[np.int64(place) * cols + column] = total
+
+
+_sum_over_rows = kernel("float32[::1], float32[::1], int32, int32, int32, int32, int32", threads=PARTS)(
+    _sum_of_rows("_sum_over_rows")
+)
 
 
 def sum_rows(x: Array, out: Array, rows: int, n: int) -> None:

@@ -4,6 +4,9 @@ A row of n numbers belongs to THREADS threads: a warp (`SHORT`, several rows a b
 the numbers from 4 (p THREADS + t) on, four at a time, for p = 0 .. PARTS - 1, all in registers. So a row is read once
 and written once. Sums are made of each thread's own, in ascending order, and one tree over the threads, so their order
 depends on the length of the row alone.
+
+All of a row's loads are issued before the first number is used, so that they are under way together: in two loops, one
+of `get4` with wide = True and one with False, each without branches that depend on memory.
 """
 
 import math
@@ -125,26 +128,28 @@ def row_of(rows, threads):
     return cuda.blockIdx.x * rows + cuda.threadIdx.x // threads, cuda.threadIdx.x % threads
 
 
-FORMS = {"short": (WARP, 4), "middle": (256, 4), "long": (1024, 8)}  # threads of a row, and their parts
+FORMS = {"short": WARP, "middle": 256, "long": 1024}  # threads of a row
 
 
 class Rows:
     """A row kernel from a template, for short, middle and (where that is the `longest`) long rows.
 
     The template's constants: THREADS and PARTS, ROWS of a block, SUM and MAX over the threads of a row, and its own.
+    A short row has `parts` parts: 4, or 8 where a thread has registers for them. A block has 32 parts of short rows.
+    `resident`: how many threads should fit on a multiprocessor, which limits their registers.
     """
 
-    def __init__(self, name: str, signature: str, source: template, longest: str = "long",
-                 blocks_per_multiprocessor: int = 1, **constants: Any) -> None:  # fmt: skip
+    def __init__(self, name: str, signature: str, source: template, longest: str = "long", parts: int = 4,
+                 resident: int = 0, **constants: Any) -> None:  # fmt: skip
         self._kernels: list[tuple[int, int, int, Kernel]] = []
-        for form, (threads, parts) in FORMS.items():
+        for form, threads in FORMS.items():
             short = threads == WARP
-            rows = ROWS if short else 1
+            parts, rows = (parts, 32 // parts) if short else (8 if form == "long" else 4, 1)
             function = source(
                 f"{name}_{form}", THREADS=threads, PARTS=parts, ROWS=rows, SUM=warp_sum if short else block_sum,
                 MAX=warp_max if short else block_max, **constants,
             )  # fmt: skip
-            at_once = blocks_per_multiprocessor
+            at_once = max(1, resident // (threads * rows))
             made = kernel(signature, threads=threads * rows, blocks_per_multiprocessor=at_once)(function)
             self._kernels.append((4 * threads * parts, rows, threads * rows, made))
             if form == longest:

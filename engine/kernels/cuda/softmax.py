@@ -22,24 +22,29 @@ def _softmax(x, out, flat, rows, n, *, THREADS, PARTS, ROWS, SUM, MAX, LOGARITHM
     if row >= rows:
         return
     at, v, top = row * np.int64(n), registers(PARTS, 4), LOWEST
+    if flat:
+        for p in unroll(PARTS):
+            v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, True, LOWEST)
+    else:
+        for p in unroll(PARTS):
+            v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, False, LOWEST)
     for p in unroll(PARTS):
-        v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, flat, LOWEST)
         top = greater(greater(v[p, 0], v[p, 1]), greater(greater(v[p, 2], v[p, 3]), top))
     top, total = finite(MAX(top)), ZERO
     for p in unroll(PARTS):
         if p * THREADS * 4 < n:
             for q in unroll(4):
                 v[p, q] = v[p, q] - top
-                e = exp(v[p, q])
-                total += e if (p * THREADS + t) * 4 + q < n else ZERO
+                e = exp(v[p, q])  # 0 behind the row's end
+                total += e
                 if not LOGARITHM:
                     v[p, q] = e
     total = SUM(total)
-    shift = log(total) if LOGARITHM else ZERO
+    last = log(total) if LOGARITHM else ONE / total
     for p in unroll(PARTS):
         if p * THREADS * 4 < n:
             for q in unroll(4):
-                v[p, q] = v[p, q] - shift if LOGARITHM else v[p, q] / total
+                v[p, q] = v[p, q] - last if LOGARITHM else v[p, q] * last
             put4(out, at, (p * THREADS + t) * 4, n, flat, v[p, 0], v[p, 1], v[p, 2], v[p, 3])
 
 
@@ -53,9 +58,14 @@ def _masked_softmax(
         return
     at, v, seen, top = row * np.int64(n), registers(PARTS, 4), registers(PARTS, 4), LOWEST
     line = row // size_c // size_b * step_a + row // size_c % size_b * step_b + row % size_c * step_c
+    if flat:
+        for p in unroll(PARTS):
+            v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, True, LOWEST)
+    else:
+        for p in unroll(PARTS):
+            v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, False, LOWEST)
     for p in unroll(PARTS):
         i = (p * THREADS + t) * 4
-        v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(x, at, i, n, flat, LOWEST)
         for q in unroll(4):
             seen[p, q] = False
             if i + q < n:
@@ -85,12 +95,18 @@ def _pullback(g, y, out, flat, rows, n, *, THREADS, PARTS, ROWS, SUM, MAX, LOGAR
     if row >= rows:
         return
     at, u, v, total = row * np.int64(n), registers(PARTS, 4), registers(PARTS, 4), ZERO
-    for p in unroll(PARTS):
-        i = (p * THREADS + t) * 4
-        u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(g, at, i, n, flat, ZERO)
-        v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(y, at, i, n, flat, ZERO)
-        for q in unroll(4):
-            total += u[p, q] if LOGARITHM else u[p, q] * v[p, q]
+    for some in unroll(0, PARTS, 4):  # more loads than that, and their numbers, have no room
+        if flat:
+            for p in unroll(some, some + 4):
+                u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(g, at, (p * THREADS + t) * 4, n, True, ZERO)
+                v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(y, at, (p * THREADS + t) * 4, n, True, ZERO)
+        else:
+            for p in unroll(some, some + 4):
+                u[p, 0], u[p, 1], u[p, 2], u[p, 3] = get4(g, at, (p * THREADS + t) * 4, n, False, ZERO)
+                v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(y, at, (p * THREADS + t) * 4, n, False, ZERO)
+        for p in unroll(some, some + 4):
+            for q in unroll(4):
+                total += u[p, q] if LOGARITHM else u[p, q] * v[p, q]
     total = SUM(total)
     for p in unroll(PARTS):
         if p * THREADS * 4 < n:
@@ -104,8 +120,8 @@ def _pullback(g, y, out, flat, rows, n, *, THREADS, PARTS, ROWS, SUM, MAX, LOGAR
 _ONE = "float32[::1], float32[::1], bool, int32, int32"
 _TWO = "float32[::1], float32[::1], float32[::1], bool, int32, int32"
 _MASKED = "float32[::1], uint8[...], float32[::1], int32, int32, int, int, int, int32, bool, int32, int32"
-softmax_rows = Rows("softmax", _ONE, _softmax, LOGARITHM=False)
-log_softmax_rows = Rows("log_softmax", _ONE, _softmax, LOGARITHM=True)
+softmax_rows = Rows("softmax", _ONE, _softmax, parts=8, LOGARITHM=False)
+log_softmax_rows = Rows("log_softmax", _ONE, _softmax, parts=8, LOGARITHM=True)
 masked_rows = Rows("masked_softmax", _MASKED, _masked_softmax, "middle")
 softmax_vjp_rows = Rows("softmax_vjp", _TWO, _pullback, LOGARITHM=False)
 log_softmax_vjp_rows = Rows("log_softmax_vjp", _TWO, _pullback, LOGARITHM=True)
