@@ -8,11 +8,12 @@ from .product import SIGNATURE, bring, product
 from .tensor import WORDS, bring_words, tensor_product
 
 MULTIPROCESSORS = 132  # of a Hopper card: what work is cut for
-LEAST_DEPTH = 256  # steps of k in a part of k, where k is cut
+LEAST_DEPTH = 64  # steps of k in a part of k, where k is cut
 CHUNK, NARROW, MOST_PARTS = 512, 1024, 16  # k is cut in such parts where it is longer and c has no more columns
 UNIT = 32  # a part of k is a multiple of it, as it is of every tile's steps
 AT_ONCE = 8  # steps of k in straight code
-BEGINNING, ADDING = 3000, 2000  # nanoseconds till the first product, and to add up parts
+BEGINNING, ADDING = 3000, 1500  # nanoseconds till the first product, and till parts are added up
+WRITING = 1.5e-3  # nanoseconds to write or read a number
 
 
 class Tile(NamedTuple):
@@ -34,9 +35,9 @@ class Tile(NamedTuple):
         return self.rows * self.columns // (self.across * self.along)
 
 
-TILES = (Tile(128, 128, 16, 2, 8, 8, 2, 132, 108), Tile(64, 64, 16, 4, 8, 8, 4, 69, 31),
+TILES = (Tile(128, 128, 16, 2, 8, 8, 2, 131, 109), Tile(64, 64, 32, 2, 8, 8, 4, 60, 28),
          Tile(32, 32, 32, 3, 4, 4, 8, 25, 10.5))  # fmt: skip
-TENSOR_TILES = (Tile(128, 256, 32, 4, 64, 64, 1, 30, 30), Tile(64, 64, 32, 3, 32, 32, 3, 12, 5))  # a word
+TENSOR_TILES = (Tile(128, 128, 32, 3, 64, 64, 2, 45, 28), Tile(64, 64, 32, 3, 32, 32, 3, 18, 9))  # a word
 PAIRS = {"tf32": 1, "bf16": 2}  # numbers of a word
 
 
@@ -111,12 +112,19 @@ def plan(m: int, columns: list[int], depth: int, many: int, parts: int | None, t
          ) -> tuple[Tile, int]:  # fmt: skip
     """The tile, and into how many parts k is cut, with which the last multiprocessor should end first; `parts` None:
     into any number of them."""
-    best = math.inf, tiles[0], 1
+    best, size = (math.inf, tiles[0], 1), m * sum(columns) * many
     for tile in tiles:
         blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns) * many
-        cut = parts or min(max(1, depth // LEAST_DEPTH), max(1, tile.at_once * MULTIPROCESSORS // max(1, blocks)))
-        crowd = -(-blocks * cut // MULTIPROCESSORS)
-        time = BEGINNING + depth / cut * max(tile.alone, crowd * tile.crowded) + (ADDING if cut > 1 else 0)
-        if time < best[0]:
-            best = time, tile, cut
+        for cut in [parts] if parts else _cuts(depth, tile.at_once * MULTIPROCESSORS // max(1, blocks)):
+            crowd = -(-blocks * cut // MULTIPROCESSORS)
+            time = BEGINNING + depth / cut * max(tile.alone, crowd * tile.crowded)
+            time += ADDING + (cut + 1) * size * WRITING if cut > 1 else 0
+            if time < best[0]:
+                best = time, tile, cut
     return best[1:]
+
+
+def _cuts(depth: int, most: int) -> list[int]:
+    """Powers of two: into so many parts k may be cut."""
+    most = max(1, min(most, depth // LEAST_DEPTH))
+    return [1 << i for i in range(most.bit_length())]
