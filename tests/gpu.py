@@ -170,12 +170,13 @@ def tested(proof: Proof, seconds: float) -> dict[str, Any]:
             proof.note(f"{name}: the tests took more than {seconds:.0f} s; so far:\n{out[-100000:]}")
         if run.returncode:
             proof.note(out[-400000:])
-        said[name] = out.strip().splitlines()[-1] if out.strip() else ""
+        lines = [line for line in out.splitlines() if " passed" in line or " failed" in line]
+        said[name] = lines[-1] if lines else "no summary"
     return said
 
 
 def _pytest(*arguments: str) -> subprocess.Popen[str]:
-    options = ["-q", "-p", "no:cacheprovider", "--no-header", "-rf", "--tb=short", "-W", "default", "-W",
+    options = ["-p", "no:cacheprovider", "--no-header", "-rf", "--tb=short", "-W", "default", "-W",
                "error::RuntimeWarning", "--timeout", "120", "--timeout-method", "thread"]
     return subprocess.Popen([sys.executable, "-m", "pytest", *options, *arguments], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
