@@ -46,6 +46,19 @@ def test_help_is_light() -> None:
     assert "--train.batch-tokens" in out
 
 
+def test_stopping_while_modules_are_loaded_is_one_line() -> None:
+    code = ("import sys\n"
+            "class Stop:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'cyclopts':\n"
+            "            raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Stop())\n"
+            "from microtfm.entry import main\n"
+            "sys.exit(main())")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (130, "microtfm: Stopped before it began.\n")
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "resume", "translate", "evaluate", "info"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
