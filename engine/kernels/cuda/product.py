@@ -1,10 +1,11 @@
-"""Products of float32 matrices on the CUDA cores: every sum is one chain over ascending k, whatever the tile.
+"""Products of float32 matrices on the CUDA cores: a sum is one chain over ascending k, or one for each part of k that
+is cut, whatever the tile.
 
 A block makes a tile of c, ROWS × COLUMNS, going through k in steps of DEPTH: while it multiplies what is in one of the
 STAGES parts of its shared memory, the next steps are on their way to the others (the structure is that of CUTLASS's
 SIMT kernels with asynchronous copies; see also Volkov & Demmel, "Benchmarking GPUs to tune dense linear algebra",
-2008). A thread has PART × PART numbers of the tile, as tiles of 4 × 4 in registers, and reads its operands 128 bits at
-a time. Matrices may have any strides: in shared memory rows are neighbours, so four at a time come where rows are
+2008). A thread has ACROSS × ALONG numbers of the tile, as tiles of 4 × 4 in registers, and reads its operands 128 bits
+at a time. Matrices may have any strides: in shared memory rows are neighbours, so four at a time come where rows are
 neighbours in memory, too, and else one by one, eight lanes along k beside four along the rows: in different banks.
 
 b may come in up to three pieces: SIDE by side, as layers of one input have their weights; as the columns of which each
@@ -146,7 +147,7 @@ def finished(four, bias, relu):
 def product(
     a, b1, b2, b3, c, bias1, bias2, bias3, key, m, n1, n2, n3, depth, a_i, a_k, b1_k, b2_k, b3_k, b1_j, b2_j, b3_j,
     a_outer, a_inner, b_outer, b_inner, inner, mode, chunk, extra, wide_a, wide_b, wide_c, biased, relu, threshold,
-    scale, *, ROWS, COLUMNS, DEPTH, STAGES, PART, THREADS, AT_ONCE, DROPPING, DEEPLY, BRING_A, BRING_B,
+    scale, *, ROWS, COLUMNS, DEPTH, STAGES, ACROSS, ALONG, THREADS, AT_ONCE, DROPPING, DEEPLY, BRING_A, BRING_B,
 ):  # fmt: skip
     """c = a b, a grid of (tiles, parts of k, batch); the parts of k are `chunk` long (DEEP: a piece), one c behind the
     other.
@@ -174,14 +175,14 @@ def product(
         steps1, steps2 = (depth + DEPTH - 1) // DEPTH, (n2 + DEPTH - 1) // DEPTH
         first_step, steps = steps_of(steps1, steps2, (n3 + DEPTH - 1) // DEPTH)
 
-    acc, x, y = registers(PART // 4, PART // 4), registers(PART // 4), registers(PART // 4)
-    for r in unroll(PART // 4):
-        for s in unroll(PART // 4):
+    acc, x, y = registers(ACROSS // 4, ALONG // 4), registers(ACROSS // 4), registers(ALONG // 4)
+    for r in unroll(ACROSS // 4):
+        for s in unroll(ALONG // 4):
             acc[r, s] = zeros(16)
     # 8 × 4 threads of a warp: lanes 2 i and 2 i + 1 read the same of a, and lanes i and i + 2 the same of b, so that
     # half a warp's 128-bit loads are one access to shared memory
-    tx = (t // 32 % (COLUMNS // PART // 8) * 8 + t % 2 + t // 4 % 4 * 2) * 4
-    ty = (t // 32 // (COLUMNS // PART // 8) * 4 + t // 2 % 2 + t // 16 % 2 * 2) * 4
+    tx = (t // 32 % (COLUMNS // ALONG // 8) * 8 + t % 2 + t // 4 % 4 * 2) * 4
+    ty = (t // 32 // (COLUMNS // ALONG // 8) * 4 + t // 2 % 2 + t // 16 % 2 * 2) * 4
     column_sum, stage, next_stage = NOTHING, 0, 0
     for step in range(first_step + 1 - STAGES, steps):
         if step >= first_step:
@@ -204,11 +205,12 @@ def product(
             l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
             for _ in range(DEPTH // AT_ONCE):
                 for k in unroll(AT_ONCE):
-                    for r in unroll(PART // 4):
-                        x[r] = load4(left, l0 + k * (ROWS + 4) + r * (ROWS // 2))
-                        y[r] = load4(right, r0 + k * (COLUMNS + 4) + r * (COLUMNS // 2))
-                    for r in unroll(PART // 4):
-                        for s in unroll(PART // 4):
+                    for r in unroll(ACROSS // 4):
+                        x[r] = load4(left, l0 + k * (ROWS + 4) + r * (4 * ROWS // ACROSS))
+                    for s in unroll(ALONG // 4):
+                        y[s] = load4(right, r0 + k * (COLUMNS + 4) + s * (4 * COLUMNS // ALONG))
+                    for r in unroll(ACROSS // 4):
+                        for s in unroll(ALONG // 4):
                             acc[r, s] = add_outer(acc[r, s], x[r], y[s])
                 l0 += AT_ONCE * (ROWS + 4)
                 r0 += AT_ONCE * (COLUMNS + 4)
@@ -224,20 +226,20 @@ def product(
             c[c_at + m * width + j0 + t] = column_sum
     kept = np.uint64(0)
     if DROPPING:
-        for g in range(PART * PART // 4):  # one copy of the random bits' code, and two registers for their decisions
-            i = i0 + g // 4 % (PART // 4) * (ROWS // 2) + ty + g % 4
-            j = j0 + g // PART * (COLUMNS // 2) + tx
+        for g in range(ACROSS * ALONG // 4):  # one copy of the random bits' code, two registers for their decisions
+            i = i0 + g // 4 % (ACROSS // 4) * (4 * ROWS // ACROSS) + ty + g % 4
+            j = j0 + g // ACROSS * (4 * COLUMNS // ALONG) + tx
             kept |= keep4(key, c_at + i * row + j, threshold) << np.uint64(4 * g)
     bias = chosen(piece, bias1, bias2, bias3)
-    for s in unroll(PART // 4):
-        j = j0 + s * (COLUMNS // 2) + tx
+    for s in unroll(ALONG // 4):
+        j = j0 + s * (4 * COLUMNS // ALONG) + tx
         x[0] = fetch(bias, 0, 0, j, 0, 1, 1, width if biased >> piece & 1 else 0, True, False)
-        for r in unroll(PART // 4):
+        for r in unroll(ACROSS // 4):
             for e in unroll(4):
-                i = i0 + r * (ROWS // 2) + ty + e
+                i = i0 + r * (4 * ROWS // ACROSS) + ty + e
                 y[0] = (acc[r, s][4 * e], acc[r, s][4 * e + 1], acc[r, s][4 * e + 2], acc[r, s][4 * e + 3])
                 if i < m:
                     y[0] = finished(y[0], x[0], relu)
                     if DROPPING:
-                        y[0] = dropped(y[0], kept >> np.uint64(4 * (s * PART + r * 4 + e)), scale)
+                        y[0] = dropped(y[0], kept >> np.uint64(4 * (s * ACROSS + r * 4 + e)), scale)
                     put4(c, c_at + i * row, j, width, wide_c, y[0][0], y[0][1], y[0][2], y[0][3])

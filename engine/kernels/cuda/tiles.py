@@ -49,8 +49,9 @@ def made(tile: Tile, kind: str = "") -> Kernel:
     """The kernel of a tile: a plain one, "_dropping", or "_deep"."""
     function = product(
         f"product_{tile.rows}x{tile.columns}{kind}", ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
-        STAGES=tile.stages, PART=tile.across, THREADS=tile.parts, AT_ONCE=AT_ONCE, DROPPING=kind == "_dropping",
-        DEEPLY=kind == "_deep", BRING_A=_bringing(tile, tile.rows), BRING_B=_bringing(tile, tile.columns),
+        STAGES=tile.stages, ACROSS=tile.across, ALONG=tile.along, THREADS=tile.parts, AT_ONCE=AT_ONCE,
+        DROPPING=kind == "_dropping", DEEPLY=kind == "_deep", BRING_A=_bringing(tile, tile.rows),
+        BRING_B=_bringing(tile, tile.columns),
     )  # fmt: skip
     return kernel(SIGNATURE, threads=tile.parts, blocks_per_multiprocessor=tile.at_once)(function)
 
