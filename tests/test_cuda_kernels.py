@@ -155,6 +155,10 @@ def test_linear_on_tensor_cores(name, rounding, place, monkeypatch):
         _rounded("linear", numbers(5, 7), numbers(7, 9), rounding, numbers(9), KEY, activation="relu", p=0.4)
         _rounded("linear_vjp", numbers(18, 5), numbers(18, 12), rounding, widths=(4, 8))
         _rounded("linears_input_vjp", numbers(5, 7), numbers(6, 3), rounding, numbers(6, 4))
+        for second in (numbers(9, 1), numbers(4, 9).T, numbers(9, 4)):         # beside layers of another layout
+            _rounded("linears", numbers(5, 9), numbers(9, 8), rounding, second)
+            _rounded("linears", numbers(5, 9), second, rounding, numbers(9, 8))
+            _rounded("linears_input_vjp", numbers(5, 8 + second.shape[1]), numbers(9, 8), rounding, second)
     finally:
         set_precision(before)
 

@@ -85,7 +85,7 @@ def launch(
     if exact == "float32":
         run, shape = tiles.PRODUCTS[tile, kind], ((blocks, parts, many), tile.parts)
     else:
-        along = work.a_k == 1, work.pieces[0].k == 1
+        along = work.a_k == 1, all(piece.k == 1 for piece in work.pieces)  # else any strides will do
         run = tiles.TENSOR_PRODUCTS[exact, tile, *along]
         shape = (blocks, parts, many), 32 * tile.parts, tiles.shared_bytes(tile, *along)
     widths = [piece.width for piece in work.pieces] + [0] * (3 - len(work.pieces))
