@@ -180,6 +180,7 @@ import numpy as np
 from tests.test_table import Launch, Table, scale
 x = np.zeros(40000)
 table = Table([Launch(scale, 20000, (x, None, 1.0), False)] * 300_000)      # minutes
+signal.signal(signal.SIGINT, signal.default_int_handler)                    # a shell may have it ignored
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     table.run()
