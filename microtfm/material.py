@@ -4,14 +4,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from microtfm import data, tokens
-from microtfm.data import Batch, TextPair
+from microtfm.data import Batch, Ids, TextPair
 from microtfm.errors import UserError
 from microtfm.settings import Settings
-from microtfm.tokens import Tokenizer
+from microtfm.tokens import SEEDS, SubwordTokenizer, Tokenizer
 
 HELD_OUT = 1000                          # sentences set aside for validation, at most a tenth of the text
 
@@ -32,8 +33,8 @@ class Material:
 
     source: Tokenizer
     target: Tokenizer
-    train: list[tuple[list[int], list[int]]]
-    valid: list[tuple[list[int], list[int]]]
+    train: list[tuple[Ids, Ids]]
+    valid: list[tuple[Ids, Ids]]
     sentences: list[TextPair]            # validation sentences to translate for the scores, a seeded sample
     lengths: np.ndarray                  # (N, 2): source and target tokens of each training pair
     digest: str                          # of the training ids: resuming needs the very same
@@ -42,10 +43,29 @@ class Material:
     def order(self, settings: Settings, epoch: int, index: int) -> Iterator[tuple[int, int, Batch]]:
         """Training batches without end, from batch `index` of `epoch` on: (epoch, index of the next, batch)."""
         while True:
-            groups = data.batches(self.lengths, settings.train.batch_tokens, settings.seed, epoch)
+            pairs = self.pass_over(settings, epoch)
+            groups = data.batches(data.lengths(pairs), settings.train.batch_tokens, settings.seed, epoch)
             for i in range(index, len(groups)):
-                yield epoch, i + 1, data.batch(self.train, groups[i])
+                yield epoch, i + 1, data.batch(pairs, groups[i])
             epoch, index = epoch + 1, 0
+
+    @cached_property
+    def texts(self) -> tuple[list[str], list[str]]:
+        """The sentences of the training pairs, source and target, as their ids say them."""
+        return [self.source.decode(a) for a, _ in self.train], [self.target.decode(b) for _, b in self.train]
+
+    def pass_over(self, settings: Settings, epoch: int) -> list[tuple[Ids, Ids]]:
+        """The training pairs of an epoch, cut into subwords anew where tokens.dropout is not 0.
+
+        A pair that would be too long so keeps its usual cut.
+        """
+        dropout, longest = settings.tokens.dropout, _longest(settings)
+        if not dropout:
+            return self.train
+        sides = (_sampled(tokenizer, texts, dropout, settings.seed, epoch, side)
+                 for side, (tokenizer, texts) in enumerate(zip((self.source, self.target), self.texts, strict=True)))
+        return [new if max(map(len, new)) <= longest else usual
+                for new, usual in zip(zip(*sides, strict=True), self.train, strict=True)]
 
     def valid_batches(self, settings: Settings) -> Iterator[Batch]:
         """The validation pairs, each once."""
@@ -85,7 +105,7 @@ def tokenizers(texts: Texts, settings: Settings) -> tuple[Tokenizer, Tokenizer, 
 
 def prepare(texts: Texts, settings: Settings, source: Tokenizer, target: Tokenizer) -> Material:
     """Encode the texts. Sentences over the length limit are left out of training and loss, and said."""
-    longest = min(settings.tokens.max_length, settings.train.batch_tokens - 1)
+    longest = _longest(settings)
     train, said = data.encode(texts.train, source, target, longest)
     valid, also = data.encode(texts.valid, source, target, longest)
     chosen = sorted(data.shuffled(len(texts.valid), settings.seed)[:settings.train.validate_sentences].tolist())
@@ -94,3 +114,16 @@ def prepare(texts: Texts, settings: Settings, source: Tokenizer, target: Tokeniz
         digest.update(np.array([len(a), *a, *b], "<i4").tobytes())
     return Material(source, target, train, valid, [texts.valid[i] for i in chosen], data.lengths(train),
                     digest.hexdigest(), [*texts.report, *said, *(f"Validation: {line}" for line in also)])
+
+
+def _longest(settings: Settings) -> int:
+    """Tokens of the longest sentence that is learnt from; <bos> or <eos> joins them in a batch."""
+    return min(settings.tokens.max_length, settings.train.batch_tokens - 1)
+
+
+def _sampled(tokenizer: Tokenizer, texts: list[str], dropout: float, *key: int) -> list[Ids]:
+    """The ids of texts with some merges left out: a function of the arguments."""
+    if not isinstance(tokenizer, SubwordTokenizer):
+        raise UserError(f"tokens.dropout = {dropout} leaves out merges of subwords, but the run's tokenizer is of kind "
+                        f"{tokenizer.kind}. Train a new run with --tokens.dropout 0.")
+    return tokenizer.sample(texts, dropout, int(np.random.SeedSequence(key).generate_state(1)[0]) % SEEDS)

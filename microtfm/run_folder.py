@@ -75,7 +75,7 @@ class RunFolder:
         if version > 2 and not read_bytes(config).rstrip().endswith(END.encode()):     # the second had no such line
             raise UserError(f"{config} is cut short: its last line,  {END}  , is missing. Restore it from a copy; or "
                             f"add the line, if all settings are there.")
-        return cls(path, _moved(Settings.from_dict(table, str(path / "config.toml")), path), code)
+        return cls(path, _moved(Settings.from_run(table, str(path / "config.toml")), path), code)
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -181,7 +181,7 @@ def run_code(settings: Settings, source: Tokenizer, target: Tokenizer, data: str
     """
     train = {name: value for name, value in dataclasses.asdict(settings.train).items() if name not in LEAVE}
     deciding = {"seed": settings.seed, "model": dataclasses.asdict(settings.model), "train": train, "data": data,
-                "vocabulary": tokens.fingerprint(source, target)}
+                "vocabulary": tokens.fingerprint(source, target), "token_dropout": settings.tokens.dropout}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     for name in sorted(start):
         digest.update(name.encode() + np.ascontiguousarray(start[name]).tobytes())

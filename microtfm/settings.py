@@ -140,11 +140,18 @@ class TokenSettings:
     """One vocabulary for both languages."""
     max_length: int = 100
     """Sentence pairs with more tokens on a side are left out of training, counted and said."""
+    dropout: float = 0.0
+    """Share of the merges of subwords that each pass over the training text leaves out at random, so that a word is
+    learnt in many cuts (BPE-dropout, Provilkov et al. 2020). 0: none."""
 
     def __post_init__(self) -> None:
         _check_types(self, "tokens")
         _at_least("tokens", self, 8, "size")
         _at_least("tokens", self, 1, "max_length")
+        _share("tokens", self, "dropout")
+        if self.dropout and self.kind != "subword":
+            raise UserError(f"tokens.dropout = {self.dropout} leaves out merges of subwords, but tokens.kind = "
+                            f"{self.kind} has none. Use --tokens.kind subword, or --tokens.dropout 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +229,12 @@ class Settings:
     def from_dict(cls, table: dict[str, Any], where: str = "settings") -> Self:
         """Settings from nested plain values. Unknown names, wrong types and values that cannot work: UserError."""
         return _build(cls, expanded(table) if isinstance(table, dict) else table, where, "")
+
+    @classmethod
+    def from_run(cls, table: dict[str, Any], where: str) -> Self:
+        """Settings from a run's config.toml, where all are written: one that is younger than the run has its default,
+        whatever the recipe says of it today. Errors as `from_dict`."""
+        return _build(cls, table, where, "")
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, **changes: Any) -> Self:

@@ -19,6 +19,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -30,6 +31,7 @@ PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 KINDS = ("word", "char", "subword")
 BYTES = 256                      # the subword tokenizer's fallback pieces
+SEEDS = 2**32 - 1                # of sentencepiece's own random numbers; the next one means "any"
 COVERAGE = 0.9995                # share of the corpus's characters that get pieces of their own
 UNSPEAKABLE = re.compile("[\x00▁\ud800-\udfff]")
 
@@ -213,6 +215,21 @@ class SubwordTokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text; what no piece spells is spelt in bytes."""
         return list(self._processor.encode(normalise(text)))
+
+    def sample(self, texts: Sequence[str], dropout: float, seed: int) -> list[list[int]]:
+        """The ids of texts, of whose merges each is left out with probability `dropout` (Provilkov et al. 2020).
+
+        A function of the arguments. seed: 0 to SEEDS - 1.
+        """
+        import sentencepiece
+
+        def sampled() -> list[list[int]]:
+            return self._processor.encode(list(map(normalise, texts)), enable_sampling=True, alpha=dropout,
+                                          nbest_size=-1, num_threads=1)
+
+        with ThreadPoolExecutor(1) as fresh:             # sentencepiece takes up its seed once a thread
+            sentencepiece.set_random_generator_seed(seed)
+            return fresh.submit(sampled).result()
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that make no character become U+FFFD."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from microtfm.run_folder import VERSION
+from microtfm.run_folder import VERSION, RunFolder
 from microtfm.train import resume
 from microtfm.translator import Translator
 
@@ -29,3 +29,13 @@ def test_an_old_run_goes_on(name: str, tmp_path: Path) -> None:
     shutil.copytree(OLD / name, tmp_path / "run")
     assert resume(tmp_path / "run").step == 300
     assert Translator.load(tmp_path / "run").translate([""]) == [""]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_setting_that_is_younger_than_the_run_is_not_taken_from_the_recipe(name: str, tmp_path: Path) -> None:
+    shutil.copytree(OLD / name, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    table = config.read_text(encoding="utf-8").replace("seed =", 'recipe = "tiny"\nseed =')
+    config.write_text(table.replace("patience = 0\n", ""), encoding="utf-8")
+    settings = RunFolder.open(tmp_path / "run").settings
+    assert (settings.recipe, settings.tokens.dropout, settings.train.patience) == ("tiny", 0.0, 0)

@@ -54,6 +54,8 @@ def test_training_always_ends(steps: int | None, minutes: float | None, last: in
     ({"train": {"log_every": 11}}, "1 to 10"),
     ({"train": {"schedule": "cosine"}}, "inverse-sqrt | paper | constant"),
     ({"tokens": {"joint": False}}, "--model.tie output"),
+    ({"tokens": {"dropout": 1}}, "tokens.dropout = 1.0 is a share"),
+    ({"tokens": {"dropout": 0.1, "kind": "word"}, "model": {"tie": "output"}}, "tokens.kind = word has none"),
     ({"tgt": "x"}, "without --src"),
     ({"valid_tgt": "x"}, "without --valid-src"),
     ({"threads": 0}, "threads = 0"),

@@ -81,6 +81,22 @@ def test_training_is_deterministic_and_silent(kind: str, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
+def test_left_out_merges_change_the_cut_and_never_the_text() -> None:
+    subwords = TRAINED["subword"]
+    assert isinstance(subwords, tokens.SubwordTokenizer)
+    text = [*LINES, LITERALS, "", "未见过 \U0001f600"] * 20
+    usual = [subwords.encode(line) for line in text]
+    drawn = subwords.sample(text, 0.3, 7)
+    assert drawn == subwords.sample(text, 0.3, 7)
+    assert subwords.sample(text, 0.3, 8) != drawn
+    assert subwords.sample(text[:40], 0.3, 7) == drawn[:40]
+    assert [subwords.decode(ids) for ids in drawn] == list(map(tokens.normalise, text))
+    assert min(min(ids, default=tokens.UNK) for ids in drawn) >= tokens.UNK
+    assert sum(map(len, usual)) < sum(map(len, subwords.sample(text, 0.05, 7))) < sum(map(len, drawn))
+    assert len({tuple(ids) for ids in drawn[::len(LINES) + 3]}) > 5              # the same line, twenty times
+    assert subwords.sample(text, 0.0, 7) == usual
+
+
 def test_chinese_is_split_by_character_and_english_by_word() -> None:
     assert tokens.WordTokenizer.split("我like猫, don't I？") == ["我", "like", "猫", ",", "don", "'t", "I", "？"]
     assert tokens.WordTokenizer.split("Anna's 3.50") == ["Anna", "'s", "3.50"]
