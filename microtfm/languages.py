@@ -37,13 +37,22 @@ def of_run(folder: Path, source: str | None, target: str | None) -> tuple[str, s
 
 def guess(texts: Sequence[str]) -> str:
     """The code of the language of some sentences, or "und"."""
+    return shares(texts)[0][0]
+
+
+def shares(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """The languages that some sentences may be in, and how much speaks for each, 0 to 1: the likeliest first.
+
+    The script decides where it can, otherwise frequent words of a few languages; "und" where too few are there.
+    """
     code = evaluate.language(texts) if texts else ""
     if code:
-        return code
+        return [(code, 1.0)]
     words = [word for text in texts for word in re.findall(r"[^\W\d_]+", text.lower())]
     counts = {code: sum(word in marks.split() for word in words) for code, marks in MARKS.items()}
-    best = max(counts, key=lambda code: counts[code])
-    return best if counts[best] > len(words) / 50 and counts[best] else UNKNOWN
+    found = sorted((code for code in counts if counts[code] > len(words) / 50), key=lambda code: -counts[code])
+    total = sum(counts[code] for code in found)
+    return [(code, counts[code] / total) for code in found] or [(UNKNOWN, 0.0)]
 
 
 def _texts(folder: Path) -> list[tuple[str, str]]:

@@ -1,9 +1,9 @@
 """`microtfm serve`: translations over HTTP, in the shape of LibreTranslate's interface.
 
-POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives}, GET /languages, GET /health,
-and a page at / to translate and look at attention. Starlette and uvicorn serve: small, maintained, and without
-dependencies of their own that this project would not want. One thread translates what waits, of all clients together;
-a translation does not depend on what is translated beside it.
+POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives}, POST /detect {q} →
+[{language, confidence}], GET /languages, GET /health, and a page at / to translate and look at attention. Starlette and
+uvicorn serve: small, maintained, and without dependencies of their own that this project would not want. One thread
+translates what waits, of all clients together; a translation does not depend on what is translated beside it.
 """
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -26,7 +27,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from microtfm.errors import UserError
-from microtfm.languages import NAMES, UNKNOWN, of_run
+from microtfm.languages import NAMES, UNKNOWN, of_run, shares
+from microtfm.markup import Markup
 from microtfm.translator import Translator
 from microtfm.waiting import Busy, Late, Line
 
@@ -55,8 +57,8 @@ class Service:
     def app(self) -> Starlette:
         """The ASGI application."""
         routes = [Route("/", self.page), Route("/health", self.health), Route("/languages", self.languages),
-                  Route("/translate", self.translate, methods=["POST"]),
-                  Route("/attention", self.attention, methods=["POST"])]
+                  *(Route(path, answer, methods=["POST"]) for path, answer in (
+                      ("/translate", self.translate), ("/detect", self.detect), ("/attention", self.attention)))]
         return Starlette(routes=routes, exception_handlers={HTTPException: _refused, 500: _broken})
 
     async def page(self, request: Request) -> Response:
@@ -75,25 +77,26 @@ class Service:
             {"code": self.target, "name": NAMES.get(self.target, self.target), "targets": []}])
 
     async def translate(self, request: Request) -> Response:
-        """Translate a text, line by line, or a list of texts."""
+        """Translate a text, line by line, or a document in HTML, or a list of them."""
         asked = await self._asked(request)
-        texts, more = self._texts(asked), _count(asked.get("alternatives", 0))
-        lines = [line for text in texts for line in text.split("\n")]
+        self._check_pair(asked)
+        cut, more = _form(asked.get("format", "text")), _count(asked.get("alternatives", 0))
+        documents = [cut(text) for text in self._texts(asked)]
+        lines = [line for document in documents for line in document.texts]
         if len(lines) > self.limits.lines:
             raise HTTPException(413, f"There are {len(lines):,} lines in q; a request may have {self.limits.lines:,}.")
-        found = await self._wait(lines, 1 + more)
-        answers, at = [], 0
-        for text in texts:
-            count = text.count("\n") + 1
-            several = found[at:at + count]
-            width = max(map(len, several)) if more else 1
-            answers.append(["\n".join(one[min(k, len(one) - 1)] for one in several) for k in range(width)])
-            at += count
+        found = iter(await self._wait(lines, 1 + more) if lines else [])
+        answers = [_filled(document, list(islice(found, len(document.texts))), 1 + more) for document in documents]
         alone = isinstance(asked.get("q"), str)
         answer: dict[str, Any] = {"translatedText": answers[0][0] if alone else [each[0] for each in answers]}
         if more:
             answer["alternatives"] = answers[0][1:] if alone else [each[1:] for each in answers]
         return JSONResponse(answer)
+
+    async def detect(self, request: Request) -> Response:
+        """Which language a text is in, as far as its letters and small words tell; the likeliest first."""
+        texts = self._texts(await self._asked(request))
+        return JSONResponse([{"language": code, "confidence": round(100 * share, 1)} for code, share in shares(texts)])
 
     async def attention(self, request: Request) -> Response:
         """A picture of where the model looked while it translated one line."""
@@ -148,13 +151,13 @@ class Service:
         texts = [q] if isinstance(q, str) else q
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise HTTPException(400, "q is missing: the text to translate, or a list of texts.")
-        if asked.get("format", "text") != "text":
-            raise HTTPException(400, f"format {asked['format']!r} is not served; text is.")
+        return [text.encode(errors="replace").decode() for text in texts]
+
+    def _check_pair(self, asked: dict[str, Any]) -> None:
         source, target = asked.get("source", "auto"), asked.get("target", self.target)
         own = self.source == UNKNOWN or source in (self.source, *NO_LANGUAGE)
         if not own or self.target not in (target, UNKNOWN):
             raise HTTPException(400, f"{source} to {target} is not served; {self.source} to {self.target} is.")
-        return [text.encode(errors="replace").decode() for text in texts]
 
 
 def serve(folder: Path, host: str, port: int, source: str | None, target: str | None, limits: Limits,
@@ -185,6 +188,29 @@ def serve(folder: Path, host: str, port: int, source: str | None, target: str | 
         service.line.close()
         listening.close()
     return 0
+
+
+class Lines:
+    """A text whose lines are translated each for itself: what `Markup` is for HTML."""
+
+    def __init__(self, source: str) -> None:
+        self.texts = source.split("\n")
+
+    def filled(self, translations: Sequence[str]) -> str:
+        """The text with its lines translated."""
+        return "\n".join(translations)
+
+
+def _form(name: Any) -> type[Lines] | type[Markup]:
+    if name not in ("text", "html"):
+        raise HTTPException(400, f"format {name!r} is not served; text and html are.")
+    return Lines if name == "text" else Markup
+
+
+def _filled(document: Lines | Markup, found: list[list[str]], most: int) -> list[str]:
+    """The document with the best translations, with the second best, and so on: as many as one of its lines has."""
+    width = min(most, max(map(len, found), default=1))
+    return [document.filled([one[min(k, len(one) - 1)] for one in found]) for k in range(width)]
 
 
 def _count(value: Any) -> int:

@@ -105,7 +105,10 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     ("POST", "/translate", {"q": "x", "source": "de"}, 400, "de to en is not served; zh to en is"),
     ("POST", "/translate", {"q": "x", "target": "fr"}, 400, "fr"),
     ("POST", "/translate", {"q": "x", "source": ["zh"]}, 400, "not served"),
-    ("POST", "/translate", {"q": "x", "format": "html"}, 400, "html"),
+    ("POST", "/translate", {"q": "x", "format": "pdf"}, 400, "text and html are"),
+    ("POST", "/translate", {"q": "x", "format": ["html"]}, 400, "is not served"),
+    ("POST", "/translate", {"q": "<p>x</p>" * 61, "format": "html"}, 413, "61 lines"),
+    ("POST", "/detect", {}, 400, "q is missing"),
     ("POST", "/translate", {"q": "x", "alternatives": "many"}, 400, "alternatives"),
     ("POST", "/translate", {"q": "\n" * 60}, 413, "61 lines"),
     ("POST", "/translate", {"q": "x" * 6000}, 413, "5,000 bytes"),
@@ -118,6 +121,28 @@ def test_what_it_cannot_do_is_a_json_error(server: Served, method: str, path: st
     found, answer = server.ask(method, path, body)
     assert found == status
     assert said in answer["error"]
+
+
+def test_html_keeps_its_tags_and_each_piece_is_translated(server: Served, run: Path) -> None:
+    one, two = Translator.load(run).translate(LINES[:2])
+    page = f"<p class=x> {LINES[0]}<br/>\n<b>{LINES[1]}</b> &mdash; 1</p><script>'{LINES[0]}'</script>"
+    wanted = page.replace(f" {LINES[0]}<", f" {one}<").replace(LINES[1], two)
+    answer = server.ask("POST", "/translate", {"q": page, "format": "html"})
+    assert answer == (200, {"translatedText": wanted})
+    several = server.ask("POST", "/translate", {"q": ["<hr>", page], "format": "html", "alternatives": 1})[1]
+    best, second = ([each[k].text for each in Translator.load(run).candidates(LINES[:2], 2)] for k in range(2))
+    assert several["translatedText"] == ["<hr>", wanted.replace(f" {one}<", f" {best[0]}<").replace(
+        f"<b>{two}", f"<b>{best[1]}")]
+    assert several["alternatives"][0] == []
+    assert several["alternatives"][1][0].startswith(f"<p class=x> {second[0]}<br/>\n<b>{second[1]}</b>")
+
+
+def test_the_language_is_said(server: Served) -> None:
+    assert server.ask("POST", "/detect", {"q": LINES[0]}) == (200, [{"language": "zh", "confidence": 100.0}])
+    found = server.ask("POST", "/detect", {"q": "Das ist der Hund und ich bin nicht die Katze."})[1]
+    assert found[0]["language"] == "de"
+    assert found == sorted(found, key=lambda each: -each["confidence"])
+    assert server.ask("POST", "/detect", {"q": "Xyzzy"})[1] == [{"language": "und", "confidence": 0.0}]
 
 
 def test_a_body_without_a_length_has_the_same_limit(server: Served) -> None:
