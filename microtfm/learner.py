@@ -10,7 +10,7 @@ import engine
 from engine import Tensor
 from microtfm.architecture import Model
 from microtfm.data import Batch
-from microtfm.loss import translation_loss
+from microtfm.loss import disagreement, translation_loss
 from microtfm.optim import Optimiser, global_norm
 from microtfm.settings import TrainSettings
 
@@ -49,8 +49,13 @@ class Learner:
 
     def backward(self, source: Tensor, target_in: Tensor, target_out: Tensor) -> Tensor:
         """The sum of a batch's losses; its gradients are in the parameters."""
+        weight = self.settings.consistency
+        if weight:
+            source, target_in, target_out = (engine.concat([ids, ids]) for ids in (source, target_in, target_out))
         logits = self.model(source, target_in)                                                     # (B, T, V)
         loss = translation_loss(logits, target_out, self.settings.label_smoothing, reduction="sum")
+        if weight:
+            loss = 0.5 * (loss + weight * disagreement(logits, target_out))
         loss.backward()
         return loss
 

@@ -19,3 +19,17 @@ def translation_loss(logits: Tensor, target: Tensor, label_smoothing: float = 0.
                                     reduction=reduction)
     loss.name = "loss"
     return loss
+
+
+def disagreement(logits: Tensor, target: Tensor) -> Tensor:
+    """How far apart two predictions of the same tokens are, which differ by their dropout (R-Drop, Liang et al. 2021,
+    equation 2): (KL(p|q) + KL(q|p)) / 2, summed over real tokens.
+
+    logits: (2B, T, V), one prediction behind the other; target: the ids (2B, T) that tell padding.
+    """
+    rows, length, size = logits.shape
+    with engine.scope("disagreement"):
+        log_p = engine.log_softmax(logits).reshape(2, rows // 2, length, size)
+        apart = (engine.exp(log_p) * (log_p - log_p.mean(0, keepdims=True))).sum(-1)               # (2, B, T)
+        real = engine.where(target.reshape(2, rows // 2, length) == PAD, 0.0, 1.0)
+        return (apart * real).sum()

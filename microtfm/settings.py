@@ -90,6 +90,9 @@ class TrainSettings:
     """Pull of the weights towards zero; norms and biases are left alone."""
     label_smoothing: float = 0.1
     """Share of the probability that the target gives to all other tokens (§5.4)."""
+    consistency: float = 0.0
+    """Weight of R-Drop (Liang et al. 2021): a batch is predicted twice at once, under different dropout, and the two
+    predictions are drawn together. An update then costs twice as much. 0: once."""
     clip_norm: float = 1.0
     """Longest gradient (global norm) that is taken as it is; longer ones are scaled down. 0: never."""
     average: int = 0
@@ -112,7 +115,8 @@ class TrainSettings:
         _check_types(self, "train")
         _at_least("train", self, 1, "steps", "batch_tokens", "accumulate", "warmup", "save_every", "validate_every",
                   "validate_sentences", "log_every")
-        _at_least("train", self, 0, "patience", "weight_decay", "clip_norm", "average", "keep")
+        _at_least("train", self, 0, "patience", "weight_decay", "clip_norm", "average", "keep",
+                  "consistency")
         _share("train", self, "label_smoothing")
         for name in ("minutes", "lr"):
             value = getattr(self, name)
@@ -204,6 +208,10 @@ class Settings:
         if self.model.tie == "all" and not self.tokens.joint:
             raise UserError("model.tie = all makes source and target share one embedding, which needs one vocabulary, "
                             "but tokens.joint is off. Use --model.tie output, or leave tokens.joint on.")
+        if self.train.consistency and not (self.model.dropout or self.model.inner_dropout):
+            raise UserError(f"train.consistency = {self.train.consistency} draws together two predictions that differ "
+                            f"by their dropout, but model.dropout = 0. Use --model.dropout 0.1, or --train.consistency "
+                            f"0.")
         if self.tgt is not None and self.src is None:
             raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
         if self.valid_tgt is not None and self.valid_src is None:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import engine
+from engine.check import gradcheck
 from engine.kernels.cpu import jit_disabled
 from microtfm.data import Batch
 from microtfm.learner import Learner
+from microtfm.loss import disagreement
 from microtfm.optim import SGD, Adam, AdamW
 from microtfm.settings import ModelSettings, TrainSettings
 from microtfm.transformer import Transformer
@@ -35,12 +37,12 @@ def weights(learner: Learner) -> dict[str, np.ndarray]:
     return learner.model.state_dict() | {f"kept.{k}": v for k, v in learner.optimiser.state_dict().items()}
 
 
-@pytest.mark.parametrize("kind", OPTIMISERS)
-@pytest.mark.parametrize("several", [1, 3])
-def test_replay_changes_no_bit(kind: str, several: int) -> None:
+@pytest.mark.parametrize(("kind", "several", "consistency"), [
+    *((kind, several, 0.0) for kind in OPTIMISERS for several in (1, 3)), ("adam", 2, 5.0)])
+def test_replay_changes_no_bit(kind: str, several: int, consistency: float) -> None:
     found = []
     for replay in (False, True):
-        learn = learner(replay, kind=kind, clip_norm=0.5)
+        learn = learner(replay, kind=kind, clip_norm=0.5, consistency=consistency)
         said = []
         for step in range(6):
             batches = [batch(5, 6 + 2 * ((step + i) % 2), 10 * step + i) for i in range(several)]
@@ -61,6 +63,38 @@ def test_several_small_batches_learn_what_one_large_one_would() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-5)
     for name, value in weights(together).items():
         np.testing.assert_allclose(weights(apart)[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_two_predictions_are_drawn_together() -> None:
+    arrays = batch(4, 8, 0)
+    given = [engine.Tensor(x) for x in (arrays.source, arrays.target_in, arrays.target_out)]
+    plain, certain = learner(False, dropout=0.0), learner(False, dropout=0.0, consistency=5.0)
+    assert certain.backward(*given).item() == pytest.approx(plain.backward(*given).item(), rel=1e-6)
+    for one, other in zip(plain.parameters, certain.parameters, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        np.testing.assert_allclose(other.grad.numpy(), one.grad.numpy(), rtol=1e-4, atol=1e-4)
+
+    def apart(learn: Learner) -> float:
+        """How far two predictions under dropout are from each other after thirty updates."""
+        for _ in range(30):
+            learn([arrays], 0.01, arrays.tokens)
+        twice = [engine.Tensor(np.concatenate([x.numpy()] * 2)) for x in given]
+        return float(disagreement(learn.model(twice[0], twice[1]), twice[2]).item())
+
+    assert 0 < apart(learner(True, dropout=0.3, consistency=5.0)) < 0.5 * apart(learner(True, dropout=0.3))
+
+
+def test_disagreement_is_the_mean_of_both_divergences() -> None:
+    logits = np.random.default_rng(0).standard_normal((6, 4, 9))
+    target = np.array([[4, 5, 6, 7], [4, 5, 0, 0], [4, 0, 0, 0]] * 2)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    p, q = log_p[:3], log_p[3:]
+    wanted = ((np.exp(p) * (p - q) + np.exp(q) * (q - p)).sum(-1) / 2)[target[:3] > 0].sum()
+    assert disagreement(engine.Tensor(logits), engine.Tensor(target)).item() == pytest.approx(wanted, rel=1e-12)
+    same = engine.Tensor(np.concatenate([logits[:3]] * 2))
+    assert disagreement(same, engine.Tensor(target)).item() == 0
+    gradcheck(lambda x: disagreement(x, engine.Tensor(target)), [engine.Tensor(logits)])
 
 
 @pytest.mark.parametrize("replay", [False, True])

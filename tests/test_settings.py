@@ -56,6 +56,8 @@ def test_training_always_ends(steps: int | None, minutes: float | None, last: in
     ({"tokens": {"joint": False}}, "--model.tie output"),
     ({"tokens": {"dropout": 1}}, "tokens.dropout = 1.0 is a share"),
     ({"tokens": {"dropout": 0.1, "kind": "word"}, "model": {"tie": "output"}}, "tokens.kind = word has none"),
+    ({"train": {"consistency": -1}}, "train.consistency = -1"),
+    ({"train": {"consistency": 5}, "model": {"dropout": 0}}, "differ by their dropout"),
     ({"tgt": "x"}, "without --src"),
     ({"valid_tgt": "x"}, "without --valid-src"),
     ({"threads": 0}, "threads = 0"),
