@@ -113,7 +113,11 @@ def of(settings: Settings) -> Reference | None:
     if settings.recipe is None:
         return None
     path = resources.files("microtfm").joinpath("references", f"{settings.recipe}.json")
-    return Reference(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table["settings"] = deciding(Settings()) | table["settings"]         # one that is younger had its default
+    return Reference(**table)
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
