@@ -236,8 +236,8 @@ def _multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
     (rows, depth), columns = a.shape[2:], b.shape[3]
     a_i, a_k, b_k = a.strides[2] // a.itemsize, a.strides[3] // a.itemsize, b.strides[2] // b.itemsize
     b_j = b.strides[3] // b.itemsize
-    if columns <= LANES or (columns < width and b_j == 1):
-        width = LANES  # of what lies in rows, the first vector need not be packed
+    if columns <= LANES:
+        width = LANES
     packed = np.empty(depth * width, a.dtype)
     for item in range(lo * group, min(hi * group, outer * inner)):
         p, q = item // inner, item % inner

@@ -12,7 +12,7 @@ the processor. Kinds 5 to 9 are the same with a single vector, and the first of 
 read in that width, c is read and written only in its first n columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llvmlite import binding, ir
@@ -22,6 +22,7 @@ from numba.extending import intrinsic, models, register_model
 
 from .simd import LANES, Vector, address, call, clipped, element_address, first_lanes, masked_name, spread
 
+NEAR = 4  # rows whose addresses an instruction can make of one register and a multiple of another
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -100,6 +101,20 @@ def element(typingctx, array, at):
     return array.dtype(array, types.int64), codegen
 
 
+def _column(context: Any, builder: Any, rows: int, array_type: Any, array: Any, at: Any, row: Any) -> Iterator[Any]:
+    """The addresses of elements at, at + row, … : every `NEAR` of them count from one that the compiler cannot derive.
+
+    It would otherwise reach each from the one before, in a chain of additions that takes longer than the products.
+    """
+    for i in range(rows):
+        here = builder.add(at, builder.mul(row, I64(i)))
+        pointer = element_address(context, builder, array_type, array, here)          # where bounds are checked: each
+        if i % NEAR == 0:
+            like = ir.FunctionType(pointer.type, [pointer.type])
+            start = builder.asm(like, "", "=r,0", [pointer], False)
+        yield builder.gep(start, [builder.mul(row, I64(i % NEAR))])
+
+
 @intrinsic
 def add_outer(typingctx, tile, a, a_at, a_i, b, b_at):
     """tile + column ⊗ row: the column a[a_at + i a_i] and the row b[b_at + j]."""
@@ -110,9 +125,9 @@ def add_outer(typingctx, tile, a, a_at, a_i, b, b_at):
         for v in range(tile.vectors):
             at = builder.add(b_at, I64(v * LANES))
             row.append(builder.load(address(context, builder, b, b_value, at, I64(LANES)), align=tile.align))
-        for i in range(tile.rows):
-            at = builder.add(a_at, builder.mul(a_i, I64(i)))
-            factor = spread(builder, builder.load(element_address(context, builder, a, a_value, at)))
+        column = _column(context, builder, tile.rows, a, a_value, a_at, a_i)
+        for i, pointer in enumerate(column):
+            factor = spread(builder, builder.load(pointer))
             for v in range(tile.vectors):
                 place = i * tile.vectors + v
                 terms = [factor, row[v], builder.extract_value(result, place)]
