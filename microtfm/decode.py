@@ -177,7 +177,7 @@ def n_best(model: Model, source: np.ndarray, beam: int = 4, length_penalty: floa
         going = list(searches)                            # each owns the next len(live) rows of the batch
         ids = np.full(len(source), BOS)
         while going:
-            scores = steps(ids, choose=False).astype(np.float64)
+            scores = steps(ids, choose=False)                                                      # (n, V)
             scores[:, NEVER] = -np.inf
             rows, tokens, still, begin = [], [], [], 0
             for search in going:
