@@ -17,7 +17,8 @@ from engine.kernels.cuda.jit import cuda, intrinsic, jit, kernel
 from engine.kernels.cuda.memory import SimulatedFault
 
 def at(mark):
-    lines = open(__file__, encoding="utf-8").read().splitlines()
+    with open(__file__, encoding="utf-8") as file:
+        lines = file.read().splitlines()
     return f"simulated.py:{next(i for i, line in enumerate(lines, 1) if line.endswith('# ' + mark))}"
 
 def refused(run):
@@ -169,13 +170,13 @@ def test_a_missing_barrier_shows_in_the_other_order(tmp_path):
 @either
 def test_intrinsics_run_by_their_twins(tmp_path, kind):
     simulate(tmp_path, """
-    def pair(x, i):
+    def pair_twin(x, i):
         return x[i], x[i + 1]
 
     def product(a, scale):
         return (a[0] * scale, np.full(32, a[1].sum()))
 
-    @intrinsic(thread=pair)
+    @intrinsic(thread=pair_twin)
     def ld2(context, x, i): ...
 
     @intrinsic(warp=product)
@@ -191,6 +192,36 @@ def test_intrinsics_run_by_their_twins(tmp_path, kind):
     uses[1, 64](x, out, 3)
     assert out[::2].tolist() == (3 * x[::2]).tolist()
     assert out[1::2].tolist() == [x[1:64:2].sum()] * 32 + [x[65::2].sum()] * 32
+    """, kind)
+
+
+@either
+def test_four_numbers_at_once_begin_at_a_multiple_of_their_size(tmp_path, kind):
+    simulate(tmp_path, """
+    from engine.kernels.cuda.cp_async import arrived, commit, copy4
+    from engine.kernels.cuda.ptx import load4, store4
+
+    @kernel("float32[::1], int32, int32, int32, int32", threads=32)
+    def moves(x, source, to, count, at):
+        part = cuda.shared.array(16, np.float32)
+        if cuda.threadIdx.x == 3:
+            a, b, c, d = load4(x, source)                               # loads
+            store4(x, to, a, b, c, d)                                   # stores
+            copy4(part, at, x, source + to, count)                      # copies
+            commit()
+            arrived(0)
+
+    memory = np.zeros(68, np.float32)
+    skipped = -memory.ctypes.data % 16 // 4
+    x = memory[skipped:skipped + 64]
+    moves[1, 32](x, 4, 8, 4, 12)
+    moves[1, 32](x, 4, 8, 0, 12)
+    for arguments, mark in (((2, 8, 4, 12), "loads"), ((4, 9, 4, 12), "stores"), ((4, 8, 4, 6), "copies")):
+        said = refused(lambda: moves[1, 32](x, *arguments))
+        assert "block (0, 0, 0), thread (3, 0, 0)" in said and at(mark) in said, said
+        assert "misaligned: four numbers at once from index" in said, said
+    assert "from index 4 of argument 0" in refused(lambda: moves[1, 32](memory[skipped + 1:], 4, 8, 4, 12))
+    moves[1, 32](memory[skipped + 4:], 4, 8, 4, 12)
     """, kind)
 
 

@@ -11,6 +11,7 @@ Copies that a thread does not wait for (PTX ISA, "cp.async") go from global to s
 from typing import Any
 
 from .jit import SIMULATED, intrinsic
+from .memory import together
 from .ptx import address_of
 
 if SIMULATED:
@@ -18,12 +19,18 @@ if SIMULATED:
 
 
 def _copy4_twin(shared, at, x, i, count):
+    together(shared, at)
+    if count > 0:
+        together(x, i)
     stand_in.async_copy(shared, at, x, i, count)
     for n in range(count, 4):
         shared[at + n] = 0
 
 
-def _copy4_at_once(shared, at, x, i, count):
+def _copy4_at_once_twin(shared, at, x, i, count):
+    together(shared, at)
+    if count > 0:
+        together(x, i)
     for n in range(4):
         if n < count:
             shared[at + n] = x[i + n]
@@ -38,7 +45,7 @@ def _copy1_twin(shared, at, x, i, there):
         shared[at] = 0
 
 
-def _copy1_at_once(shared, at, x, i, there):
+def _copy1_at_once_twin(shared, at, x, i, there):
     if there:
         shared[at] = x[i]
     else:
@@ -84,13 +91,13 @@ def _ordering(text: str) -> Any:
     return codegen
 
 
-@intrinsic(thread=_copy4_twin, lockstep=_copy4_at_once)
+@intrinsic(thread=_copy4_twin, lockstep=_copy4_at_once_twin)
 def copy4(typing_context, shared, at, x, i, count):
     """Bring x[i] to x[i + count - 1] and zeros after them, four in all, to shared[at] on."""
     return _copying("cp.async.cg.shared.global [$0], [$1], 16, $2;")(typing_context, shared, at, x, i, count)
 
 
-@intrinsic(thread=_copy1_twin, lockstep=_copy1_at_once)
+@intrinsic(thread=_copy1_twin, lockstep=_copy1_at_once_twin)
 def copy1(typing_context, shared, at, x, i, there):
     """Bring x[i], or 0 if it is not there, to shared[at]."""
     return _copying("cp.async.ca.shared.global [$0], [$1], 4, $2;")(typing_context, shared, at, x, i, there)

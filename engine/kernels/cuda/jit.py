@@ -43,7 +43,7 @@ text through `written`.
 
 **Intrinsics** (PTX) have a twin in Python, so that the simulator can run them:
 
-    def _ld4_twin(x, i):                              # of one thread: like a device function
+    def _ld4_twin(x, i):                              # of one thread: like a device function; its name ends so
         return x[i], x[i + 1], x[i + 2], x[i + 3]
 
     @intrinsic(thread=_ld4_twin)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import scalar
+from . import memory
 
 WARP = 32
 MOST_LANES = 32768  # threads that run side by side
@@ -78,6 +79,25 @@ class Memory:
             lane = int(np.flatnonzero((i < 0) | (i >= n))[0]) if n else first_of(mask)
             raise Misstep(lane, f"IndexError: index {i[lane]} is outside {self.what} of shape {self.shape}")
         return i
+
+
+def together(mask: Any, x: Any, i: Any) -> None:
+    """`memory.together` for the threads that take part."""
+    if isinstance(x, Either):
+        for part, of in zip(Lanes.split(mask, x.test), (x.yes, x.no), strict=True):
+            if part is not None:
+                together(part, of, i)
+        return
+    size = memory.TOGETHER * x.dtype.itemsize
+    begin = x.array.ctypes.data % size if x.owner is None else 0
+    wrong = (begin + lane_array(i) * x.dtype.itemsize) % size != 0
+    wrong = wrong if mask is True else wrong & mask
+    if wrong.any():
+        lane = int(np.argmax(wrong))
+        raise Misstep(lane, memory.misaligned(lane_array(i)[lane], x.what))
+
+
+MASKED: dict[Any, Callable[..., None]] = {memory.together: together}      # functions that see the mask
 
 
 class Either:
@@ -283,6 +303,8 @@ class Lanes:
         known = KNOWN.get(function) if isinstance(function, HASHABLE) else None
         if known is not None:
             return known(*arguments)
+        if function in MASKED:
+            return MASKED[function](mask, *arguments)
         if isinstance(function, type) and issubclass(function, np.generic):
             x = arguments[0]
             return x.astype(function) if isinstance(x, Array) else function(x)

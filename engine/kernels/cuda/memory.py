@@ -4,18 +4,23 @@ from typing import Any
 
 import numpy as np
 
+TOGETHER = 4                             # numbers that one instruction moves
+
 
 class SimulatedFault(Exception):
     """What a kernel did that a card forbids, or leaves undefined."""
 
 
 class Memory:
-    """An array as a kernel sees it: indices are checked, and negative ones are refused."""
+    """An array as a kernel sees it: indices are checked, and negative ones are refused.
 
-    __slots__ = ("array", "dtype", "ndim", "shape", "size", "strides", "what")
+    own: it is a block's or a thread's, and begins where a card would lay it, at a multiple of all that is asked for.
+    """
 
-    def __init__(self, array: np.ndarray, what: str) -> None:
-        self.array, self.what = array, what
+    __slots__ = ("array", "begin", "dtype", "ndim", "shape", "size", "strides", "what")
+
+    def __init__(self, array: np.ndarray, what: str, own: bool = True) -> None:
+        self.array, self.what, self.begin = array, what, 0 if own else array.ctypes.data
         self.shape, self.dtype, self.size = array.shape, array.dtype, array.size
         self.ndim, self.strides = array.ndim, array.strides
 
@@ -37,6 +42,17 @@ class Memory:
         elif self.ndim == 1 and 0 <= index < self.size:
             return
         raise IndexError(f"index {index} is outside {self.what} of shape {self.shape}")
+
+
+def together(x: Any, i: Any) -> None:
+    """Refuse to access x[i] to x[i + 3] at once where they begin at no multiple of their size: a card would."""
+    if (x.begin + int(i) * x.dtype.itemsize) % (TOGETHER * x.dtype.itemsize):
+        raise SimulatedFault(misaligned(i, x.what))
+
+
+def misaligned(i: Any, what: str) -> str:
+    """What is wrong with an access to four numbers."""
+    return f"misaligned: four numbers at once from index {i} of {what}"
 
 
 def poisoned(shape: Any, dtype: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .jit import intrinsic
+from .memory import together
 
 
 def address_of(context: Any, builder: Any, kind: Any, array: Any, index_kind: Any, index: Any) -> Any:
@@ -46,6 +47,7 @@ def load1(typing_context, x, i):
 
 
 def _load4_twin(x, i):
+    together(x, i)
     return x[i], x[i + 1], x[i + 2], x[i + 3]
 
 
@@ -69,6 +71,7 @@ def load4(typing_context, x, i):
 
 
 def _store4_twin(x, i, a, b, c, d):
+    together(x, i)
     x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d
 
 

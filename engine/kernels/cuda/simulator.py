@@ -216,10 +216,13 @@ class _Run:
                 f"{self._where(other)} waits at {other.waits}")
 
 
+TWIN = "_twin"                           # how the names of twins end
+
+
 def raised_at(error: BaseException) -> tuple[str, int]:
-    """The innermost line outside the simulator that an exception passed."""
+    """The innermost line of a kernel that an exception passed; the twin of an intrinsic stands for an instruction."""
     found, trace = ("?", 0), error.__traceback__
-    while trace is not None:
+    while trace is not None and not trace.tb_frame.f_code.co_name.endswith(TWIN):
         if trace.tb_frame.f_code.co_filename not in _OWN:
             found = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
         trace = trace.tb_next
@@ -240,7 +243,7 @@ def _thread_class() -> type:
 def _memory(argument: Any, what: str) -> Any:
     if isinstance(argument, list):
         return [_memory(array, f"{what}, array {i}") for i, array in enumerate(argument)]
-    return Memory(argument, what) if isinstance(argument, np.ndarray) else argument
+    return Memory(argument, what, own=False) if isinstance(argument, np.ndarray) else argument
 
 
 def check_launch(name: str, block: tuple[int, ...], shared_bytes: int) -> None:
