@@ -16,14 +16,12 @@ import pytest
 from tiny import corpus, pairs, settings, text_files
 
 import engine
-from microtfm import checkpoint, learner, material, metrics, train
+from microtfm import checkpoint, learner, metrics, train
 from microtfm.errors import UserError
 from microtfm.events import Events, Opening, Sample
 from microtfm.loss import translation_loss
-from microtfm.material import Texts
 from microtfm.run_folder import RunFolder, free_folder
-from microtfm.settings import ModelSettings, Settings, TokenSettings
-from microtfm.tokens import normalise
+from microtfm.settings import ModelSettings, TokenSettings
 from microtfm.train import resume
 from microtfm.translator import Translator
 
@@ -237,42 +235,6 @@ def test_other_optimisers_resume_too(tmp_path: Path, optimizer: str) -> None:
     assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "b")
     with pytest.raises(UserError, match="optimi"):
         resume(tmp_path / "b", changes=settings(tmp_path, steps=9).train)
-
-
-def subwords(out: Path, **chosen: float) -> Settings:
-    """Settings of a run whose text is cut anew in every pass."""
-    return replace(settings(out, batch_tokens=120), tokens=TokenSettings(size=290, **chosen))  # type: ignore[arg-type]
-
-
-def test_a_text_that_is_cut_anew_in_every_pass_resumes_too(tmp_path: Path) -> None:
-    train.train(subwords(tmp_path / "a", dropout=0.2), corpus=corpus())
-    train.train(subwords(tmp_path / "b", dropout=0.2), Heard(6, hit), corpus())
-    engine.seed(99)
-    resume(tmp_path / "b")
-    assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "b")
-    train.train(subwords(tmp_path / "c"), corpus=corpus())
-    codes = [RunFolder.open(tmp_path / name).code for name in "abc"]
-    assert codes[0] == codes[1] != codes[2]
-
-
-def test_each_pass_has_cuts_of_its_own_within_the_limit(tmp_path: Path) -> None:
-    chosen = subwords(tmp_path, dropout=0.5, max_length=13)
-    texts = Texts(*corpus())
-    text = material.prepare(texts, chosen, *material.tokenizers(texts, chosen)[:2])
-    first, second = text.pass_over(chosen, 0), text.pass_over(chosen, 1)
-    assert first == text.pass_over(chosen, 0) != second
-    assert max(max(map(len, pair)) for pair in first) <= 13
-    longer = text.pass_over(replace(chosen, tokens=replace(chosen.tokens, max_length=100)), 0)
-    assert max(max(map(len, pair)) for pair in longer) > 13
-    for cut in (first, second, longer):
-        said = [(text.source.decode(a), text.target.decode(b)) for a, b in cut]
-        assert said == [(normalise(a), normalise(b)) for a, b in texts.train]
-    plain = replace(chosen, tokens=replace(chosen.tokens, dropout=0.0))
-    assert text.pass_over(plain, 0) is text.train
-    epoch, _, batch = next(text.order(chosen, 1, 0))
-    rows = {tuple(row[row > 0][:-1]) for row in batch.source}
-    assert epoch == 1
-    assert rows <= {tuple(a) for a, _ in second}
 
 
 def test_it_learns_and_the_loss_falls(tmp_path: Path) -> None:
