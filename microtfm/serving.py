@@ -100,7 +100,9 @@ class Service:
 
     async def attention(self, request: Request) -> Response:
         """A picture of where the model looked while it translated one line."""
-        texts = self._texts(await self._asked(request))
+        asked = await self._asked(request)
+        self._check_pair(asked)
+        texts = self._texts(asked)
         if len(texts) != 1 or not texts[0].strip() or "\n" in texts[0].strip():
             raise HTTPException(400, "q must be one line of text, whose attention is drawn.")
         future = self.line.draw(texts[0].strip(), self.limits.seconds)

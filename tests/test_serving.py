@@ -113,6 +113,7 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     ("POST", "/translate", {"q": "\n" * 60}, 413, "61 lines"),
     ("POST", "/translate", {"q": "x" * 6000}, 413, "5,000 bytes"),
     ("POST", "/attention", {"q": "a\nb"}, 400, "one line"),
+    ("POST", "/attention", {"q": "x", "source": "de"}, 400, "de to en is not served"),
     ("GET", "/translate", None, 405, "Method Not Allowed"),
     ("GET", "/nosuch", None, 404, "Not Found"),
 ])

@@ -18,19 +18,21 @@ if SIMULATED:
     from . import stand_in
 
 
-def _copy4_twin(shared, at, x, i, count):
+def _both_together(shared, at, x, i, count):
     together(shared, at)
     if count > 0:
         together(x, i)
+
+
+def _copy4_twin(shared, at, x, i, count):
+    _both_together(shared, at, x, i, count)
     stand_in.async_copy(shared, at, x, i, count)
     for n in range(count, 4):
         shared[at + n] = 0
 
 
 def _copy4_at_once_twin(shared, at, x, i, count):
-    together(shared, at)
-    if count > 0:
-        together(x, i)
+    _both_together(shared, at, x, i, count)
     for n in range(4):
         if n < count:
             shared[at + n] = x[i + n]

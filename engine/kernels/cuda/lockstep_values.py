@@ -300,11 +300,11 @@ class Lanes:
     def call(mask: Any, where: Any, function: Any, *arguments: Any, **named: Any) -> Any:
         if getattr(function, "in_lockstep", False):
             return function(mask, where, *arguments, **named)
-        known = KNOWN.get(function) if isinstance(function, HASHABLE) else None
-        if known is not None:
-            return known(*arguments)
-        if function in MASKED:
-            return MASKED[function](mask, *arguments)
+        if isinstance(function, HASHABLE):
+            if function in KNOWN:
+                return KNOWN[function](*arguments)
+            if function in MASKED:
+                return MASKED[function](mask, *arguments)
         if isinstance(function, type) and issubclass(function, np.generic):
             x = arguments[0]
             return x.astype(function) if isinstance(x, Array) else function(x)
