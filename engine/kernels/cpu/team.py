@@ -1,10 +1,13 @@
 """The team: the threads that share the blocks of a kernel, woken in less than a microsecond.
 
-The thread that launches a kernel (worker 0) writes the job into a line of memory and opens its ticket: how many blocks
-are left for how many threads, one word. Whoever lowers the ticket in one atomic step has claimed a block of the job
+The thread that launches a kernel (worker 0) writes the job into a line of memory and opens its ticket: which blocks
+are left for how many threads, one word. Whoever changes the ticket in one atomic step has claimed a block of the job
 that is then current, and the job cannot change before its claimed blocks are reported done. So the launching thread
 waits only for blocks that others have begun: a worker that sleeps, or that another process keeps from its core, is
 never waited for. Idle workers watch the ticket for a while, then sleep on a lock, without ever needing Python's.
+
+Workers with even numbers take the first block that is left, the others the last one. So what a core has written in one
+kernel, it mostly reads again in the next one, and has it in its own cache.
 
 Every few blocks the launching thread listens for signals, so that Ctrl-C ends a long kernel, too: what is left of the
 job is left out, and the exception of the signal's handler goes on.
@@ -47,14 +50,17 @@ from .native import (
 )
 
 _LINE = 128  # bytes that no two processors should write to at once
-TICKET, THUNK, RECORD, BLOCKS = (WORD * i for i in range(4))  # offsets into the memory of the team, in bytes
+TICKET, THUNK, RECORD = (WORD * i for i in range(3))  # offsets into the memory of the team, in bytes
 DONE = _LINE  # blocks of the job that workers have done
 HELD = 2 * _LINE  # whether some launch has the team
 (THREADS, STARTED, AWAKE, STOP, WATCH, YIELD, CLOCK, CLOCK_WHICH, CLOCK_SCALE, STARTER, NONE, NDARRAY, TYPE_ERROR,
  INDEX_ERROR) = (3 * _LINE + WORD * i for i in range(14))  # fmt: skip
 BEDS = 4 * _LINE  # for each worker, whether it sleeps and the lock that it sleeps on
 _BED = 2 * WORD
-LEFT = 0xFFFFFFFF  # the ticket's lower half; the upper is the number of threads that may claim
+# A ticket: the number of threads that may claim, the first block that is left, and how many are left.
+_BITS = 27
+LEFT, _FIRST, _THREADS = (1 << _BITS) - 1, 1 << _BITS, 1 << 2 * _BITS
+MOST_BLOCKS = LEFT
 _PATIENCE = 512  # turns of a waiting loop, some microseconds, between two looks at the clock
 WATCH_NANOSECONDS = 300_000  # how long an idle worker watches before it sleeps
 BETWEEN_SIGNALS = 50_000_000  # nanoseconds
@@ -119,11 +125,12 @@ def run_alone(team, thunk, record, blocks, since, interpreter):
 def share(team, thunk, record, blocks, since, interpreter):
     """Run a job by the team, which the caller holds, as its worker 0: -> what `heard` says; if that is yes, the rest of
     the blocks is left out."""
+    if blocks > MOST_BLOCKS:
+        return run_alone(team, thunk, record, blocks, since, interpreter)
     poke(team + THUNK, thunk)
     poke(team + RECORD, record)
-    poke(team + BLOCKS, blocks)
     threads = observe(team + THREADS)
-    publish(team + TICKET, threads << 32 | (blocks - 1))
+    publish(team + TICKET, threads * _THREADS + _FIRST + (blocks - 1))
     wake(team, min(threads, blocks))
     call_thunk(thunk, 0, 0, 1, record)
     others, own, raised = blocks - 1, 0, False
@@ -135,8 +142,9 @@ def share(team, thunk, record, blocks, since, interpreter):
         if raised:
             if exchange(team + TICKET, ticket, ticket - left):
                 others -= left
-        elif exchange(team + TICKET, ticket, ticket - 1):
-            call_thunk(thunk, 0, blocks - left, blocks - left + 1, record)
+        elif exchange(team + TICKET, ticket, ticket + _FIRST - 1):
+            block = ticket >> _BITS & LEFT
+            call_thunk(thunk, 0, block, block + 1, record)
             others -= 1
             own += 1
             if own % LISTENING == 0:
@@ -158,9 +166,9 @@ def work(team, worker):
     while True:
         ticket = observe(team + TICKET)
         left = ticket & LEFT
-        if left != 0 and worker < ticket >> 32:
-            if exchange(team + TICKET, ticket, ticket - 1):
-                block = peek(team + BLOCKS) - left
+        if left != 0 and worker < ticket >> 2 * _BITS:
+            if exchange(team + TICKET, ticket, ticket - 1 + (1 - worker % 2) * _FIRST):
+                block = (ticket >> _BITS & LEFT) + worker % 2 * (left - 1)
                 call_thunk(peek(team + THUNK), worker, block, block + 1, peek(team + RECORD))
                 done += 1
                 turns, since = 0, 0
