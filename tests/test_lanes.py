@@ -49,6 +49,23 @@ def test_exp(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_of_sixteen_numbers_has_the_bits_of_the_op(dtype: type) -> None:
+    from engine.kernels.cpu import lanes, lift
+    from engine.kernels.cpu.jit import kernel
+
+    def logarithms(lo, hi, x):
+        for i in range(lo, hi):
+            lanes.log_all(x[16 * i : 16 * i + 16])
+
+    rng = np.random.default_rng(0)
+    x = np.concatenate([SPECIAL, np.exp(rng.uniform(-87, 88, 50_001)), rng.uniform(0, 4, 4 * 16 * 8)]).astype(dtype)
+    x = x[: len(x) - len(x) % 16]
+    expected = lift.log(x)
+    kernel("T[::1]")(logarithms)(len(x) // 16, x)
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_square_root(dtype: type) -> None:
     x = np.abs(np.concatenate([SPECIAL, np.random.default_rng(0).normal(size=1000)])).astype(dtype)
     np.testing.assert_array_equal(applied("sqrt", x), np.sqrt(x))

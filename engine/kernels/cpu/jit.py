@@ -28,7 +28,8 @@ float32 and float64 are compiled separately, each on its first call, and kept on
 one by one, in no fixed order: a block must not depend on another one. Aim at 20 µs to 200 µs a block; the launch of a
 parallel loop costs 0.5 to 1 µs. Block sizes must not depend on the number of threads where that could change a bit.
 A kernel is not called from another kernel; share code through @jit and @separate functions. Arrays can be allocated
-inside (np.empty) when they are small. Division is NumPy's (x / 0 is inf), no fastmath.
+inside (np.empty) when they are small. Division is NumPy's (x / 0 is inf), no fastmath. @kernel("...", bare=True): where
+no array is made and no function returns one, references need not be counted, which can cost as much as a short row.
 """
 
 import re
@@ -40,7 +41,7 @@ from numba.core import config
 
 from . import launch
 from .launch import Parameter
-from .native import builtin, compiled, jit, separate
+from .native import BARE, builtin, compiled, jit, separate
 from .tape import CURRENT, Launch
 from .team import TEAM
 
@@ -58,9 +59,9 @@ _NUMBERS = {
 class Kernel:
     """A compiled kernel: call it with the number of blocks and its arguments. See the module's docstring."""
 
-    def __init__(self, signature: str, function: Callable[..., None]) -> None:
+    def __init__(self, signature: str, function: Callable[..., None], bare: bool = False) -> None:
         self.__name__, self.__doc__, self.__module__ = function.__name__, function.__doc__, function.__module__
-        self.function = function
+        self.function, self._options = function, BARE if bare else {}
         self._parameters = _parameters(signature)
         self._typed = [i for i, (element, kind) in enumerate(self._parameters) if element == "T" and kind is not None]
         self._first = self._typed[0] if self._typed else 0
@@ -114,15 +115,15 @@ class Kernel:
                       for element, rank in self._parameters]  # fmt: skip
         position = [types.int64] * (2 + self._takes_worker)
         signature = types.void(*position, *(parameter.native for parameter in parameters))
-        thunk = compiled(self.function, signature, pipeline_class=launch.KernelCompiler)
+        thunk = compiled(self.function, signature, pipeline_class=launch.KernelCompiler, **self._options)
         rules = self._rules.setdefault(dtype, launch.Rules(self.__name__, thunk, parameters))
         self._alone[dtype] = builtin(launch.launch, rules.alone)
         self._shared[dtype] = builtin(launch.launch, rules.shared)
 
 
-def kernel(signature: str) -> Callable[[Callable[..., None]], Kernel]:
+def kernel(signature: str, bare: bool = False) -> Callable[[Callable[..., None]], Kernel]:
     """Declare a kernel: `signature` gives the types of its parameters after the range of blocks."""
-    return lambda function: Kernel(signature, function)
+    return lambda function: Kernel(signature, function, bare)
 
 
 def set_threads(n: int) -> None:

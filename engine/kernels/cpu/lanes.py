@@ -14,10 +14,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from ..compiled import log
 from .jit import jit, separate
 from .philox import GROUP, random_numbers
 from .reduce import CHUNK
-from .simd import I32, LANES, Vector, call, clipped, fma, load, select, splat
+from .simd import I32, LANES, Vector, bits, call, clipped, fma, load, select, splat, store
 from .simd import first_lanes as mask_of
 
 INLINE = {"error_model": "numpy", "forceinline": True}
@@ -141,6 +142,60 @@ def _exp_64(x):
 def _choose_exp(x):
     single = x == Vector(types.float32)
     return (lambda x: _exp_32(x)) if single else (lambda x: _exp_64(x))
+
+
+# --- log -------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _as_floats(typingctx, n):
+    """32-bit integers as numbers of the same value."""
+    single = Vector(types.float32)
+    return single(n), lambda context, builder, sig, values: builder.sitofp(values[0], single.native)
+
+
+TINY, LIFT, LIFT_EXPONENT = 2.0**-126, 2.0**25, 25
+SQRT_HALF, MANTISSA, MANTISSA_BITS = 0x3F3504F3, 0x007FFFFF, 23
+
+
+@jit
+def _log_32(x):
+    """The bits of `scalar.log`, where the constants are explained."""
+    subnormal = x < TINY
+    pattern = bits(select(subnormal, x * LIFT, x)) - np.int32(SQRT_HALF)
+    zero = pattern ^ pattern
+    n = _as_floats((pattern >> np.int32(MANTISSA_BITS)) - select(subnormal, zero + np.int32(LIFT_EXPONENT), zero))
+    f = bits((pattern & np.int32(MANTISSA)) + np.int32(SQRT_HALF)) - 1.0
+    p = splat(7.0376836292e-2, x)
+    p = p * f + -1.1514610310e-1
+    p = p * f + 1.1676998740e-1
+    p = p * f + -1.2420140846e-1
+    p = p * f + 1.4249322787e-1
+    p = p * f + -1.6668057665e-1
+    p = p * f + 2.0000714765e-1
+    p = p * f + -2.4999993993e-1
+    p = p * f + 3.3333331174e-1
+    z = f * f
+    y = ((f * z * p + n * -2.12194440e-4) - z * 0.5 + f) + n * 0.693359375
+    y = select(x > 0.0, y, select(x == 0.0, splat(-math.inf, x), splat(math.nan, x)))
+    return select(x < math.inf, y, x + x)
+
+
+def log_all(x: Any) -> None:
+    """The natural logarithms of an array's first sixteen numbers, in place."""
+    raise NotImplementedError("only compiled code has vectors")
+
+
+@overload(log_all, strict=False)
+def _choose_log(x):
+    def side_by_side(x):
+        store(x, 0, _log_32(load(x, 0)))
+
+    def one_by_one(x):
+        for i in range(LANES):
+            x[i] = log(x[i])
+
+    return side_by_side if x.dtype == types.float32 else one_by_one
 
 
 # --- random bits -----------------------------------------------------------------------------------------------------

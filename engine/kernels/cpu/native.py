@@ -24,6 +24,7 @@ THUNK = ir.FunctionType(ir.VoidType(), [I64] * 4)  # worker, lo, hi, address of 
 WORD = 8  # bytes
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
+BARE = {"_nrt": False}  # makes no arrays and returns none, and counts no references to those that it is given
 NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
@@ -38,7 +39,7 @@ def compiled(function: Callable[..., Any], signature: Any, **options: Any) -> in
     if (function, signature) not in _ADDRESSES:
         with _COMPILING:
             if (function, signature) not in _ADDRESSES:
-                dispatcher = numba.njit(**OPTIONS, no_cpython_wrapper=True, **options)(function)
+                dispatcher = numba.njit(**{**OPTIONS, **options}, no_cpython_wrapper=True)(function)
                 dispatcher._cache = cache.DiskCache(function)
                 dispatcher.compile(signature)
                 (result,) = dispatcher.overloads.values()

@@ -1,8 +1,9 @@
 """Layer normalisation over the last axis (Ba, Kiros & Hinton 2016), alone and with the residual connection before it.
 
 Variance is the population's. Sums along a row keep the order of `reduce`. Those over rows (the gradients of weight and
-bias) are chains in ascending row order, made by blocks of their own that own some columns: rows whose gradient is 0
-change no bit.
+bias) are made while the rows are at hand: of every sentence (the axis before the features) in runs of rows, in
+ascending order, and then over all runs. So rows behind the end of a sentence whose gradient is 0 change no bit, nor do
+such sentences behind the last one.
 """
 
 import math
@@ -13,17 +14,29 @@ from . import tape
 from .dropout import keep_factors, key_of, rule
 from .jit import kernel
 from .lift import FLOATS
-from .norm_rows import SLAB, add_means, chains, four, means_of, rstds_of, scale_rows, slope_rows, variances_of
+from .norm_rows import (
+    SLAB,
+    add_means,
+    add_rows,
+    clear,
+    four,
+    means_of,
+    rstds_of,
+    scale_rows,
+    slope_rows,
+    variances_of,
+)
 from .simd import LANES
 
 Array = np.ndarray
 
 BLOCK = 8192  # elements of one block of rows
 SMALL = 8192  # up to here one thread does all
+RUN = 16  # rows of one run of a sum over rows, or a multiple where they are short
 
 
 @kernel("T[::1], T[::1], int64[::1], T[::1], T[::1], T[::1], int32[::1], T[::1], T[::1], T[::1], T[::1], "
-        "int, int, int, uint32, T, float")  # fmt: skip
+        "int, int, int, uint32, T, float", bare=True)  # fmt: skip
 def _add_norm(
     lo, hi, x, h, key, weight, bias, sums, kept, factors, out, means, rstds, rows, n, per_block, threshold, scale, eps
 ):  # fmt: skip
@@ -50,19 +63,29 @@ def _add_norm(
         scale_rows(s, at, n, m, r, weight, bias, out)
 
 
-@kernel("T[::1], T[::1], T[::1], T[::1], T[::1], int32[::1], T[::1], T[::1], T[::1], T[::1], int, int, int, int, T")
+@kernel("T[::1], T[::1], T[::1], T[::1], T[::1], int32[::1], T[::1], T[::1], T[::1], int, int, int, int, int, T",
+        bare=True)  # fmt: skip
 def _add_norm_vjp(
-    lo, hi, g, s, weight, means, rstds, kept, dx, dh, dweight, dbias, rows, n, slabs, per_block, scale
+    lo, hi, g, s, weight, means, rstds, kept, dx, dh, sums, length, n, run, runs, per_block, scale
 ):  # fmt: skip
-    """The first `slabs` blocks make the gradients of weight and bias, the others those of x and h from that of s."""
+    """The gradients of x and h from that of s, and for each run of rows its share of those of weight and bias: a row
+    (2 n) of `sums`. Sentences have `length` rows, `runs` runs each."""
+    for i in range(lo * per_block, min(hi * per_block, sums.size // (2 * n))):
+        start, to = i // runs * length, 2 * i * n
+        first = start + i % runs * run
+        last = min(first + run, start + length) - 1
+        clear(sums, to, 2 * n)
+        for row in range(first, last + 1, 4):
+            slope_rows(g, s, weight, row, last, n, means, rstds, dx, kept, scale, dh, sums, to)
+
+
+@kernel("T[::1], T[::1], int, int", bare=True)
+def _sum_runs(lo, hi, x, out, rows, n):
     for column in range(lo * SLAB, min(hi * SLAB, n), SLAB):
         if column + SLAB <= n:
-            chains(g, s, means, rstds, rows, n, column, SLAB, dweight, dbias)
+            add_rows(x, rows, n, column, SLAB, out)
         else:
-            chains(g, s, means, rstds, rows, n, column, n - column, dweight, dbias)
-    last = min((hi - slabs) * per_block, rows) - 1
-    for first in range(max(lo - slabs, 0) * per_block, last + 1, 4):
-        slope_rows(g, s, weight, first, last, n, means, rstds, dx, kept, scale, dh)
+            add_rows(x, rows, n, column, n - column, out)
 
 
 # --- the ops ---------------------------------------------------------------------------------------------------------
@@ -143,8 +166,11 @@ def layer_norm_vjp(
 
 
 def _unfit(x: Array, *rows: Array | None) -> bool:
-    wrong = any(a is not None and (a.dtype != x.dtype or a.shape != x.shape[-1:]) for a in rows)
-    return x.dtype not in FLOATS or x.ndim == 0 or wrong
+    dtype, features = x.dtype, x.shape[-1:]
+    for a in rows:
+        if a is not None and (a.dtype != dtype or a.shape != features):
+            return True
+    return dtype not in FLOATS or not features
 
 
 def _normalise(
@@ -159,9 +185,9 @@ def _normalise(
     eps: float,
 ) -> tuple[Array, Array, Array]:
     """(y, mean, rstd) of x + dropout(h), which goes to `sums`, or of x where there is no h."""
-    x = tape.contiguous(x)
+    x, dtype, each = tape.contiguous(x), x.dtype, x.shape[:-1]
     h = h if h is None else tape.contiguous(h)
-    out, mean, rstd = (tape.empty(shape, x.dtype) for shape in (x.shape, x.shape[:-1], x.shape[:-1]))
+    out, mean, rstd = tape.empty(x.shape, dtype), tape.empty(each, dtype), tape.empty(each, dtype)
     rows, n = mean.size, x.shape[-1]
     if n == 0:
         tape.fill(mean, math.nan)
@@ -179,15 +205,19 @@ def _pull_back(
     g: Array, s: Array, weight: Array | None, mean: Array, rstd: Array, kept: Array | None, p: float
 ) -> Array:
     """The packed gradients: of s, of h if p is not 0, of weight and bias."""
-    g, s, mean, rstd = (tape.contiguous(a) for a in (g, s, mean, rstd))
+    g, s, mean, rstd = tape.contiguous(g), tape.contiguous(s), tape.contiguous(mean), tape.contiguous(rstd)
     size, rows, n = s.size, mean.size, s.shape[-1]
     packed = tape.empty(size * (2 if p else 1) + 2 * n, s.dtype)
-    dx, dh, dweight, dbias = packed[:size], packed[size : -2 * n], packed[-2 * n : -n], packed[-n:]
-    if n:
-        slabs, per_block, (_, scale) = -(-n // SLAB), _rows_of_a_block(n), rule(p)
-        run = _add_norm_vjp if size > SMALL else _add_norm_vjp.serial
-        run(slabs + -(-rows // per_block), g, s, _row(weight, 1, s), mean, rstd, kept, dx, dh, dweight, dbias,
-            rows, n, slabs, per_block, scale)  # fmt: skip
+    if not n:
+        return packed
+    length, run = s.shape[-2] if s.ndim > 1 else 1, RUN * max(1, BLOCK // (RUN * n))
+    runs = -(-length // run) if rows else 0
+    count = rows // length * runs if rows else 0
+    sums, per_block = tape.empty(2 * n * count, s.dtype), max(1, run // max(1, length))
+    vjp, add = (_add_norm_vjp, _sum_runs) if size > SMALL else (_add_norm_vjp.serial, _sum_runs.serial)
+    vjp(-(-count // per_block), g, s, _row(weight, 1, s), mean, rstd, kept, packed[:size], packed[size : -2 * n], sums,
+        length, n, run, runs, per_block, rule(p)[1])  # fmt: skip
+    add(-(-2 * n // SLAB), sums, packed[-2 * n :], count, 2 * n)
     return packed
 
 

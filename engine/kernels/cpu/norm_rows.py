@@ -1,4 +1,4 @@
-"""Four rows of a layer norm at a time: their means and variances, their gradients; and columns of the sums over rows.
+"""Four rows of a layer norm at a time: their means and variances, their gradients; and sums over rows.
 
 One row waits for its own sums; four of them side by side keep the processor busy. Where there are fewer, the last one
 is done again, with the same result. Sums along a row keep the order of `reduce`.
@@ -10,11 +10,11 @@ import numba
 
 from .dropout import bits_of, dropped, mask_of
 from .lanes import lanes_below, sums_of_four
-from .native import NO_WRAPPERS, OPTIONS
+from .native import BARE, NO_WRAPPERS, OPTIONS
 from .reduce import CHUNK
-from .simd import LANES, fma, load_tail, select, splat, store_tail
+from .simd import LANES, fma, load_tail, prefetch, select, splat, store_tail
 
-jit = numba.njit(**OPTIONS, **NO_WRAPPERS, forceinline=True)  # a call would spill every vector
+jit = numba.njit(**OPTIONS, **BARE, **NO_WRAPPERS, forceinline=True)  # a call would spill every vector
 SLAB = 4 * LANES  # columns whose sums are made together
 
 
@@ -207,35 +207,49 @@ def _shares(g, s, weight, at, n, means):
 
 
 @jit
-def _slope(g, s, i, count, weight, mean, rstd, turn, level, dx, kept, word, scale, dh):
-    b = load_tail(g, i, count) * weight
-    d = fma(load_tail(s, i, count) - mean, turn, (b - level) * rstd)
+def _slope(g, s, i, count, weight, mean, rstd, turn, level, dx, kept, word, scale, dh, live, dw, db, ahead):
+    """A vector of a row of dx and of dh; dw + g x̂ and db + g, if the row is live."""
+    a, c = load_tail(g, i, count), load_tail(s, i, count) - mean
+    prefetch(g, i + ahead)
+    prefetch(s, i + ahead)
+    d = fma(c, turn, (a * weight - level) * rstd)
     store_tail(dx, i, d, count)
     if kept is not None:
         store_tail(dh, i, select(mask_of(kept[word]), d * scale, splat(0.0, dh)), count)
+    return select(live, fma(a, c * rstd, dw), dw), select(live, db + a, db)
 
 
 @jit
-def _slope_four(g, s, at, j, count, weight, means, rstds, turns, levels, dx, kept, words, scale, dh):
+def _slope_four(g, s, at, j, count, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, live, sums, to):
     w, k = load_tail(weight, j, count), j // LANES
-    _slope(g, s, at[0] + j, count, w, means[0], rstds[0], turns[0], levels[0], dx, kept, words[0] + k, scale, dh)
-    _slope(g, s, at[1] + j, count, w, means[1], rstds[1], turns[1], levels[1], dx, kept, words[1] + k, scale, dh)
-    _slope(g, s, at[2] + j, count, w, means[2], rstds[2], turns[2], levels[2], dx, kept, words[2] + k, scale, dh)
-    _slope(g, s, at[3] + j, count, w, means[3], rstds[3], turns[3], levels[3], dx, kept, words[3] + k, scale, dh)
+    dw, db = load_tail(sums, to + j, count), load_tail(sums, to + n + j, count)
+    dw, db = _slope(g, s, at[0] + j, count, w, means[0], rstds[0], turns[0], levels[0], dx, kept, words[0] + k, scale,
+                    dh, live[0], dw, db, 4 * n)  # fmt: skip
+    dw, db = _slope(g, s, at[1] + j, count, w, means[1], rstds[1], turns[1], levels[1], dx, kept, words[1] + k, scale,
+                    dh, live[1], dw, db, 4 * n)  # fmt: skip
+    dw, db = _slope(g, s, at[2] + j, count, w, means[2], rstds[2], turns[2], levels[2], dx, kept, words[2] + k, scale,
+                    dh, live[2], dw, db, 4 * n)  # fmt: skip
+    dw, db = _slope(g, s, at[3] + j, count, w, means[3], rstds[3], turns[3], levels[3], dx, kept, words[3] + k, scale,
+                    dh, live[3], dw, db, 4 * n)  # fmt: skip
+    store_tail(sums, to + j, dw, count)
+    store_tail(sums, to + n + j, db, count)
 
 
 @jit
-def _slopes(g, s, at, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh):
+def _slopes(g, s, at, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, live, sums, to):
     whole = n - n % LANES
     for j in range(0, whole, LANES):
-        _slope_four(g, s, at, j, LANES, weight, means, rstds, turns, levels, dx, kept, words, scale, dh)
+        _slope_four(g, s, at, j, LANES, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, live, sums,
+                    to)  # fmt: skip
     if whole < n:
-        _slope_four(g, s, at, whole, n - whole, weight, means, rstds, turns, levels, dx, kept, words, scale, dh)
+        _slope_four(g, s, at, whole, n - whole, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh,
+                    live, sums, to)  # fmt: skip
 
 
 @jit
-def slope_rows(g, s, weight, first, last, n, means, rstds, dx, kept, scale, dh):
-    """Rows first .. first + 3 of dx and, where there is dropout, of dh.
+def slope_rows(g, s, weight, first, last, n, means, rstds, dx, kept, scale, dh, sums, to):
+    """Rows first .. first + 3, but none behind the last, of dx and, where there is dropout, of dh; what they add to the
+    gradients of weight and bias is added to `sums`, which holds these from `to`.
 
     dx = rstd (w g - mean(w g) - x̂ mean(w g x̂)), where x̂ = (s - mean) rstd.
     """
@@ -245,30 +259,32 @@ def slope_rows(g, s, weight, first, last, n, means, rstds, dx, kept, scale, dh):
     along, levels = _shares(g, s, weight, at, n, m)
     turns = (-along[0] * r[0] * r[0] * r[0], -along[1] * r[1] * r[1] * r[1],
              -along[2] * r[2] * r[2] * r[2], -along[3] * r[3] * r[3] * r[3])  # fmt: skip
+    left = (last - first) * LANES
+    live = lanes_below(LANES), lanes_below(left), lanes_below(left - LANES), lanes_below(left - 2 * LANES)
     if kept.size:
-        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, kept, words, scale, dh)
+        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, kept, words, scale, dh, live, sums, to)
     else:
-        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, None, words, scale, dh)
+        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, None, words, scale, dh, live, sums, to)
 
 
 @jit
-def _link(g, s, i, count, mean, rstd, weight, bias):
-    a = load_tail(g, i, count)
-    return fma(a, (load_tail(s, i, count) - mean) * rstd, weight), bias + a
+def clear(x, at, n):
+    """x[at : at + n] = 0."""
+    zero = splat(0.0, x)
+    for i in range(0, n - LANES + 1, LANES):
+        store_tail(x, at + i, zero, LANES)
+    store_tail(x, at + n - n % LANES, zero, n % LANES)
 
 
 @jit
-def chains(g, s, means, rstds, rows, n, column, count, dweight, dbias):
-    """The sums over rows of g x̂ and of g, for `count` columns from `column`."""
-    (w0, w1, w2, w3), (b0, b1, b2, b3) = _zeros(g), _zeros(g)
+def add_rows(x, rows, n, column, count, out):
+    """The sums over rows, one after the other, of up to four vectors of columns, `count` numbers from `column`."""
+    a, b, c, d = _zeros(x)
     for row in range(rows):
-        mean, rstd, i = means[row], rstds[row], row * n + column
-        w0, b0 = _link(g, s, i, count, mean, rstd, w0, b0)
-        w1, b1 = _link(g, s, i + LANES, count - LANES, mean, rstd, w1, b1)
-        w2, b2 = _link(g, s, i + 2 * LANES, count - 2 * LANES, mean, rstd, w2, b2)
-        w3, b3 = _link(g, s, i + 3 * LANES, count - 3 * LANES, mean, rstd, w3, b3)
-    for out, a, b, c, d in ((dweight, w0, w1, w2, w3), (dbias, b0, b1, b2, b3)):
-        store_tail(out, column, a, count)
-        store_tail(out, column + LANES, b, count - LANES)
-        store_tail(out, column + 2 * LANES, c, count - 2 * LANES)
-        store_tail(out, column + 3 * LANES, d, count - 3 * LANES)
+        i = row * n + column
+        a, b = a + load_tail(x, i, count), b + load_tail(x, i + LANES, count - LANES)
+        c, d = c + load_tail(x, i + 2 * LANES, count - 2 * LANES), d + load_tail(x, i + 3 * LANES, count - 3 * LANES)
+    store_tail(out, column, a, count)
+    store_tail(out, column + LANES, b, count - LANES)
+    store_tail(out, column + 2 * LANES, c, count - 2 * LANES)
+    store_tail(out, column + 3 * LANES, d, count - 3 * LANES)

@@ -7,14 +7,14 @@ import numpy as np
 from ..compiled import like, log
 from . import tape
 from .jit import Kernel, jit, kernel
-from .lanes import exp, inline, lanes_below, sums_of_four, tops_of_four
+from .lanes import exp, inline, lanes_below, log_all, sums_of_four, tops_of_four
 from .lift import FLOATS
 from .reduce import CHUNK
-from .simd import LANES, greater, load, load_tail, max_lanes, select, splat, store, store_tail, sum_lanes
+from .simd import LANES, greater, load, load_tail, max_lanes, scratch, select, splat, store, store_tail, sum_lanes
 
 Array = np.ndarray
 
-BLOCK = 16384  # elements of one block of work
+BLOCK = 8192  # elements of one block of work
 GROUPED = 256  # elements of the longest row of which sixteen are in the cache together
 
 
@@ -109,11 +109,15 @@ def _sum(x, at, n, limit):
 
 
 @inline
-def _four_tops(x, at, last, n):
-    """What to subtract from each of four rows of at most two vectors, which begin at `at`, n further and so on, none
-    behind the last: -> where they begin, and these numbers."""
-    lowest = splat(-math.inf, x)
-    at0, at1, at2, at3 = at, min(at + n, last), min(at + 2 * n, last), min(at + 3 * n, last)
+def _four_starts(at, last, n):
+    """Where four rows of n begin, from `at` on, none behind `last`."""
+    return at, min(at + n, last), min(at + 2 * n, last), min(at + 3 * n, last)
+
+
+@inline
+def _four_tops(x, at, n):
+    """What to subtract from each of four rows of at most two vectors, which begin at `at`."""
+    lowest, (at0, at1, at2, at3) = splat(-math.inf, x), at
     first, rest = lanes_below(n), lanes_below(n - LANES)
     a, b = select(first, load_tail(x, at0, n), lowest), select(first, load_tail(x, at1, n), lowest)
     c, d = select(first, load_tail(x, at2, n), lowest), select(first, load_tail(x, at3, n), lowest)
@@ -123,7 +127,7 @@ def _four_tops(x, at, last, n):
         c = greater(select(rest, load_tail(x, at2 + LANES, n - LANES), lowest), c)
         d = greater(select(rest, load_tail(x, at3 + LANES, n - LANES), lowest), d)
     t0, t1, t2, t3 = tops_of_four((a, b, c, d))
-    return (at0, at1, at2, at3), (finite(t0), finite(t1), finite(t2), finite(t3))
+    return finite(t0), finite(t1), finite(t2), finite(t3)
 
 
 @inline
@@ -151,12 +155,13 @@ def _put_shares(out, at, first, end, parts, totals):
     _put(out, at[3] + first, parts[3] / totals[3], end)
 
 
-@kernel("T[::1], T[::1], int, int, int")
+@kernel("T[::1], T[::1], int, int, int", bare=True)
 def _short_softmax(lo, hi, x, out, rows, n, per_block):
     """Rows of one or two vectors, four at a time, stay in registers."""
     end = min(hi * per_block, rows) * n
     for first in range(lo * per_block * n, end, 4 * n):
-        at, tops = _four_tops(x, first, end - n, n)
+        at = _four_starts(first, end - n, n)
+        tops = _four_tops(x, at, n)
         parts = _four_parts(x, at, 0, n, tops)
         if n <= LANES:
             _put_shares(out, at, 0, end, parts, sums_of_four(parts))
@@ -168,7 +173,7 @@ def _short_softmax(lo, hi, x, out, rows, n, per_block):
                 _put(out, at[k] + LANES, rest[k] / totals[k], end)
 
 
-@kernel("T[::1], T[::1], int, int, int")
+@kernel("T[::1], T[::1], int, int, int", bare=True)
 def _softmax(lo, hi, x, out, rows, n, per_block):
     end = min(hi * per_block, rows) * n
     for at in range(lo * per_block * n, end, n):
@@ -212,7 +217,38 @@ def _masked_softmax(lo, hi, x, mask, out, rows, n, per_block):
             _put(out, at + i, select(load(seen, i) != 0, y, nothing), end)
 
 
-@kernel("T[::1], T[::1], T[::1], int, int, int")
+@inline
+def _read_four(x, at, first, n):
+    """Up to sixteen numbers of each of four rows from the one at `first`; 0 behind their ends."""
+    return (load_tail(x, at[0] + first, n - first), load_tail(x, at[1] + first, n - first),
+            load_tail(x, at[2] + first, n - first), load_tail(x, at[3] + first, n - first))  # fmt: skip
+
+
+@inline
+def _times(x, y):
+    return x[0] * y[0], x[1] * y[1], x[2] * y[2], x[3] * y[3]
+
+
+@kernel("T[::1], T[::1], T[::1], int, int, int", bare=True)
+def _short_softmax_vjp(lo, hi, g, y, out, rows, n, per_block):
+    """Rows of one or two vectors, four at a time."""
+    end = min(hi * per_block, rows) * n
+    for first in range(lo * per_block * n, end, 4 * n):
+        at = _four_starts(first, end - n, n)
+        a, b = _read_four(g, at, 0, n), _read_four(y, at, 0, n)
+        if n <= LANES:
+            dots = sums_of_four(_times(a, b))
+            for k in range(4):
+                _put(out, at[k], b[k] * (a[k] - dots[k]), end)
+        else:
+            c, d = _read_four(g, at, LANES, n), _read_four(y, at, LANES, n)
+            dots = sums_of_four(_plus(_times(a, b), _times(c, d)))
+            for k in range(4):  # a row is whole before the next one begins
+                store(out, at[k], b[k] * (a[k] - dots[k]))
+                _put(out, at[k] + LANES, d[k] * (c[k] - dots[k]), end)
+
+
+@kernel("T[::1], T[::1], T[::1], int, int, int", bare=True)
 def _softmax_vjp(lo, hi, g, y, out, rows, n, per_block):
     end = min(hi * per_block, rows) * n
     for row in range(lo * per_block, min(hi * per_block, rows)):
@@ -222,38 +258,75 @@ def _softmax_vjp(lo, hi, g, y, out, rows, n, per_block):
             _put(out, at + i, slope, end)
 
 
-@kernel("T[::1], T[::1], int, int, int")
+@kernel("T[::1], T[::1], int, int, int", bare=True)
+def _short_log_softmax(lo, hi, x, out, rows, n, per_block):
+    """Rows of one or two vectors, four at a time; the logarithms of sixteen rows are taken side by side."""
+    tops, sums, end = scratch(x), scratch(x), min(hi * per_block, rows) * n
+    store(sums, 0, splat(1.0, x))
+    for first in range(lo * per_block * n, end, LANES * n):
+        rest = min(LANES, (end - first) // n)
+        for row in range(0, rest, 4):
+            at = _four_starts(first + row * n, end - n, n)
+            four = _four_tops(x, at, n)
+            parts = _four_parts(x, at, 0, n, four)
+            if n > LANES:
+                parts = _plus(parts, _four_parts(x, at, LANES, n, four))
+            tops[row], tops[row + 1], tops[row + 2], tops[row + 3] = four
+            sums[row], sums[row + 1], sums[row + 2], sums[row + 3] = sums_of_four(parts)
+        log_all(sums)
+        for row in range(0, rest, 4):
+            at = _four_starts(first + row * n, end - n, n)
+            for k in range(4):
+                i = row + min(k, rest - 1 - row)
+                if n > LANES:
+                    store(out, at[k], (load(x, at[k]) - tops[i]) - sums[i])
+                    _put(out, at[k] + LANES, (load_tail(x, at[k] + LANES, n - LANES) - tops[i]) - sums[i], end)
+                else:
+                    _put(out, at[k], (load_tail(x, at[k], n) - tops[i]) - sums[i], end)
+
+
+@kernel("T[::1], T[::1], int, int, int", bare=True)
 def _log_softmax(lo, hi, x, out, rows, n, per_block):
     """The logarithms of sixteen rows are taken side by side, if these are short."""
     last, group = min(hi * per_block, rows), LANES if n <= GROUPED else 1
-    tops, sums, end = np.empty(LANES, x.dtype), np.ones(LANES, x.dtype), last * n
+    tops, sums, end = scratch(x), scratch(x), last * n
+    store(sums, 0, splat(1.0, x))
     for first in range(lo * per_block, last, group):
         count = min(group, last - first)
-        if n <= 2 * LANES:
-            for row in range(0, count, 4):
-                at, four = _four_tops(x, (first + row) * n, end - n, n)
-                parts = _four_parts(x, at, 0, n, four)
-                if n > LANES:
-                    parts = _plus(parts, _four_parts(x, at, LANES, n, four))
-                tops[row], tops[row + 1], tops[row + 2], tops[row + 3] = four
-                sums[row], sums[row + 1], sums[row + 2], sums[row + 3] = sums_of_four(parts)
-        else:
-            for row in range(count):
-                at = (first + row) * n
-                tops[row] = _top(x, at, n, end)
-                sums[row] = _exp_sum(x, at, n, tops[row], out, end, False)
+        for row in range(count):
+            at = (first + row) * n
+            tops[row] = _top(x, at, n, end)
+            sums[row] = _exp_sum(x, at, n, tops[row], out, end, False)
         if group == 1:
             sums[0] = log(sums[0])
         else:
-            for row in range(LANES):
-                sums[row] = log(sums[row])
+            log_all(sums)
         for row in range(count):
             at, top, shift = (first + row) * n, tops[row], sums[row]
             for i in range(0, n, LANES):
                 _put(out, at + i, (_get(x, at + i, end) - top) - shift, end)
 
 
-@kernel("T[::1], T[::1], T[::1], int, int, int")
+@kernel("T[::1], T[::1], T[::1], int, int, int", bare=True)
+def _short_log_softmax_vjp(lo, hi, g, y, out, rows, n, per_block):
+    """Rows of one or two vectors, four at a time."""
+    end = min(hi * per_block, rows) * n
+    for first in range(lo * per_block * n, end, 4 * n):
+        at = _four_starts(first, end - n, n)
+        a = _read_four(g, at, 0, n)
+        if n <= LANES:
+            totals = sums_of_four(a)
+            for k in range(4):
+                _put(out, at[k], a[k] - exp(load_tail(y, at[k], n)) * totals[k], end)
+        else:
+            c = _read_four(g, at, LANES, n)
+            totals = sums_of_four(_plus(a, c))
+            for k in range(4):
+                store(out, at[k], a[k] - exp(load(y, at[k])) * totals[k])
+                _put(out, at[k] + LANES, c[k] - exp(load_tail(y, at[k] + LANES, n - LANES)) * totals[k], end)
+
+
+@kernel("T[::1], T[::1], T[::1], int, int, int", bare=True)
 def _log_softmax_vjp(lo, hi, g, y, out, rows, n, per_block):
     end = min(hi * per_block, rows) * n
     for row in range(lo * per_block, min(hi * per_block, rows)):
@@ -279,17 +352,23 @@ def softmax(x: Array, mask: Array | None = None, *, axis: int = -1) -> Array:
 
 def softmax_vjp(g: Array, y: Array, *, axis: int = -1) -> Array:
     """The pullback of y = softmax(x): y (g - sum(g y))."""
-    return NotImplemented if _unfit(g, y) else _along(axis, _softmax_vjp, g, y)
+    if _unfit(g, y):
+        return NotImplemented
+    return _along(axis, _short_softmax_vjp if y.shape[axis] <= 2 * LANES else _softmax_vjp, g, y)
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """x - max - log(sum(exp(x - max))) along `axis`."""
-    return NotImplemented if _unfit(x, x) else _along(axis, _log_softmax, x)
+    if _unfit(x, x):
+        return NotImplemented
+    return _along(axis, _short_log_softmax if x.shape[axis] <= 2 * LANES else _log_softmax, x)
 
 
 def log_softmax_vjp(g: Array, y: Array, *, axis: int = -1) -> Array:
     """The pullback of y = log_softmax(x): g - exp(y) sum(g)."""
-    return NotImplemented if _unfit(g, y) else _along(axis, _log_softmax_vjp, g, y)
+    if _unfit(g, y):
+        return NotImplemented
+    return _along(axis, _short_log_softmax_vjp if y.shape[axis] <= 2 * LANES else _log_softmax_vjp, g, y)
 
 
 def _unfit(g: Array, y: Array) -> bool:
