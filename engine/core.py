@@ -1,6 +1,7 @@
 """The one graph: a tensor is an array and how it was made, and `apply` is the only verb."""
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from itertools import count
@@ -113,7 +114,7 @@ class Tensor(Methods):
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.node.shape, dtype=np.int64))
+        return math.prod(self.node.shape)
 
     @property
     def dtype(self) -> np.dtype:

@@ -5,6 +5,7 @@ depend on nothing else (Salmon et al., "Parallel random numbers: as easy as 1, 2
 """
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def words(key: Any, count: int) -> Any:
 
 def uniform_array(key: Any, shape: Shape) -> Any:
     """float32 in [0, 1), a multiple of 2⁻²⁴, for each element of `shape` in C order under an int64 key."""
-    drawn = words(key, int(np.prod(shape, dtype=np.int64)))
+    drawn = words(key, math.prod(shape))
     return ((drawn >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
 
@@ -155,7 +156,7 @@ def randint(shape: int | Sequence[int], low: int, high: int | None = None, dtype
     if not STATE.get().computing:
         return Tensor.placeholder(sizes, kind)
     key = next_key() if key is None else key
-    drawn = _drawn64(key, int(np.prod(sizes, dtype=np.int64))) % np.uint64(end - first)
+    drawn = _drawn64(key, math.prod(sizes)) % np.uint64(end - first)
     return Tensor((drawn + np.array(first % 2**64, np.uint64)).astype(kind).reshape(sizes), device=device)
 
 

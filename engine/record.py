@@ -73,6 +73,7 @@ class Op:
             raise ValueError(f"op {self.name!r} is defined twice")
         self.inputs, self.defaults = _parameters(self.meaning, self.signature, self.variadic)
         self.optional = _optional(self.meaning)
+        self._needed = [name for name, value in self.defaults.items() if value is inspect.Parameter.empty]
         if isinstance(self.meaning, np.ufunc):
             self.meaning = in_order(self.meaning)
         self._real = [isinstance(kind, Real) for kind in self.domain]
@@ -105,6 +106,10 @@ class Op:
         return tuple(late)
 
     def _bind(self, rest: tuple[Any, ...], params: dict[str, Any]) -> dict[str, Any]:
+        if not rest and not self._needed:
+            bound = {**self.defaults, **params}
+            if len(bound) == len(self.defaults):
+                return bound
         names = tuple(self.defaults)
         if len(rest) > len(names):
             raise TypeError(f"{self.name}() takes {', '.join((*self.inputs, *names))}; it got "
@@ -115,8 +120,8 @@ class Op:
                 known = ", ".join((*self.inputs, *names))
                 raise TypeError(f"{self.name}() got {key!r} {'twice' if key in given else f'but takes {known}'}")
         bound = {**self.defaults, **given, **params}
-        for key, value in bound.items():
-            if value is inspect.Parameter.empty:
+        for key in self._needed:
+            if bound[key] is inspect.Parameter.empty:
                 raise TypeError(f"{self.name}() needs the parameter {key!r}")
         return bound
 

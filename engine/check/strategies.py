@@ -8,6 +8,7 @@ Whatever fails shrinks to few and simple numbers. Hypothesis is imported when a 
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -209,7 +210,7 @@ def _values(kind: Any, shape: Shape, i: int, size: int, ties: bool, rng: np.rand
 
 def _lattice(kind: Real, shape: Shape, i: int, ties: bool, rng: np.random.Generator) -> np.ndarray:
     """Multiples of 1/64 or finer in the domain, off its kinks; input i's are shifted so that none equal another's."""
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     step = 1 / 64
     while True:
         values = _grid(kind, step)

@@ -98,7 +98,7 @@ def _attention_vjp_shape(g: Shape, q: Shape, k: Shape, v: Shape, mask: Shape | N
     out = _attention_shape(q, k, v, mask, key)
     if g != out:
         raise ShapeError(f"the cotangent has shape {g}, the result has {out}")
-    return (sum(int(np.prod(s, dtype=np.int64)) for s in (q, k, v)),)
+    return (sum(math.prod(s) for s in (q, k, v)),)
 
 
 @fused(**ATTENTION, shape=_attention_vjp_shape,

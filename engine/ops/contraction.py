@@ -1,6 +1,7 @@
 """Sums of products over named or numbered axes: outer, dot, tensordot, einsum. All of them are matrix products."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.shapes import Shape
 
 
 def _size(shape: Sequence[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)
 
 
 # --- two tensors, axes by number ------------------------------------------------------------------

@@ -1,10 +1,9 @@
 """Linear layers with what goes on them, bias, relu and dropout, and several layers of one input side by side."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from engine.core import Tensor
 from engine.errors import ShapeError
@@ -173,7 +172,7 @@ def linear_vjp(x: Tensor, g: Tensor, *, widths: Sequence[int] | None = None) -> 
     x (…, I) is the input, g (…, O) the cotangent; `widths` says how many features each layer has (None: one layer has
     them all). In turn for each: the weight's (I, width), then the bias's (width,), a sum over the rows in their order.
     """
-    x, g = (reshape(t, shape=(int(np.prod(t.shape[:-1], dtype=np.int64)), t.shape[-1])) for t in (x, g))
+    x, g = (reshape(t, shape=(math.prod(t.shape[:-1]), t.shape[-1])) for t in (x, g))
     parts, at = [], 0
     for n in widths or ():
         part = g[:, at:at + n]

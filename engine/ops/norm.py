@@ -2,9 +2,8 @@
 normalisation by the mean square, over groups, and to length 1."""
 from __future__ import annotations
 
+import math
 from typing import Any
-
-import numpy as np
 
 from engine import shapes
 from engine.core import Tensor
@@ -54,7 +53,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 def _layer_norm_vjp_shape(g: Shape, x: Shape, weight: Shape | None = None, **_: Any) -> Shape:
     same(g, _feature_axis(x, weight))
-    return (int(np.prod(x, dtype=np.int64)) + 2 * x[-1],)
+    return (math.prod(x) + 2 * x[-1],)
 
 
 @fused(signature=None, result="float", shape=_layer_norm_vjp_shape, domain=(Real(),),
@@ -124,7 +123,7 @@ def add_norm(x: Tensor, h: Tensor, key: Tensor | None = None, weight: Tensor | N
 def _add_norm_vjp_shape(g: Shape, x: Shape, h: Shape, key: Shape | None = None, weight: Shape | None = None, *,
                         p: float, **_: Any) -> Shape:
     same(g, _add_norm_shape(x, h, key, weight))
-    return (int(np.prod(x, dtype=np.int64)) * (2 if p else 1) + 2 * x[-1],)
+    return (math.prod(x) * (2 if p else 1) + 2 * x[-1],)
 
 
 @fused(**ADD_NORM, shape=_add_norm_vjp_shape,

@@ -1,6 +1,7 @@
 """Products over axes and running products, whose gradients are right beside zeros: they never divide by a factor."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def _prod_rule(g: Tensor, y: Tensor, x: Tensor, *, axis: tuple[int, ...], keepdi
     """ȳ times the product of the others: of those before, and of those behind."""
     stay = [i for i in range(x.ndim) if i not in axis]
     rows = x.transpose(*stay, *axis)
-    flat = reshape(rows, shape=(*rows.shape[:len(stay)], int(np.prod([x.shape[a] for a in axis], dtype=np.int64))))
+    flat = reshape(rows, shape=(*rows.shape[:len(stay)], math.prod([x.shape[a] for a in axis])))
     last = flat.ndim - 1
     others = _before(cumprod(flat, axis=last)) * backwards(_before(cumprod(backwards(flat, last), axis=last)), last)
     back = reshape(others, shape=rows.shape).transpose(*(int(i) for i in np.argsort([*stay, *axis])))

@@ -1,6 +1,7 @@
 """Ops that repeat numbers or put them in another order, all of them compositions."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def tile(x: Tensor, *, reps: int | Sequence[int]) -> Tensor:
 def _repeats(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     axis = params["axis"]
     axis = None if axis is None else shapes.one_axis(axis, len(s))
-    size = int(np.prod(s, dtype=np.int64)) if axis is None else s[axis]
+    size = math.prod(s) if axis is None else s[axis]
     given = params["repeats"]
     repeats = _tuple(given.read() if isinstance(given, Tensor) else given)
     if min(repeats, default=0) < 0 or len(repeats) not in (1, size):

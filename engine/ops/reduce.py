@@ -106,7 +106,7 @@ def one_or_flat(params: dict[str, Any], s: Shape) -> dict[str, Any]:
 
 def along(s: Shape, *, axis: int | None, **_: Any) -> Shape:
     """The shape of an op that goes along an axis, or (None) over all numbers in C order."""
-    return s if axis is not None else (int(np.prod(s, dtype=np.int64)),)
+    return s if axis is not None else (math.prod(s),)
 
 
 def backwards(x: Tensor, axis: int | None) -> Tensor:
@@ -139,7 +139,7 @@ def mean(x: Tensor, *, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 
 def _number(x: Tensor, axis: tuple[int, ...]) -> float:
-    return float(np.prod([x.shape[a] for a in axis], dtype=np.int64))
+    return float(math.prod([x.shape[a] for a in axis]))
 
 
 @fused(**{**REDUCTION, "choices": lambda s: {**_choices(s), "correction": [0, 1] if all(n > 1 for n in s) else [0]}},

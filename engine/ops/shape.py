@@ -1,6 +1,7 @@
 """Ops that move numbers without changing them. Each is the adjoint of its neighbour."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -24,7 +25,7 @@ reshape: Op = op("reshape", lambda x, *, shape: x.reshape(shape), lambda g, y, x
 
 
 def _count(shape: Shape) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)
 
 
 # --- transpose ⇄ transpose by the inverse ---------------------------------------------------------
