@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import engine
 from engine.kernels import scalar
 from engine.kernels.cpu import jit_disabled, kernel
 
@@ -118,6 +119,20 @@ def test_pullbacks(name, derivative):
         a = x.astype(dtype)
         expected = 2 * derivative(a.astype(np.float64))
         np.testing.assert_allclose(kernel(name)(np.full_like(a, 2), a), expected, rtol=tolerance, atol=tolerance)
+
+
+@JIT
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gelu_keeps_its_slope_on_request_and_no_bit_changes(dtype):
+    for x in (points()[::40].astype(dtype), np.linspace(-6, 6, 35).astype(dtype).reshape(5, 7).T, np.zeros(0, dtype)):
+        y, slope = kernel("gelu")(x, keep=True)
+        np.testing.assert_array_equal(y, kernel("gelu")(x))
+        g = np.full_like(x, 3)
+        np.testing.assert_array_equal(kernel("gelu_vjp")(g, x, slope=slope), kernel("gelu_vjp")(g, x))
+    weights = engine.Tensor([0.5, -2.0], requires_grad=True)
+    assert [engine.gelu(weights).node.residuals[0].shape] == [(2,)]
+    with engine.no_grad():
+        assert not engine.gelu(weights).node.residuals
 
 
 # --- random bits ----------------------------------------------------------------------------------

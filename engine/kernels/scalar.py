@@ -219,40 +219,38 @@ _HALF_LOG2E = np.float32(0.7213475108146667)
 _HALF_LOG2E_LOW = np.float32(9.629815167500055e-09)
 
 
-def _normal_tail(a, top, slope, shift):
-    """(r, s, t): the product r s t is `top` times the probability that a standard normal number exceeds a <= 14.5.
+def _normal_tail(a):
+    """(w, p, s, t): their product is the probability that a standard normal number exceeds a <= 14.5.
 
-    exp(-a²/2) = s t, with a² in two parts, times half the scaled complementary error function: over a + 4, it is a
-    polynomial in q = (a - 4) / (a + 4) (the transformation is M. M. Shepherd's & J. G. Laframboise's, 1981). With
-    top = a, q is 2 top / (a + 4) - 1, and with top = 1 it is 1 - 8 top / (a + 4): slope and shift say which.
+    exp(-a²/2) = s t, with a² in two parts, times half the scaled complementary error function: with w = 1 / (a + 4), it
+    is w times a polynomial p in (a - 4) / (a + 4) = 2 a w - 1 (the transformation is M. M. Shepherd's & J. G.
+    Laframboise's, 1981).
     """
     square = a * a
     shifted = fma(square, -_HALF_LOG2E, _ROUND)
     f = fma(square, -_HALF_LOG2E, _ROUND - shifted)
     f = fma(square, -_HALF_LOG2E_LOW, fma(fma(a, a, -square), -_HALF_LOG2E, f))
-    m = np.float32(0.00015353341586887836)
-    m = fma(m, f, np.float32(0.0013398900628089905))
-    m = fma(m, f, np.float32(0.009618437848985195))
-    m = fma(m, f, np.float32(0.055503323674201965))
-    m = fma(m, f, np.float32(0.24022647738456726))
-    m = fma(m, f, np.float32(0.6931471824645996))
+    m = np.float32(0.001326472731307149)
+    m = fma(m, f, np.float32(0.009671512991189957))
+    m = fma(m, f, np.float32(0.05550733581185341))
+    m = fma(m, f, np.float32(0.24022242426872253))
+    m = fma(m, f, np.float32(0.6931470036506653))
     m = fma(m, f, _ONE32)
     exponent = bits(shifted)
     half = int32(exponent >> _ONE_BIT)
     s = from_bits(int32(bits(m) + int32(half << _MANTISSA_BITS)))
-    u = top / (a + np.float32(4.0))
-    q = fma(u, slope, shift)
-    p = np.float32(-0.0001256349205505103)
-    p = fma(p, q, np.float32(0.00020043885160703212))
-    p = fma(p, q, np.float32(0.0015825314912945032))
-    p = fma(p, q, np.float32(-0.0035259684082120657))
-    p = fma(p, q, np.float32(-0.007535817567259073))
-    p = fma(p, q, np.float32(0.060407061129808426))
-    p = fma(p, q, np.float32(-0.1865212321281433))
-    p = fma(p, q, np.float32(0.3871365189552307))
-    p = fma(p, q, np.float32(-0.6078966856002808))
-    p = fma(p, q, np.float32(0.7552851438522339))
-    return u * p, s, _power_of_two(int32(exponent - half))
+    w = _ONE32 / (a + np.float32(4.0))
+    q = fma(a * w, _TWO32, -_ONE32)
+    p = np.float32(0.0003933577099815011)
+    p = fma(p, q, np.float32(0.0015441111754626036))
+    p = fma(p, q, np.float32(-0.0036683541256934404))
+    p = fma(p, q, np.float32(-0.007542244624346495))
+    p = fma(p, q, np.float32(0.06044166907668114))
+    p = fma(p, q, np.float32(-0.18651939928531647))
+    p = fma(p, q, np.float32(0.38713374733924866))
+    p = fma(p, q, np.float32(-0.6078967452049255))
+    p = fma(p, q, np.float32(0.7552852034568787))
+    return w, p, s, _power_of_two(int32(exponent - half))
 
 
 def _gelu64(x):
@@ -264,8 +262,8 @@ def gelu(x):
     """x Φ(x), Φ the normal distribution function (Hendrycks & Gimpel 2016): the exact form. NaN at -inf, as 0 · inf."""
     a = abs(x)
     a = _GELU_END if a > _GELU_END else a
-    r, s, t = _normal_tail(a, a, _TWO32, -_ONE32)
-    y = fma(-r * s, t, x if x > _ZERO32 else _ZERO32)
+    w, p, s, t = _normal_tail(a)
+    y = fma(-(a * w * p) * s, t, x if x > _ZERO32 else _ZERO32)
     return y if x != -_INF32 else _NAN32
 
 
@@ -278,9 +276,9 @@ def gelu_slope(x):
     """Φ(x) + x φ(x), the derivative of gelu."""
     a = abs(x)
     a = _GELU_END if a > _GELU_END else a
-    r, s, t = _normal_tail(a, _ONE32, np.float32(-8.0), _ONE32)
+    w, p, s, t = _normal_tail(a)
     density = s * t
-    tail = r * density
+    tail = w * p * density
     below = _ONE32 - tail if x > _ZERO32 else tail
     slope = fma(-a if x < _ZERO32 else a, np.float32(0.39894228) * density, below)
     return slope if abs(x) < _INF32 else x * _ZERO32 + slope

@@ -18,7 +18,7 @@ from ..compiled import log
 from .jit import jit, separate
 from .philox import GROUP, random_numbers
 from .reduce import CHUNK
-from .simd import I32, LANES, Vector, bits, call, clipped, fma, load, select, splat, store
+from .simd import I32, I64, LANES, Vector, bits, call, clipped, fma, load, select, splat, store
 from .simd import first_lanes as mask_of
 
 INLINE = {"error_model": "numpy", "forceinline": True}
@@ -28,6 +28,25 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: compile the function into its callers, however long it is: for rows so short that a call costs."""
     overload(function, INLINE, strict=False)(lambda *_: function)
     return function
+
+
+@intrinsic
+def scratch(typingctx, like):
+    """A flat array of 16 numbers, not set, in the dtype of the array `like`; it lives until the kernel returns."""
+    line = types.Array(like.dtype, 1, "C")
+
+    def codegen(context, builder, sig, values):
+        native, size = context.get_value_type(like.dtype), I64(like.dtype.bitwidth // 8)
+        result = context.make_array(line)(context, builder)
+        result.data = cgutils.alloca_once(builder, native, LANES)
+        result.nitems, result.itemsize = I64(LANES), size
+        result.shape = cgutils.pack_array(builder, [I64(LANES)], I64)
+        result.strides = cgutils.pack_array(builder, [size], I64)
+        result.meminfo = cgutils.get_null_value(result.meminfo.type)
+        result.parent = cgutils.get_null_value(result.parent.type)
+        return result._getvalue()
+
+    return line(like), codegen
 
 
 @intrinsic

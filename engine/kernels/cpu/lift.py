@@ -44,12 +44,10 @@ def _unary(
     result: str | None = None,
 ) -> Callable[[Array], Array]:
     def loop(lo, hi, x, out, n):
-        for block in range(lo, hi):
-            start = block * BLOCK
-            end = min(start + BLOCK, n)
-            a, o = x[start:end], out[start:end]
-            for i in range(end - start):
-                o[i] = f(a[i])
+        start, end = lo * BLOCK, min(hi * BLOCK, n)
+        a, o = x[start:end], out[start:end]
+        for i in range(end - start):
+            o[i] = f(a[i])
 
     loop.__name__ = f.__name__
     kernels = _kernels(loop, 1, "int", given, result)
@@ -67,6 +65,30 @@ def _unary(
         return out
 
     return _named(op, f)
+
+
+@kernel("T[::1], T[::1], T[::1], int")
+def _gelu_and_slope(lo, hi, x, out, slope, n):
+    start, end = lo * BLOCK, min(hi * BLOCK, n)
+    a, o, s = x[start:end], out[start:end], slope[start:end]
+    for i in range(end - start):
+        o[i], s[i] = scalar.gelu(a[i]), scalar.gelu_slope(a[i])
+
+
+def gelu(x: Array, *, keep: bool = False) -> Any:
+    """x Φ(x), Φ the normal distribution function, any layout; with `keep` (that, its derivative), of which much is the
+    same work."""
+    if not keep or x.dtype not in FLOATS:
+        return _gelu(x)
+    x = tape.contiguous(x)
+    out, slope = tape.empty(x.shape, x.dtype), tape.empty(x.shape, x.dtype)
+    _gelu_and_slope(-(-x.size // BLOCK), x, out, slope, x.size)
+    return out, slope
+
+
+def gelu_vjp(g: Array, x: Array, *, slope: Array | None = None) -> Array:
+    """The pullback of gelu, any layout; `slope`, the derivative at x, is found where it is not given."""
+    return _gelu_vjp(g, x) if slope is None else mul(g, slope)
 
 
 _ALONG_BOTH, _Y_FIXED, _X_FIXED = 0, 1, 2  # what the inner loop does
@@ -227,7 +249,7 @@ cos = _unary(scalar.cos)
 tanh = _unary(scalar.tanh)
 sigmoid = _unary(scalar.sigmoid)
 erf = _unary(scalar.erf)
-gelu = _unary(scalar.gelu)
+_gelu = _unary(scalar.gelu)
 silu = _unary(scalar.silu)
 relu = _unary(scalar.relu)
 sqrt = _unary(scalar.sqrt, np.sqrt)
@@ -243,7 +265,7 @@ minimum = _binary(scalar.minimum)
 pow = _binary(scalar.pow)
 
 relu_vjp = _binary(scalar.relu_vjp)
-gelu_vjp = _binary(scalar.gelu_vjp)
+_gelu_vjp = _binary(scalar.gelu_vjp)
 tanh_vjp = _binary(scalar.tanh_vjp)
 sigmoid_vjp = _binary(scalar.sigmoid_vjp)
 silu_vjp = _binary(scalar.silu_vjp)

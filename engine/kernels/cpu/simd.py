@@ -132,25 +132,6 @@ def flat(typingctx, array):
 
 
 @intrinsic
-def scratch(typingctx, like):
-    """A flat array of 16 numbers, not set, in the dtype of the array `like`; it lives until the kernel returns."""
-    line = types.Array(like.dtype, 1, "C")
-
-    def codegen(context, builder, sig, values):
-        native, size = _NATIVE[like.dtype], I64(like.dtype.bitwidth // 8)
-        result = context.make_array(line)(context, builder)
-        result.data = cgutils.alloca_once(builder, native, LANES)
-        result.nitems, result.itemsize = I64(LANES), size
-        result.shape = cgutils.pack_array(builder, [I64(LANES)], I64)
-        result.strides = cgutils.pack_array(builder, [size], I64)
-        result.meminfo = cgutils.get_null_value(result.meminfo.type)
-        result.parent = cgutils.get_null_value(result.parent.type)
-        return result._getvalue()
-
-    return line(like), codegen
-
-
-@intrinsic
 def load(typingctx, array, start):
     """Elements start .. start + 15 of an array."""
     vector = Vector(array.dtype)

@@ -7,10 +7,10 @@ import numpy as np
 from ..compiled import like, log
 from . import tape
 from .jit import Kernel, jit, kernel
-from .lanes import exp, inline, lanes_below, log_all, sums_of_four, tops_of_four
+from .lanes import exp, inline, lanes_below, log_all, scratch, sums_of_four, tops_of_four
 from .lift import FLOATS
 from .reduce import CHUNK
-from .simd import LANES, greater, load, load_tail, max_lanes, scratch, select, splat, store, store_tail, sum_lanes
+from .simd import LANES, greater, load, load_tail, max_lanes, select, splat, store, store_tail, sum_lanes
 
 Array = np.ndarray
 
