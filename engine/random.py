@@ -104,7 +104,10 @@ def uniform(shape: int | Sequence[int], low: float = 0.0, high: float = 1.0, dty
     if not STATE.get().computing:
         return Tensor.placeholder(sizes, dtype)
     key = next_key() if key is None else key
-    u = _drawn(key, sizes).reshape(-1)
+    u = _drawn(key, sizes)
+    if (low, high, np.dtype(dtype)) == (0, 1, u.dtype):
+        return Tensor(u, device=device)
+    u = u.reshape(-1)
     return Tensor(_in_parts(lambda part: low + (high - low) * u[part].astype(np.float64), sizes, dtype), device=device)
 
 

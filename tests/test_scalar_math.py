@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.kernels import scalar
+from engine.kernels import scalar, turns
 from engine.kernels.cpu import jit_disabled, kernel
 
 JIT = pytest.mark.skipif(jit_disabled(), reason="NUMBA_DISABLE_JIT=1: there are no kernels to test")
@@ -27,8 +27,8 @@ def sigmoid64(x):
 FUNCTIONS = {
     "exp": (np.exp, 1.0),
     "log": (np.log, 1.0),
-    "sin": (np.sin, 1.0),
-    "cos": (np.cos, 1.0),
+    "sin": (np.sin, 1.5),
+    "cos": (np.cos, 1.5),
     "tanh": (np.tanh, 1.5),
     "sigmoid": (sigmoid64, 2.0),
     "erf": (lambda x: np.array([math.erf(v) for v in x]), 1.5),
@@ -79,11 +79,11 @@ def test_float64_is_that_of_math(name):
 
 
 @JIT
-@pytest.mark.parametrize("name", ["exp", "log", "tanh", "sigmoid", "erf", "silu", "gelu"])
+@pytest.mark.parametrize("name", ["exp", "log", "sin", "cos", "tanh", "sigmoid", "erf", "silu", "gelu"])
 def test_compiled_and_plain_python_give_the_same_bits(name):
     x = points()[::500]
     with np.errstate(all="ignore"):
-        plain = np.array([getattr(scalar, name)(v) for v in x], np.float32)
+        plain = np.array([getattr(turns if name in ("sin", "cos") else scalar, name)(v) for v in x], np.float32)
     np.testing.assert_array_equal(kernel(name)(x), plain)
 
 
@@ -93,6 +93,16 @@ def test_small_results_are_not_flushed_to_zero():
     for name in ("exp", "sigmoid"):
         out = kernel(name)(x)
         assert np.all(out > 0) and np.all(out < 2.0**-125)
+
+
+@JIT
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_angles_near_and_far_in_one_array(name):
+    far = np.array([2.0**27, 2.0**27 + 16, 1e30, -3.4e38, np.inf, np.nan, -0.0, 0.5], np.float32)
+    x = np.tile(np.concatenate([far, np.linspace(-50, 50, 25, dtype=np.float32)]), 700)
+    alone = np.concatenate([kernel(name)(x[i : i + 1]) for i in range(33)])
+    np.testing.assert_array_equal(kernel(name)(x), np.tile(alone, 700))
+    assert np.signbit(kernel("sin")(x)[6])
 
 
 @JIT

@@ -15,6 +15,7 @@ from .. import philox
 from ..compiled import keep_from
 from . import tape
 from .jit import jit, kernel, separate
+from .lanes import as_floats
 from .lift import FLOATS
 from .philox import GROUP, random_numbers
 from .simd import I32, LANES, Vector, load_tail, select, splat, store, store_tail
@@ -130,17 +131,15 @@ def _dropout_vjp(lo, hi, g, kept, out, n, scale):
         _keep(g, whole, end - whole, kept, out, scale)
 
 
-@kernel("float32[::1], int64[::1], int")
+@kernel("float32[::1], int64[::1], int", bare=True)
 def _uniform(lo, hi, out, key, n):
-    bits, numbers = key_of(key), np.empty(GROUP, np.int32)
-    for i in range(lo * BLOCK, min(hi * BLOCK, n), GROUP):
+    bits, end = key_of(key), min(hi * BLOCK, n)
+    for i in range(lo * BLOCK, end, GROUP):
         a, b, c, d = random_numbers(bits, np.uint64(i // 4))
-        store(numbers, 0, a)
-        store(numbers, LANES, b)
-        store(numbers, 2 * LANES, c)
-        store(numbers, 3 * LANES, d)
-        for j in range(min(GROUP, n - i)):
-            out[i + j] = np.float32(numbers[j]) * _ULP
+        store_tail(out, i, as_floats(a) * _ULP, end - i)
+        store_tail(out, i + LANES, as_floats(b) * _ULP, end - i - LANES)
+        store_tail(out, i + 2 * LANES, as_floats(c) * _ULP, end - i - 2 * LANES)
+        store_tail(out, i + 3 * LANES, as_floats(d) * _ULP, end - i - 3 * LANES)
 
 
 def dropout(x: Array, key: Array, *, p: float) -> tuple[Array, Array]:

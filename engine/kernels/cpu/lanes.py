@@ -167,7 +167,7 @@ def _choose_exp(x):
 
 
 @intrinsic
-def _as_floats(typingctx, n):
+def as_floats(typingctx, n):
     """32-bit integers as numbers of the same value."""
     single = Vector(types.float32)
     return single(n), lambda context, builder, sig, values: builder.sitofp(values[0], single.native)
@@ -183,7 +183,7 @@ def _log_32(x):
     subnormal = x < TINY
     pattern = bits(select(subnormal, x * LIFT, x)) - np.int32(SQRT_HALF)
     zero = pattern ^ pattern
-    n = _as_floats((pattern >> np.int32(MANTISSA_BITS)) - select(subnormal, zero + np.int32(LIFT_EXPONENT), zero))
+    n = as_floats((pattern >> np.int32(MANTISSA_BITS)) - select(subnormal, zero + np.int32(LIFT_EXPONENT), zero))
     f = bits((pattern & np.int32(MANTISSA)) + np.int32(SQRT_HALF)) - 1.0
     p = splat(7.0376836292e-2, x)
     p = p * f + -1.1514610310e-1

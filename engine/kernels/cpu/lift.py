@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compiled import scalar
+from ..compiled import scalar, turns
 from . import tape
 from .jit import kernel
 
@@ -65,6 +65,34 @@ def _unary(
         return out
 
     return _named(op, f)
+
+
+def _turning(near: Callable[..., Any], far: Callable[..., Any], name: str) -> Callable[[Array], Array]:
+    """A function of an angle: `near` for all elements, side by side, then `far` where that does not hold."""
+
+    def loop(lo, hi, x, out, n):
+        start, end, others = lo * BLOCK, min(hi * BLOCK, n), 0
+        a, o = x[start:end], out[start:end]
+        for i in range(end - start):
+            o[i] = near(a[i])
+            others += 0 if math.fabs(a[i]) <= turns.NEAR else 1
+        if others:
+            for i in range(end - start):
+                if not math.fabs(a[i]) <= turns.NEAR:
+                    o[i] = far(a[i])
+
+    loop.__name__ = name
+    run = kernel("T[::1], T[::1], int")(loop)
+
+    def op(x: Array) -> Array:
+        if x.dtype not in FLOATS:
+            return NotImplemented
+        x = tape.contiguous(x)
+        out = tape.empty(x.shape, x.dtype)
+        run(-(-x.size // BLOCK), x, out, x.size)
+        return out
+
+    return _named(op, getattr(turns, name))
 
 
 @kernel("T[::1], T[::1], T[::1], int")
@@ -244,8 +272,8 @@ def _named(op: Callable[..., Any], f: Callable[..., Any]) -> Callable[..., Any]:
 
 exp = _unary(scalar.exp)
 log = _unary(scalar.log)
-sin = _unary(scalar.sin)
-cos = _unary(scalar.cos)
+sin = _turning(turns.sin_near, turns.sin_far, "sin")
+cos = _turning(turns.cos_near, turns.cos_far, "cos")
 tanh = _unary(scalar.tanh)
 sigmoid = _unary(scalar.sigmoid)
 erf = _unary(scalar.erf)

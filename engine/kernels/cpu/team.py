@@ -60,7 +60,7 @@ _BED = 2 * WORD
 # A ticket: the number of threads that may claim, the first block that is left, and how many are left.
 _BITS = 27
 LEFT, _FIRST, _THREADS = (1 << _BITS) - 1, 1 << _BITS, 1 << 2 * _BITS
-MOST_BLOCKS = LEFT
+MOST_BLOCKS, MOST_CLAIMING = LEFT, (1 << 63 - 2 * _BITS) - 1
 _PATIENCE = 512  # turns of a waiting loop, some microseconds, between two looks at the clock
 WATCH_NANOSECONDS = 300_000  # how long an idle worker watches before it sleeps
 BETWEEN_SIGNALS = 50_000_000  # nanoseconds
@@ -129,7 +129,7 @@ def share(team, thunk, record, blocks, since, interpreter):
         return run_alone(team, thunk, record, blocks, since, interpreter)
     poke(team + THUNK, thunk)
     poke(team + RECORD, record)
-    threads = observe(team + THREADS)
+    threads = min(observe(team + THREADS), MOST_CLAIMING)
     publish(team + TICKET, threads * _THREADS + _FIRST + (blocks - 1))
     wake(team, min(threads, blocks))
     call_thunk(thunk, 0, 0, 1, record)
