@@ -6,6 +6,8 @@ That takes several times as long as reading them, so the forward pass keeps its 
 bits.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -175,6 +177,7 @@ def uniform(key: Array, shape: tuple[int, ...]) -> Array:
     return out
 
 
+@lru_cache(maxsize=64)
 def rule(p: float) -> tuple[int, float]:
     """(threshold, scale): 24-bit numbers that reach the threshold are kept, and their elements multiplied by scale."""
     return keep_from(p), 1 / (1 - p) if p < 1 else 0.0
