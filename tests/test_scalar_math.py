@@ -138,7 +138,7 @@ def test_gelu_keeps_its_slope_on_request_and_no_bit_changes(dtype):
         y, slope = kernel("gelu")(x, keep=True)
         np.testing.assert_array_equal(y, kernel("gelu")(x))
         g = np.full_like(x, 3)
-        np.testing.assert_array_equal(kernel("gelu_vjp")(g, x, slope=slope), kernel("gelu_vjp")(g, x))
+        np.testing.assert_array_equal(kernel("gelu_vjp")(g, x, derivative=slope), kernel("gelu_vjp")(g, x))
     weights = engine.Tensor([0.5, -2.0], requires_grad=True)
     assert [engine.gelu(weights).node.residuals[0].shape] == [(2,)]
     with engine.no_grad():

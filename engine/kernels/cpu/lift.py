@@ -114,9 +114,9 @@ def gelu(x: Array, *, keep: bool = False) -> Any:
     return out, slope
 
 
-def gelu_vjp(g: Array, x: Array, *, slope: Array | None = None) -> Array:
-    """The pullback of gelu, any layout; `slope`, the derivative at x, is found where it is not given."""
-    return _gelu_vjp(g, x) if slope is None else mul(g, slope)
+def gelu_vjp(g: Array, x: Array, *, derivative: Array | None = None) -> Array:
+    """The pullback of gelu, any layout; `derivative`, that at x, is found where it is not given."""
+    return _gelu_vjp(g, x) if derivative is None else mul(g, derivative)
 
 
 _ALONG_BOTH, _Y_FIXED, _X_FIXED = 0, 1, 2  # what the inner loop does

@@ -184,7 +184,7 @@ def gelu(x: Array, *, keep: bool = False) -> Array:
     return _gelu(x)
 
 
-def gelu_vjp(g: Array, x: Array, *, slope: Array | None = None) -> Array:
+def gelu_vjp(g: Array, x: Array, *, derivative: Array | None = None) -> Array:
     """The pullback of gelu."""
     return _gelu_vjp(g, x)
 
