@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.kernels import scalar, turns
+from engine.kernels import scalar, trigonometry
 from engine.kernels.cpu import jit_disabled, kernel
 
 JIT = pytest.mark.skipif(jit_disabled(), reason="NUMBA_DISABLE_JIT=1: there are no kernels to test")
@@ -83,7 +83,7 @@ def test_float64_is_that_of_math(name):
 def test_compiled_and_plain_python_give_the_same_bits(name):
     x = points()[::500]
     with np.errstate(all="ignore"):
-        plain = np.array([getattr(turns if name in ("sin", "cos") else scalar, name)(v) for v in x], np.float32)
+        plain = np.array([getattr(trigonometry if name in ("sin", "cos") else scalar, name)(v) for v in x], np.float32)
     np.testing.assert_array_equal(kernel(name)(x), plain)
 
 

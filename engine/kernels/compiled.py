@@ -14,11 +14,11 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from . import philox as random_bits
-from . import scalar, turns
+from . import scalar, trigonometry
 from .philox import keep_from, philox, uniform, unit
 from .scalar import exp, like, log
 
-__all__ = ["exp", "keep_from", "like", "log", "philox", "scalar", "turns", "uniform", "unit"]
+__all__ = ["exp", "keep_from", "like", "log", "philox", "scalar", "trigonometry", "uniform", "unit"]
 
 
 def _register(function: Callable, choose: Callable) -> None:
@@ -77,7 +77,7 @@ _IN_NUMBA: dict[Callable, Callable] = {
     scalar.sqrt: _sqrt,
 }
 
-for _module in (scalar, turns, random_bits):
+for _module in (scalar, trigonometry, random_bits):
     _functions: list[Callable] = [f for f in vars(_module).values() if isinstance(f, python.FunctionType)]
     for _function in _functions:
         if _function in _IN_NUMBA:

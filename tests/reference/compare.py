@@ -111,7 +111,7 @@ def canonical(op: Op, sample: Sample) -> dict[str, Any]:
 
 
 # Parameters in which a rule hands on what the forward kernel found.
-HANDED_ON = {op.name: {"lse", "counted", "mean", "rstd", "s", "kept", "weights", "derivative"} & set(op.defaults)
+HANDED_ON = {op.name: {name for other in OPS.values() for name in other.residuals} & set(op.defaults)
              for op in OPS.values() if op.name.endswith("_vjp")}
 
 

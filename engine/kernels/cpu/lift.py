@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compiled import scalar, turns
+from ..compiled import scalar, trigonometry
 from . import tape
 from .jit import kernel
 
@@ -67,7 +67,7 @@ def _unary(
     return _named(op, f)
 
 
-def _turning(near: Callable[..., Any], far: Callable[..., Any], name: str) -> Callable[[Array], Array]:
+def _trigonometric(near: Callable[..., Any], far: Callable[..., Any], name: str) -> Callable[[Array], Array]:
     """A function of an angle: `near` for all elements, side by side, then `far` where that does not hold."""
 
     def loop(lo, hi, x, out, n):
@@ -75,10 +75,10 @@ def _turning(near: Callable[..., Any], far: Callable[..., Any], name: str) -> Ca
         a, o = x[start:end], out[start:end]
         for i in range(end - start):
             o[i] = near(a[i])
-            others += 0 if math.fabs(a[i]) <= turns.NEAR else 1
+            others += 0 if math.fabs(a[i]) <= trigonometry.NEAR else 1
         if others:
             for i in range(end - start):
-                if not math.fabs(a[i]) <= turns.NEAR:
+                if not math.fabs(a[i]) <= trigonometry.NEAR:
                     o[i] = far(a[i])
 
     loop.__name__ = name
@@ -92,7 +92,7 @@ def _turning(near: Callable[..., Any], far: Callable[..., Any], name: str) -> Ca
         run(-(-x.size // BLOCK), x, out, x.size)
         return out
 
-    return _named(op, getattr(turns, name))
+    return _named(op, getattr(trigonometry, name))
 
 
 @kernel("T[::1], T[::1], T[::1], int")
@@ -272,8 +272,8 @@ def _named(op: Callable[..., Any], f: Callable[..., Any]) -> Callable[..., Any]:
 
 exp = _unary(scalar.exp)
 log = _unary(scalar.log)
-sin = _turning(turns.sin_near, turns.sin_far, "sin")
-cos = _turning(turns.cos_near, turns.cos_far, "cos")
+sin = _trigonometric(trigonometry.sin_near, trigonometry.sin_far, "sin")
+cos = _trigonometric(trigonometry.cos_near, trigonometry.cos_far, "cos")
 tanh = _unary(scalar.tanh)
 sigmoid = _unary(scalar.sigmoid)
 erf = _unary(scalar.erf)
