@@ -23,7 +23,8 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     clip_norm=0, divisor=1)`, without velocities where there is no momentum
     `update("count", counters, norm=None)` adds one to int64 tensors
     `update("copy", tensors, others)` and `update("accumulate", tensors, others)` write or add the others
-    `update("write", tensors, others, at=…)` writes others (B, 1, D) at position `at` of tensors (B, C, D)
+    `update("write", tensors, others, at=…)` writes others (…, T, K) from position `at` of tensors (…, C, K) on: the
+    caches of decoding, of up to four axes
 
     `update("average", averages, tensors, step=…, window=…, norm=None)` moves averages towards the tensors, by the share
     1 / min(window, 1 + (step - 1) / 10): the mean over the last tenth of the steps, fading, and over at most a window

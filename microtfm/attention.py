@@ -50,17 +50,31 @@ class MultiHeadAttention(Module):
         packed.name = "K, V"
         return packed
 
-    def attend(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Cross-attention of x (B, T, D) over the keys and values (B, S, 2D) that `project` made."""
+    def attend(self, x: Tensor, memory: Tensor | Cache, mask: Tensor | None = None) -> Tensor:
+        """Cross-attention of x (B, T, D) over the keys and values (B, S, 2D) that `project` made, or over a cache of
+        them, where T is 1."""
         with engine.scope(self.name):
-            return self.attend_with(self.query(x), memory, mask)
+            if isinstance(memory, Cache):
+                return self.attend_cached(self.query(x), memory, mask)
+            q = self.query(x)
+            y = engine.cross_attention(q, memory, mask, heads=self._heads, p=self._p())            # (B, T, D)
+            if self.seen is not None:
+                self._note(q, memory, mask, False)
+            return self.output(y)                                                                  # (B, T, D)
 
-    def attend_with(self, q: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The same for queries (B, T, D) that are already projected."""
-        y = engine.cross_attention(q, memory, mask, heads=self._heads, p=self._p())                # (B, T, D)
+    def attend_cached(self, q: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+        """Attention of one projected query a row, (B, 1, D), over cached keys and values: the bits of `attend`."""
+        one = self._split(q)                                                                       # (B, H, 1, K)
+        y = engine.scaled_dot_product_attention(one, cache.keys, cache.values, mask, p=self._p())       # (B, H, 1, K)
         if self.seen is not None:
-            self._note(q, memory, mask, False)
-        return self.output(y)                                                                      # (B, T, D)
+            self.seen.append(attention_weights(one, cache.keys, mask))
+        return self.output(y.reshape(*q.shape))                                                    # (B, 1, D)
+
+    def cache(self, packed: Tensor, into: Cache, at: Tensor | int = 0) -> None:
+        """Write keys and values (B, T, 2D), side by side, into a cache, from position `at` on."""
+        d = packed.shape[-1] // 2
+        parts = [self._split(packed[..., :d]), self._split(packed[..., d:])]
+        engine.update("write", [into.keys, into.values], parts, at=at)
 
     def _p(self) -> float:
         return self._dropout if self.training else 0.0
@@ -74,22 +88,41 @@ class MultiHeadAttention(Module):
         return x.reshape(b, t, self._heads, d // self._heads).swapaxes(1, 2)                       # (B, H, T, K)
 
 
-class Past:
-    """The keys and values of the tokens so far, in buffers of fixed size, for self-attention one token at a time.
+class Cache:
+    """Keys and values of one sequence a row in buffers of fixed size, (B, H, C, K) both, for attention one token at
+    a time.
 
-    kept (B, C, 2D) has room for C tokens. at () int64 is the position of the next one; seen (1, 1, 1, C) is True up to
-    it: what lies behind is masked, which changes no bit.
+    The CPU's kernel takes a key in each lane. `transposed` keys, which lie in memory with their features before their
+    positions, are read as they are; the others, which are sooner written one by one, it turns around at every token.
     """
 
-    def __init__(self, kept: Tensor, at: Tensor, seen: Tensor) -> None:
-        self.kept, self.at, self.seen = kept, at, seen
+    def __init__(self, rows: int, heads: int, room: int, features: int, device: str, transposed: bool = False) -> None:
+        shape, turned = (rows, heads, room, features), transposed and device == "cpu"
+        keys = engine.zeros((rows, heads, features, room) if turned else shape, device=device)
+        self.keys, self.values = keys.mT if turned else keys, engine.zeros(shape, device=device)
+
+    def take(self, other: Cache, rows: np.ndarray, length: int) -> None:
+        """Go on with these rows of another cache, or of this one, each `length` positions long."""
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            mine[:len(rows), :, :length] = theirs[rows, :, :length]
+
+
+class Past:
+    """The tokens so far, for self-attention one token at a time.
+
+    cache: their keys and values, with room for C tokens. at () int64 is the position of the next one; seen (1, 1, 1, C)
+    is True up to it: what lies behind is masked, which changes no bit.
+    """
+
+    def __init__(self, cache: Cache, at: Tensor, seen: Tensor) -> None:
+        self.cache, self.at, self.seen = cache, at, seen
 
     def attend(self, attention: MultiHeadAttention, x: Tensor) -> Tensor:
         """The attention of the next token's x (B, 1, D), whose keys and values are taken up in place."""
         d = x.shape[-1]
         packed = attention.project_all(x)                                                          # (B, 1, 3D)
-        engine.update("write", [self.kept], [packed[..., d:]], at=self.at)
-        return attention.attend_with(packed[..., :d], self.kept, self.seen)                        # (B, 1, D)
+        attention.cache(packed[..., d:], self.cache, self.at)
+        return attention.attend_cached(packed[..., :d], self.cache, self.seen)                     # (B, 1, D)
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Any = None, causal: bool = False) -> np.ndarray:

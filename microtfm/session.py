@@ -12,7 +12,7 @@ import numpy as np
 
 import engine
 from engine import Tensor
-from microtfm.attention import Past
+from microtfm.attention import Cache, Past
 from microtfm.data import rounded
 from microtfm.tokens import BOS, PAD
 from microtfm.transformer import Transformer, source_mask
@@ -33,9 +33,10 @@ class Session:
 
     def __init__(self, model: Transformer, rows: int, source: int, room: int) -> None:
         self.model, self.rows, self.source, self.room = model, rows, source, room
-        d, layers = model.settings.d_model, model.decoder.layers
-        self.memories = [engine.zeros((rows, source, 2 * d)) for _ in layers]                      # (B, S, 2D)
-        self.kept = [engine.zeros((rows, room, 2 * d)) for _ in layers]                            # (B, C, 2D)
+        heads, layers = model.settings.heads, model.decoder.layers
+        features = model.settings.d_model // heads
+        self.memories = [Cache(rows, heads, source, features, model.device, transposed=True) for _ in layers]
+        self.caches = [Cache(rows, heads, room, features, model.device) for _ in layers]
         self.ids = np.full((rows, source), PAD, np.int64)                                          # (B, S)
         self.barred = barred(model.target_embedding.weight.shape[0])
         self._begin, self._step = engine.replay(self._project), engine.replay(self._decode)
@@ -60,16 +61,19 @@ class Session:
         self.ids[:] = PAD
         self.ids[:n, :width] = chosen
         for mine, theirs in zip(self.memories, other.memories, strict=True):
-            mine[:n, :width] = theirs[rows]
-        for mine, theirs in zip(self.kept, other.kept, strict=True):
-            mine[:n, :length] = theirs[rows, :length]
+            mine.take(theirs, rows, width)
+        for mine, theirs in zip(self.caches, other.caches, strict=True):
+            mine.take(theirs, rows, length)
 
     def _project(self, source: Tensor, *, training: bool) -> None:
-        engine.update("copy", self.memories, self.model.decoder.project(self.model.encode(source)))
+        decoder = self.model.decoder
+        packed = decoder.project(self.model.encode(source))
+        for layer, memory, cache in zip(decoder.layers, packed, self.memories, strict=True):
+            layer.cross_attention.cache(memory, cache)
 
     def _decode(self, ids: Tensor, positions: Tensor, at: Tensor, seen: Tensor, source: Tensor, *, choose: bool,
                 training: bool) -> Tensor:
-        past = [Past(kept, at, seen) for kept in self.kept]
+        past = [Past(cache, at, seen) for cache in self.caches]
         given = self.barred if choose else None
         logits = self.model.step(ids, positions, self.memories, source_mask(source), past, given)  # (B, V)
         return engine.argmax(logits, axis=-1) if choose else engine.log_softmax(logits, axis=-1)

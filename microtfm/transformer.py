@@ -12,7 +12,7 @@ import numpy as np
 import engine
 from engine import Tensor
 from microtfm import axes
-from microtfm.attention import MultiHeadAttention, Past
+from microtfm.attention import Cache, MultiHeadAttention, Past
 from microtfm.errors import UserError
 from microtfm.layers import Dropout, Embedding, LayerNorm, Linear, PositionalEncoding
 from microtfm.module import Module
@@ -74,8 +74,9 @@ class DecoderLayer(Layer):
         self.feed_forward = FeedForward(s.d_model, s.ffn, s.inner_dropout)
         self.norm3, self.dropout3 = LayerNorm(s.d_model), Dropout(s.dropout)
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None, past: Past | None = None) -> Tensor:
-        """x (B, T, D) and the source's keys and values (B, S, 2D); with a past, x is the one token after it."""
+    def forward(self, x: Tensor, memory: Tensor | Cache, mask: Tensor | None, past: Past | None = None) -> Tensor:
+        """x (B, T, D) and the source's keys and values (B, S, 2D); with a past, x is the one token after it, and these
+        may be cached."""
         own = self.self_attention
         x = self.around(x, lambda x: own(x, causal=True) if past is None else past.attend(own, x),
                         self.norm1, self.dropout1)
@@ -103,7 +104,7 @@ class Decoder(Module):
         self.layers = [DecoderLayer(s) for _ in range(s.layers)]
         self.norm = LayerNorm(s.d_model) if s.ends_with_norm else None
 
-    def forward(self, x: Tensor, memories: Sequence[Tensor], mask: Tensor | None,
+    def forward(self, x: Tensor, memories: Sequence[Tensor | Cache], mask: Tensor | None,
                 past: Sequence[Past] | None = None) -> Tensor:
         """x (B, T, D), and for each layer the source's keys and values (B, S, 2D) and those of the tokens before x."""
         befores: Sequence[Past | None] = past or [None] * len(self.layers)
@@ -169,7 +170,7 @@ class Transformer(Module):
         x = self.target_positions(as_ids(target, "target", self.device), self.target_embedding)
         return self.project(self.decoder(x, memories, mask))
 
-    def step(self, ids: Any, positions: Tensor, memories: Sequence[Tensor], mask: Tensor | None,
+    def step(self, ids: Any, positions: Tensor, memories: Sequence[Tensor | Cache], mask: Tensor | None,
              past: Sequence[Past], bias: Tensor | None = None) -> Tensor:
         """Logits (B, V) of the token after `ids` (B,), whose keys and values join the past: the same numbers as
         `decode`, sooner. positions: the row (1, D) of the positional encoding where the ids stand."""

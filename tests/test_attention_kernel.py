@@ -155,6 +155,18 @@ def test_layout_changes_no_bit(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(2, 2, 60, 1, 8, 8), (2, 3, 60, 16, 32, 32), (1, 2, 60, 37, 19, 40)])
+def test_one_query_has_its_bits_whichever_way_the_keys_lie(dtype, size):
+    """Features or keys contiguous in memory, alone or among other queries, masked or not."""
+    _, q, k, v = inputs(size, dtype)
+    columns = np.ascontiguousarray(k.swapaxes(2, 3)).swapaxes(2, 3)
+    for mask in (None, np.random.default_rng(0).random((size[0], 1, 1, size[3])) < 0.6):
+        among_others = attention(q, k, v, mask)[0][:, :, :1]
+        for keys in (k, columns, np.repeat(k, 2, -1)[..., ::2]):
+            assert np.array_equal(attention(q[:, :, :1], keys, v, mask)[0], among_others)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nothing_leaks_from_masked_keys(dtype, bad):
     g, q, k, v = inputs((2, 2, 9, 11, 8, 8), dtype)

@@ -176,3 +176,14 @@ def test_optim_sgd_and_the_others():
     cuda.kernel("write")([table], [on_card(row)], at=on_card(np.array(4)))
     assert counter.get().tolist() == [4, 5]
     np.testing.assert_array_equal(table.get()[:, 4:], row)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])          # float64 has no kernel
+@pytest.mark.parametrize("columns", [False, True])
+def test_write_of_several_positions(dtype, columns):
+    buffer, x = numbers(2, 3, 9, 4).astype(dtype), numbers(2, 5, 3, 4).astype(dtype)
+    out = on_card(buffer.swapaxes(2, 3).copy()).transpose(0, 1, 3, 2) if columns else on_card(buffer)
+    cuda.kernel("write")([out], [on_card(x).transpose(0, 2, 1, 3)], at=on_card(np.array([3])))
+    expected = buffer.copy()
+    expected[:, :, 3:8] = x.swapaxes(1, 2)
+    np.testing.assert_array_equal(out.get(), expected)

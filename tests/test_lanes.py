@@ -1,4 +1,4 @@
-"""Vectors of 16 numbers: exp and the square root against NumPy."""
+"""Vectors of 16 numbers: exp and the square root against NumPy; and what a function inside kernels may return."""
 from __future__ import annotations
 
 import numpy as np
@@ -69,3 +69,18 @@ def test_log_of_sixteen_numbers_has_the_bits_of_the_op(dtype: type) -> None:
 def test_square_root(dtype: type) -> None:
     x = np.abs(np.concatenate([SPECIAL, np.random.default_rng(0).normal(size=1000)])).astype(dtype)
     np.testing.assert_array_equal(applied("sqrt", x), np.sqrt(x))
+
+
+def test_a_function_inside_kernels_returns_no_array() -> None:
+    """It counts no references, so its caller would give back what it never got."""
+    from engine.kernels.cpu.jit import jit, kernel
+
+    @jit
+    def itself(x):
+        return x, 1
+
+    def first(lo, hi, x):
+        x[0] = itself(x)[0][1]
+
+    with pytest.raises(TypeError, match="itself returns an array"):
+        kernel("T[::1]")(first)(1, np.zeros(2))

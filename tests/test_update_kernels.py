@@ -106,3 +106,25 @@ def test_updates_without_jit_do_the_same(monkeypatch):
         run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
         values.append([float(line) for line in run.stdout.split()])
     np.testing.assert_allclose(values[0], values[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("length", "features"), [(1, 8), (1, 40), (5, 3), (16, 16), (23, 40), (0, 4)])
+@pytest.mark.parametrize("jit", [True, False])
+def test_write_puts_positions_where_they_belong(dtype, length, features, jit, monkeypatch):
+    """Whichever axis of the buffer is contiguous, and whatever the layout of what is written."""
+    if not jit:
+        monkeypatch.setattr("engine.kernels.cpu.inplace.jit_disabled", lambda: True)
+    x = np.random.default_rng(0).normal(size=(2, 3, length, features)).astype(dtype)
+    buffer = np.full((2, 3, 25, features), 7, dtype)
+    expected = buffer.copy()
+    expected[:, :, 2 : 2 + length] = x
+    layouts = (np.array, lambda a: np.ascontiguousarray(a.swapaxes(2, 3)).swapaxes(2, 3), np.asfortranarray)
+    for out_layout in layouts:
+        for x_layout in layouts:
+            out = out_layout(buffer)
+            kernel("write")([out], [x_layout(x)], at=np.array([2]))
+            np.testing.assert_array_equal(out, expected)
+    flat = buffer[:, 0].copy()
+    kernel("write")([flat], [x[:, 0]], at=np.array(2))
+    np.testing.assert_array_equal(flat, expected[:, 0])

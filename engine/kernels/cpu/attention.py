@@ -13,165 +13,18 @@ import numpy as np
 
 from ..compiled import keep_from
 from . import tape
-from .heads import (
-    FAR,
-    ask,
-    attended,
-    careful_product,
-    finite_row,
-    in_lanes,
-    in_rows,
-    product,
-    slopes,
-    weigh,
-)  # fmt: skip
-from .jit import jit, kernel
+from .attention_kernels import BLOCK, attention_heads, attention_heads_vjp
 from .lift import FLOATS
 from .one_query import KEYS, attend_one
-from .simd import LANES, flat
+from .simd import LANES
 
 Array = np.ndarray
 
-BLOCK = 2 * LANES  # queries in one round
 KEPT_QUERIES, KEPT_KEYS = range(LANES // 2, BLOCK + 1), 256  # whose weights are kept for backward
 BLOCK_WORK = 1 << 19  # multiply-adds in one block of heads
 ONE_WORK = 1 << 16  # multiply-adds in one block of heads with a single query
 SOFTMAX_WORK = 64  # what the softmax of a score costs, in multiply-adds
 NO_MASK = np.empty((1, 1, 0, 0), np.uint8)
-
-
-@jit
-def _padded(n):
-    """n rounded up to whole vectors."""
-    return (n + LANES - 1) // LANES * LANES
-
-
-@jit
-def _scratch(like, n, depth):
-    """Memory for one block of queries and n keys: weights, what may be attended, slopes, packed lanes, bits."""
-    size = BLOCK * n
-    words, keeps = np.empty(size // 64 + 3, np.uint64), np.empty(BLOCK * (n // 32 + 1), np.int32)
-    packed, ok = np.empty(BLOCK * depth, like.dtype), np.empty(size, np.int32)
-    return np.empty(size, like.dtype), ok, np.empty(size, like.dtype), packed, words, keeps
-
-
-@jit
-def _step(x):
-    """Elements from one row of a matrix to the next."""
-    return x.strides[0] // x.itemsize
-
-
-@jit
-def _part(mask, o, h):
-    return mask[min(o, mask.shape[0] - 1), min(h, mask.shape[1] - 1)]
-
-
-# --- forward ---------------------------------------------------------------------------------------------------------
-
-
-@kernel("T[:, :, :, :], T[:, :, :, :], T[:, :, :, :], uint8[:, :, :, :], int64[::1], T[:, :, :, :], T[::1], "
-        "bool, T, uint32, T, int")  # fmt: skip
-def _attention(lo, hi, q, k, v, mask, key, out, kept, causal, scale, threshold, keep, group):
-    """out (B, H, T, Kv) and, unless of size 0, kept (B, H, S, lanes); `keep` is the factor of weights that remain."""
-    (outer, inner, queries, depth), (n, values) = q.shape, v.shape[2:]
-    shift = n - queries if causal else FAR
-    scratch = _scratch(q, n, depth)
-    w, ok, spare = scratch[0], scratch[1], scratch[2]
-    packed_v = np.empty(n * _padded(values), q.dtype)
-    again = False
-    end = outer * inner
-    for head in range(lo * group, min(hi * group, end)):
-        o, h = head // inner, head % inner
-        one_q, one_k, one_v, seen = q[o, h], k[o, h], v[o, h], _part(mask, o, h)
-        to, to_i = flat(out[o, h]), _step(out[o, h])
-        ask(q, head + 1, inner, end)
-        ask(k, head + 1, inner, end)
-        ask(v, head + 1, inner, end)
-        right, right_k = in_rows(one_v, packed_v)
-        for careful in range(2):
-            for t in range(0, queries, BLOCK):
-                rows = min(BLOCK, queries - t)
-                width = BLOCK if rows > LANES else LANES
-                place, place_at = (kept, head * n * width) if kept.size else (spare, 0)
-                again = again and queries <= BLOCK and (h > 0 or mask.size == 0) and mask.shape[1] == 1
-                reach = weigh(one_q, one_k, seen, key, head, t, rows, width, causal, scale, threshold, keep,
-                                again, scratch, place, place_at)  # fmt: skip
-                again = True
-                if careful:
-                    careful_product(w, ok, 1, width, one_v, 0, to, t * to_i, to_i, rows, reach, True)
-                else:
-                    product(w, 0, 1, width, right, 0, right_k, to, t * to_i, to_i, rows, reach, values,
-                            -FAR, t + shift, True)  # fmt: skip
-            if not (causal or mask.size) or finite_row(to, (queries - 1) * to_i, values):
-                break
-
-
-# --- backward --------------------------------------------------------------------------------------------------------
-
-
-@kernel("T[:, :, :, :], T[:, :, :, :], T[:, :, :, :], T[:, :, :, :], uint8[:, :, :, :], int64[::1], T[::1], "
-        "T[:, :, :, :], T[:, :, :, :], T[:, :, :, :], bool, T, uint32, T, int")  # fmt: skip
-def _attention_vjp(lo, hi, g, q, k, v, mask, key, kept, dq, dk, dv, causal, scale, threshold, keep, group):
-    """The gradients of `_attention`, from the weights that it kept, or makes again where kept has size 0."""
-    (outer, inner, queries, depth), (n, values) = q.shape, v.shape[2:]
-    shift = n - queries if causal else FAR
-    scratch = _scratch(q, n, max(depth, values))
-    w, ok, d, packed = scratch[0], scratch[1], scratch[2], scratch[3]
-    spare, deep, wide = np.empty(0 if kept.size else n * BLOCK, q.dtype), _padded(depth), _padded(values)
-    packed_k, packed_q = np.empty(n * deep, q.dtype), np.empty(queries * deep, q.dtype)
-    packed_g = np.empty(queries * wide, q.dtype)
-    end = outer * inner
-    for head in range(lo * group, min(hi * group, end)):
-        o, h = head // inner, head % inner
-        one_g, one_q, one_k, one_v, seen = g[o, h], q[o, h], k[o, h], v[o, h], _part(mask, o, h)
-        ask(g, head + 1, inner, end)
-        ask(q, head + 1, inner, end)
-        ask(k, head + 1, inner, end)
-        ask(v, head + 1, inner, end)
-        to_q, to_k, to_v = flat(dq[o, h]), flat(dk[o, h]), flat(dv[o, h])
-        q_i, k_i, v_i = _step(dq[o, h]), _step(dk[o, h]), _step(dv[o, h])
-        (rows_k, k_k), (rows_q, q_k) = in_rows(one_k, packed_k), in_rows(one_q, packed_q)
-        rows_g, g_k = in_rows(one_g, packed_g)
-        for careful in range(2):
-            clean, done = True, 0
-            for t in range(0, queries, BLOCK):
-                rows = min(BLOCK, queries - t)
-                width = BLOCK if rows > LANES else LANES
-                reach = max(0, min(n, t + rows + shift))
-                place, place_at = (kept, head * n * width) if kept.size else (spare, 0)
-                if kept.size == 0:
-                    weigh(one_q, one_k, seen, key, head, t, rows, width, causal, scale, threshold, keep,
-                            False, scratch, place, place_at)  # fmt: skip
-                elif careful:
-                    attended(ok, seen, t, rows, width, reach, shift)
-                in_lanes(one_g, t, rows, width, packed)
-                product(flat(one_v), 0, _step(one_v), one_v.strides[1] // v.itemsize, packed, 0, width,
-                        d, 0, width, reach, values, width, -FAR, FAR, True)  # fmt: skip
-                clean &= slopes(place, place_at, w, d, ok, width, reach, scale, keep, careful == 1)
-                if careful:
-                    careful_product(d, ok, 1, width, one_k, 0, to_q, t * q_i, q_i, rows, reach, True)
-                else:
-                    product(d, 0, 1, width, rows_k, 0, k_k, to_q, t * q_i, q_i, rows, reach, depth,
-                            -FAR, t + shift, True)  # fmt: skip
-                for first, last, fresh in ((0, done, False), (done, reach, True)):
-                    at, count, low = first * width, last - first, first - shift - t
-                    if careful:
-                        careful_product(d[at:], ok[at:], width, 1, one_q, t, to_k, first * k_i, k_i, count, rows, fresh)
-                        careful_product(w[at:], ok[at:], width, 1, one_g, t, to_v, first * v_i, v_i, count, rows, fresh)
-                    else:
-                        product(d, at, width, 1, rows_q, t * q_k, q_k, to_k, first * k_i, k_i, count, rows, depth,
-                                low, FAR, fresh)  # fmt: skip
-                        product(w, at, width, 1, rows_g, t * g_k, g_k, to_v, first * v_i, v_i, count, rows, values,
-                                low, FAR, fresh)  # fmt: skip
-                done = max(done, reach)
-            if not (causal or mask.size) or n == 0:
-                break
-            clean &= finite_row(to_q, (queries - 1) * q_i, depth)
-            if clean and finite_row(to_k, 0, depth) and finite_row(to_v, 0, values):
-                break
-
-
-# --- the ops ---------------------------------------------------------------------------------------------------------
 
 
 def scaled_dot_product_attention(
@@ -345,15 +198,20 @@ def _forward(arrays: list[Array], mask: Array, key: Array | None, causal: bool, 
     queries, n = q.shape[2], k.shape[2]
     keeps = queries in KEPT_QUERIES and n <= KEPT_KEYS
     kept = tape.empty((*q.shape[:2], n, BLOCK if queries > LANES else LANES) if keeps else 0, q.dtype)
-    contiguous = all(x.strides[3] == x.itemsize for x in arrays)
-    if queries == 1 and n <= KEYS and not p and out.size and contiguous:
+    if queries == 1 and n <= KEYS and not p and out.size and _side_by_side(*arrays):
         group = max(1, ONE_WORK // (n * (q.shape[3] + v.shape[3]) or 1))
         scaled = _numbers(q, scale, p)[0]
         attend_one(-(-q.shape[0] * q.shape[1] // group), q, k, v, mask, out, scaled, group)
     elif out.size:
         blocks, group = _blocks(q, v)
-        _attention(blocks, q, k, v, mask, key, out, kept, causal, *_numbers(q, scale, p), group)
+        attention_heads(blocks, q, k, v, mask, key, out, kept, causal, *_numbers(q, scale, p), group)
     return kept
+
+
+def _side_by_side(q: Array, k: Array, v: Array, out: Array) -> bool:
+    """Whether the features of each are contiguous; in k either they, or the keys."""
+    features = all(x.strides[3] == x.itemsize for x in (q, v, out))
+    return features and k.itemsize in k.strides[2:] and all(stride % k.itemsize == 0 for stride in k.strides)
 
 
 def _backward(
@@ -367,7 +225,7 @@ def _backward(
         return
     kept = tape.empty(0, q.dtype) if kept is None else kept
     blocks, group = _blocks(q, v)
-    _attention_vjp(blocks, g, q, k, v, mask, key, kept, *to, causal, *_numbers(q, scale, p), group)
+    attention_heads_vjp(blocks, g, q, k, v, mask, key, kept, *to, causal, *_numbers(q, scale, p), group)
 
 
 def _blocks(q: Array, v: Array) -> tuple[int, int]:

@@ -140,11 +140,11 @@ def careful_product(a, ok, a_i, a_k, x, first, c, c_at, c_i, rows, depth, fresh)
 
 @separate
 def in_rows(x, packed):
-    """A matrix whose rows can be read in whole vectors, in place or packed: -> (flat array, step of a row)."""
+    """Pack a matrix, if need be, so that its rows can be read in whole vectors: -> (whether, step of a row)."""
     depth, columns = x.shape
     source, x_i, x_j = flat(x), x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
     if x_j == 1 and columns % LANES == 0:
-        return source, x_i
+        return False, x_i
     step = (columns + LANES - 1) // LANES * LANES
     for i in range(depth):
         if x_j == 1:
@@ -153,7 +153,7 @@ def in_rows(x, packed):
         else:
             for j in range(step):
                 packed[i * step + j] = x[i, j] if j < columns else 0
-    return packed, step
+    return True, step
 
 
 @separate

@@ -1,4 +1,4 @@
-"""Writing into arrays that outlive a step: copies, running sums and means, and one more position of a sequence."""
+"""Writing into arrays that outlive a step: copies, running sums and means, and further positions of a sequence."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def mean_share(step, window):
 
 if not jit_disabled():
     from .jit import jit, kernel
-    from .simd import LANES, flat, load, load_tail, store, store_tail
+    from .simd import LANES, flat, load, load_tail, store, store_tail, transpose
 
     mean_share_jit = jit(mean_share)
 
@@ -43,14 +43,33 @@ if not jit_disabled():
                 store(out, i, load(x, i))
             store_tail(out, tail, load_tail(x, tail, end - tail), end - tail)
 
-    @kernel("T[:, :, :], T[:, :, :], int64[::1], int")
-    def _write(lo, hi, out, x, at, group):
-        to, source = flat(out), flat(x)
-        row, step, first = out.strides[0] // out.itemsize, x.strides[0] // x.itemsize, at[0] * out.shape[2]
-        for i in range(lo * group, min(hi * group, out.shape[0])):
-            for j in range(0, out.shape[2], LANES):
-                n = out.shape[2] - j
-                store_tail(to, i * row + first + j, load_tail(source, i * step + j, n), n)
+    @kernel("T[:, :, :, :], T[:, :, :, :], int64[::1], int, int, int")
+    def _write(lo, hi, out, x, at, out_t, x_t, group):
+        (outer, inner, rows, columns), size = x.shape, x.itemsize
+        to, source, before = flat(out), flat(x), at[0] * out_t
+        out_o, out_i = out.strides[0] // size, out.strides[1] // size
+        x_o, x_i = x.strides[0] // size, x.strides[1] // size
+        for o in range(lo * group, min(hi * group, outer)):
+            for i in range(inner):
+                for t in range(rows):
+                    start, first = o * out_o + i * out_i + t * out_t + before, o * x_o + i * x_i + t * x_t
+                    for j in range(0, columns, LANES):
+                        store_tail(to, start + j, load_tail(source, first + j, columns - j), columns - j)
+
+    @kernel("T[:, :, :, :], T[:, :, :, :], int64[::1], int, int, int")
+    def _write_transposed(lo, hi, out, x, at, out_j, x_t, group):
+        (outer, inner, rows, columns), size = x.shape, x.itemsize
+        to, source, packed = flat(out), flat(x), np.empty(LANES * LANES, x.dtype)
+        out_o, out_i = out.strides[0] // size, out.strides[1] // size
+        x_o, x_i = x.strides[0] // size, x.strides[1] // size
+        for o in range(lo * group, min(hi * group, outer)):
+            for i in range(inner):
+                start, first = o * out_o + i * out_i + at[0], o * x_o + i * x_i
+                for t in range(0, rows, LANES):
+                    for j in range(0, columns, LANES):
+                        transpose(source, first + t * x_t + j, x_t, rows - t, columns - j, packed, 0, LANES)
+                        for c in range(min(LANES, columns - j)):
+                            store_tail(to, start + (j + c) * out_j + t, load(packed, c * LANES), rows - t)
 
 
 def copy(out: Sequence[Array], x: Sequence[Array]) -> None:
@@ -77,14 +96,33 @@ def average(out: Sequence[Array], x: Sequence[Array], *, step: Array, window: fl
 
 
 def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
-    """out[:, at] = x[:, 0] for each out (B, C, D) and x (B, 1, D); `at` is an int64 array of one element."""
+    """out[..., at + t, :] = x[..., t, :] for each out (..., C, K) and x (..., T, K) of up to four axes.
+
+    `at` is an int64 array of one element.
+    """
     for a, b in zip(out, x, strict=True):
         if jit_disabled():
-            a[:, np.asarray(at).item()] = b[:, 0]
+            tape.call(_write_numbers, a, b, np.asarray(at, np.int64))
         else:
-            b = b if b.strides[2] == b.itemsize else tape.contiguous(b)
-            group = max(1, BLOCK // (a.shape[2] or 1))
-            _write(-(-a.shape[0] // group), a, b, np.asarray(at, np.int64), group)
+            _run_write(a[(None,) * (4 - a.ndim)], b[(None,) * (4 - b.ndim)], np.asarray(at, np.int64))
+
+
+def _run_write(out: Array, x: Array, at: Array) -> None:
+    """The kernel for arrays of four axes, by which axis of `out` is contiguous."""
+    x = x if x.strides[3] == x.itemsize else tape.contiguous(x)
+    group = max(1, BLOCK // (math.prod(x.shape[1:]) or 1))
+    blocks, x_t = -(-len(x) // group), x.strides[2] // x.itemsize
+    if out.strides[3] == out.itemsize:
+        _write(blocks, out, x, at, out.strides[2] // out.itemsize, x_t, group)
+    elif out.strides[2] == out.itemsize:
+        _write_transposed(blocks, out, x, at, out.strides[3] // out.itemsize, x_t, group)
+    else:
+        tape.call(_write_numbers, out, x, at)
+
+
+def _write_numbers(out: Array, x: Array, at: Array) -> None:
+    first = at.item()
+    out[..., first : first + x.shape[-2], :] = x
 
 
 def _all(out: Sequence[Array], x: Sequence[Array], add: bool) -> None:

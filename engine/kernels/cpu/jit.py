@@ -27,9 +27,9 @@ Types of parameters:
 float32 and float64 are compiled separately, each on its first call, and kept on disk. Blocks are handed out to threads
 one by one, in no fixed order: a block must not depend on another one. Aim at 20 µs to 200 µs a block; the launch of a
 parallel loop costs 0.5 to 1 µs. Block sizes must not depend on the number of threads where that could change a bit.
-A kernel is not called from another kernel; share code through @jit and @separate functions. Arrays can be allocated
-inside (np.empty) when they are small. Division is NumPy's (x / 0 is inf), no fastmath. @kernel("...", bare=True): where
-no array is made and no function returns one, references need not be counted, which can cost as much as a short row.
+A kernel is not called from another kernel; share code through @jit and @separate functions, which neither make arrays
+nor return any. A kernel itself can allocate small ones (np.empty). Division is NumPy's (x / 0 is inf), no fastmath.
+@kernel("...", bare=True): where it makes none, references need not be counted, which can cost as much as a short row.
 """
 
 import re

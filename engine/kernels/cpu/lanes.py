@@ -18,7 +18,22 @@ from ..compiled import log
 from .jit import jit, separate
 from .philox import GROUP, random_numbers
 from .reduce import CHUNK
-from .simd import I32, I64, LANES, Vector, bits, call, clipped, fma, load, select, splat, store
+from .simd import (
+    I32,
+    I64,
+    LANES,
+    Vector,
+    as_vector,
+    bits,
+    call,
+    clipped,
+    element_address,
+    fma,
+    load,
+    select,
+    splat,
+    store,
+)
 from .simd import first_lanes as mask_of
 
 INLINE = {"error_model": "numpy", "forceinline": True}
@@ -54,6 +69,18 @@ def count(typingctx, like):
     """The lanes' numbers 0 .. 15, in the integers of `like`."""
     vector = Vector(like.dtype)
     return vector(like), lambda context, builder, sig, values: ir.Constant(vector.native, list(range(LANES)))
+
+
+@intrinsic
+def broadcast(typingctx, x, i):
+    """Element i >= 0 of an array in every lane."""
+    vector = Vector(x.dtype)
+
+    def codegen(context, builder, sig, values):
+        number = builder.load(element_address(context, builder, x, *values))
+        return as_vector(context, builder, x.dtype, vector, number)
+
+    return vector(x, types.int64), codegen
 
 
 @intrinsic

@@ -19,12 +19,16 @@ from .simd import LANES, flat, load, load_tail, select, splat, store, store_tail
 
 Array = np.ndarray
 RUN = 1024  # elements of which the random numbers are made at once
+RANDOM = RUN + 2 * GROUP
 BLOCK = 8192  # elements of one block of relu_dropout_vjp
 
 
 @separate
-def finish(c, at, row, rows, columns, bias, bias_at, relu, key, threshold, scale):
-    """Add the bias, then apply relu and dropout, in one block of c, which begins at element `at`."""
+def finish(c, at, row, rows, columns, bias, bias_at, relu, key, threshold, scale, numbers):
+    """Add the bias, then apply relu and dropout, in one block of c, which begins at element `at`.
+
+    numbers: room for `RANDOM` of them, if there is a key.
+    """
     zero = splat(0.0, c)
     if bias.size or relu:
         for i in range(rows):
@@ -40,7 +44,6 @@ def finish(c, at, row, rows, columns, bias, bias_at, relu, key, threshold, scale
                     y = y + load_tail(bias, bias_at + j, tail)
                 store_tail(c, at + i * row + j, select(y <= 0.0, zero, y) if relu else y, tail)
     if key.size:
-        numbers = np.empty(RUN + 2 * GROUP, np.int32)
         if columns == row:
             rows, columns = 1, rows * columns
         for i in range(rows):
@@ -83,7 +86,7 @@ def _linears(worker, lo, hi, x, w1, b1, w2, b2, w3, b3, y, key, scratch, plan, r
     """y (N, O1 + O2 + O3) = dropout(relu(x (N, I) times each weight, plus its bias)), in blocks of y."""
     (rows, depth), size, left, block_rows, block_columns = x.shape, x.itemsize, flat(x), plan[0], plan[1]
     grid, n1, n2 = -(-rows // block_rows), -(-w1.shape[1] // block_columns), -(-w2.shape[1] // block_columns)
-    row = w1.shape[1] + w2.shape[1] + w3.shape[1]
+    row, numbers = w1.shape[1] + w2.shape[1] + w3.shape[1], np.empty(RANDOM if key.size else 0, np.int32)
     for block in range(lo, hi):
         i = block % grid * block_rows
         piece, j = _piece(block // grid, n1, n2)
@@ -97,7 +100,7 @@ def _linears(worker, lo, hi, x, w1, b1, w2, b2, w3, b3, y, key, scratch, plan, r
         a_i, b_j = x.strides[0] // size, w.strides[1] // size
         product(left, i * a_i, a_i, x.strides[1] // size, flat(w), j * b_j, w.strides[0] // size, b_j, y, at, row,
                 m, depth, n, plan, True, False, scratch[worker])  # fmt: skip
-        finish(y, at, row, m, n, bias, j, relu, key, threshold, scale)
+        finish(y, at, row, m, n, bias, j, relu, key, threshold, scale, numbers)
 
 
 @kernel("T[:, :], T[:, :], T[::1], int, int, T[:, :], int64[::1]")

@@ -233,13 +233,18 @@ def _multiply_row_across(lo, hi, a, b, c):
 @kernel("T[:, :, :, :], T[:, :, :, :], T[::1], int, int, int, int, int")
 def _multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
     """c (outer, inner, M, N) = a b for two batch axes (1 broadcasts); a block is `group` products."""
+    width = LANES if b.shape[3] <= LANES else width
+    packed = np.empty(a.shape[3] * width, a.dtype)
+    _items(lo * group, min(hi * group, outer * inner), a, b, c, inner, height, width, packed)
+
+
+@separate
+def _items(first, last, a, b, c, inner, height, width, packed):
+    """Products `first` to `last` - 1 of a batch."""
     (rows, depth), columns = a.shape[2:], b.shape[3]
     a_i, a_k, b_k = a.strides[2] // a.itemsize, a.strides[3] // a.itemsize, b.strides[2] // b.itemsize
     b_j = b.strides[3] // b.itemsize
-    if columns <= LANES:
-        width = LANES
-    packed = np.empty(depth * width, a.dtype)
-    for item in range(lo * group, min(hi * group, outer * inner)):
+    for item in range(first, last):
         p, q = item // inner, item % inner
         one_a = a[p if a.shape[0] > 1 else 0, q if a.shape[1] > 1 else 0]
         one_b = b[p if b.shape[0] > 1 else 0, q if b.shape[1] > 1 else 0]

@@ -6,15 +6,12 @@ is done again, with the same result. Sums along a row keep the order of `reduce`
 
 import math
 
-import numba
-
 from .dropout import bits_of, dropped, mask_of
 from .lanes import lanes_below, sums_of_four
-from .native import BARE, NO_WRAPPERS, OPTIONS
+from .native import inlined as jit
 from .reduce import CHUNK
 from .simd import LANES, fma, load_tail, prefetch, select, splat, store_tail
 
-jit = numba.njit(**OPTIONS, **BARE, **NO_WRAPPERS, forceinline=True)  # a call would spill every vector
 SLAB = 4 * LANES  # columns whose sums are made together
 
 

@@ -21,6 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .jit import jit
+from .lanes import inline
 from .simd import I64, LANES
 
 CHUNK = 4096
@@ -49,7 +50,7 @@ def _flat_at(typingctx, address, size, like):
     return line(types.int64, types.int64, like), codegen
 
 
-@jit
+@inline
 def array_at(table, i, like):
     """Array number i of a table of `tape.addresses`, in the dtype of the array `like`."""
     return _flat_at(table[i, 0], table[i, 1], like)

@@ -1,4 +1,4 @@
-"""Writing into arrays that outlive a step: copies, running sums, and one more position of a sequence."""
+"""Writing into arrays that outlive a step: copies, running sums, and further positions of a sequence."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,11 +42,14 @@ def _took_up(outs, xs, pieces, sizes, adding):
 _take_up = kernel("float32[[]], float32[[]], int32[::1], int32[::1], bool", threads=THREADS)(_took_up("_take_up"))
 
 
-@kernel("float32[::1], float32[::1], int64[::1], int32, int32, int32", threads=THREADS)
-def _write(out, x, at, n, capacity, cols):
+@kernel("float32[...], float32[...], int64[::1]" + 11 * ", int32", threads=THREADS)
+def _write(out, x, at, n, inner, rows, columns, o_b, o_h, o_t, o_j, x_b, x_h, x_t):
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < n:
-        out[(i // cols * np.int64(capacity) + at[0]) * cols + i % cols] = x[i]
+        j, t, line = i % columns, i // columns % rows, i // (columns * rows)
+        h, b = line % inner, line // inner
+        first, start = x_h * np.int64(h) + x_t * t + j, o_h * np.int64(h) + o_t * (at[0] + t) + o_j * np.int64(j)
+        out[o_b * np.int64(b) + start] = x[x_b * np.int64(b) + first]
 
 
 def copy(out: Sequence[Array], x: Sequence[Array]) -> None:
@@ -71,10 +74,17 @@ def _all(out: Sequence[Array], x: Sequence[Array], adding: bool) -> None:
 
 
 def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
-    """out[:, at] = x[:, 0] for each out (B, C, D) and x (B, 1, D); `at` is an int64 array of one element."""
+    """out[..., at + t, :] = x[..., t, :] for each out (..., C, K) and x (..., T, K); `at` is an int64 array of one
+    element."""
     at = tape.from_numpy(np.asarray(at, np.int64)) if isinstance(at, (int, np.generic, np.ndarray)) else at
     for to, source in zip(out, x, strict=True):
-        if to.dtype != FLOAT32 or not to.flags.c_contiguous or to.size > 2**31 - THREADS:
+        if to.dtype != FLOAT32 or to.ndim > 4 or min(to.strides) < 0 or max(to.size, source.size) > 2**31 - THREADS:
             plain.write([to], [source], at=at)
         elif source.size:
-            _write[-(-source.size // THREADS), THREADS](to, tape.contiguous(source), at, source.size, *to.shape[1:])
+            _run_write(to[(None,) * (4 - to.ndim)], source[(None,) * (4 - source.ndim)], at)
+
+
+def _run_write(out: Array, x: Array, at: Array) -> None:
+    x = x if x.strides[3] == x.itemsize and min(x.strides) >= 0 else tape.contiguous(x)
+    steps = [stride // x.itemsize for stride in (*out.strides, *x.strides[:3])]
+    _write[-(-x.size // THREADS), THREADS](out, x, at, x.size, *x.shape[1:], *steps)

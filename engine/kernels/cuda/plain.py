@@ -118,14 +118,18 @@ def _average(window: float, mean: Any, new: Any, step: Any, norm: Any) -> None:
 
 
 def write(out: Sequence[Any], x: Sequence[Any], *, at: Any) -> None:
-    """out[:, at] = x[:, 0] for each out (B, C, D) and x (B, 1, D); `at` is an int64 array of one element."""
+    """out[..., at + t, :] = x[..., t, :] for each out (..., C, K) and x (..., T, K); `at` is an int64 array of one
+    element."""
     for to, source in zip(out, x, strict=True):
         tape.call(_write, to, source, _array(at, np.int64))
 
 
 def _write(out: Any, x: Any, at: Any) -> None:
-    here = np.arange(out.shape[1], like=out) == at.reshape(())
-    out[...] = np.where(here[None, :, None], x, out)
+    if x.size:
+        rows = np.arange(out.shape[-2], like=out) - at.reshape(())
+        inside = (rows >= 0) & (rows < x.shape[-2])
+        moved = np.take(x, np.clip(rows, 0, x.shape[-2] - 1), axis=-2)
+        out[...] = np.where(inside[:, None], moved, out)
 
 
 def _array(value: Any, dtype: Any = np.float64) -> Any:
