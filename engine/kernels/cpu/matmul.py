@@ -328,14 +328,16 @@ def planned(
 
     pieces: the columns of c, of which no block has some of two pieces. The array: rows and columns of a block, height
     and width of a tile, steps of k at a time, columns of b packed at a time, whether to copy a (where its rows or
-    columns would fall on the same places of a cache), whether to pack b also where it can be read in place.
+    columns would fall on the same places of a cache), whether to pack b also where it can be read in place (where it is
+    large, or a column of it as wide as a tile would fall on the same places).
     """
     height, width = TILES[dtype]
     step = max(1, -(-depth // max(1, -(-depth // DEPTH))))
     lead = a_strides[1] if a_strides[0] == dtype.itemsize else a_strides[0]
     copying = lead > 0 and lead % PAGE == 0 and depth >= LANES and rows >= LANES
     b_bytes = depth * sum(pieces) * dtype.itemsize
-    packing = b_bytes > PACKING_BYTES and (rows >= PACKING_ROWS or b_bytes > 16 * PACKING_BYTES)
+    crowded = width * dtype.itemsize <= CACHE_LINE and any(piece * dtype.itemsize % PAGE == 0 for piece in pieces)
+    packing = (b_bytes > PACKING_BYTES or crowded) and (rows >= PACKING_ROWS or b_bytes > 16 * PACKING_BYTES)
     packing_cycles = 30 if b_bytes > 4 * PACKING_BYTES else 6 if packing else 1
     block_rows, block_columns, blocks = _blocking(rows, depth, pieces, height, width, packing_cycles, threads)
     numbers = [block_rows, block_columns, height, width, step, PACKED_COLUMNS, copying, packing]
