@@ -42,8 +42,6 @@ def _step(x):
     return x.strides[0] // x.itemsize
 
 
-
-
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
@@ -53,17 +51,17 @@ def attention_heads(lo, hi, q, k, v, mask, key, out, kept, causal, scale, thresh
     """out (B, H, T, Kv) and, unless of size 0, kept (B, H, S, lanes); `keep` is the factor of weights that remain."""
     scratch = _scratch(q, k.shape[2], q.shape[3])
     packed_v = np.empty(k.shape[2] * _padded(v.shape[3]), q.dtype)
-    first, last = lo * group, min(hi * group, q.shape[0] * q.shape[1])
-    _attend(first, last, q, k, v, mask, key, out, kept, causal, scale, threshold, keep, scratch, packed_v)
+    begin, stop = lo * group, min(hi * group, q.shape[0] * q.shape[1])
+    _attend(begin, stop, q, k, v, mask, key, out, kept, causal, scale, threshold, keep, scratch, packed_v)
 
 
 @separate
-def _attend(first, last, q, k, v, mask, key, out, kept, causal, scale, threshold, keep, scratch, packed_v):
-    """Heads `first` to `last` - 1 of `attention_heads`."""
+def _attend(begin, stop, q, k, v, mask, key, out, kept, causal, scale, threshold, keep, scratch, packed_v):
+    """Heads `begin` to `stop` - 1 of `attention_heads`."""
     (outer, inner, queries), (n, values) = q.shape[:3], v.shape[2:]
     shift = n - queries if causal else FAR
     w, ok, spare, again, end = scratch[0], scratch[1], scratch[2], False, outer * inner
-    for head in range(first, last):
+    for head in range(begin, stop):
         o, h = head // inner, head % inner
         one_q, one_k, one_v = q[o, h], k[o, h], v[o, h]
         seen = mask[min(o, mask.shape[0] - 1), min(h, mask.shape[1] - 1)]
@@ -102,20 +100,20 @@ def attention_heads_vjp(lo, hi, g, q, k, v, mask, key, kept, dq, dk, dv, causal,
     scratch, deep = _scratch(q, n, max(depth, values)), _padded(depth)
     spare, packed_g = np.empty(0 if kept.size else n * BLOCK, q.dtype), np.empty(queries * _padded(values), q.dtype)
     packed = packed_g, np.empty(queries * deep, q.dtype), np.empty(n * deep, q.dtype)
-    first, last = lo * group, min(hi * group, q.shape[0] * q.shape[1])
-    _pull_back(first, last, g, q, k, v, mask, key, kept, dq, dk, dv, causal, scale, threshold, keep,
+    begin, stop = lo * group, min(hi * group, q.shape[0] * q.shape[1])
+    _pull_back(begin, stop, g, q, k, v, mask, key, kept, dq, dk, dv, causal, scale, threshold, keep,
                scratch, spare, packed)  # fmt: skip
 
 
 @separate
-def _pull_back(first, last, g, q, k, v, mask, key, kept, dq, dk, dv, causal, scale, threshold, keep,
+def _pull_back(begin, stop, g, q, k, v, mask, key, kept, dq, dk, dv, causal, scale, threshold, keep,
                scratch, spare, rows_packed):  # fmt: skip
-    """Heads `first` to `last` - 1 of `attention_heads_vjp`."""
+    """Heads `begin` to `stop` - 1 of `attention_heads_vjp`."""
     (outer, inner, queries, depth), (n, values) = q.shape, v.shape[2:]
     shift = n - queries if causal else FAR
     w, ok, d, packed, end = scratch[0], scratch[1], scratch[2], scratch[3], outer * inner
     packed_g, packed_q, packed_k = rows_packed
-    for head in range(first, last):
+    for head in range(begin, stop):
         o, h = head // inner, head % inner
         one_g, one_q, one_k, one_v = g[o, h], q[o, h], k[o, h], v[o, h]
         seen = mask[min(o, mask.shape[0] - 1), min(h, mask.shape[1] - 1)]

@@ -239,12 +239,12 @@ def _multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
 
 
 @separate
-def _items(first, last, a, b, c, inner, height, width, packed):
-    """Products `first` to `last` - 1 of a batch."""
+def _items(begin, stop, a, b, c, inner, height, width, packed):
+    """Products `begin` to `stop` - 1 of a batch."""
     (rows, depth), columns = a.shape[2:], b.shape[3]
     a_i, a_k, b_k = a.strides[2] // a.itemsize, a.strides[3] // a.itemsize, b.strides[2] // b.itemsize
     b_j = b.strides[3] // b.itemsize
-    for item in range(first, last):
+    for item in range(begin, stop):
         p, q = item // inner, item % inner
         one_a = a[p if a.shape[0] > 1 else 0, q if a.shape[1] > 1 else 0]
         one_b = b[p if b.shape[0] > 1 else 0, q if b.shape[1] > 1 else 0]
