@@ -161,6 +161,17 @@ def test_translate_arguments_file_and_standard_input(folder: Path, tmp_path: Pat
     assert "line 2" in complaint(capsys, "translate", str(folder))
 
 
+def test_the_name_of_a_file_given_as_a_sentence_is_remarked(folder: Path, tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("x\n", encoding="utf-8")
+    for text, remarked in ((str(path), True), (str(path) + "x", False), ("x" * 5000, False), ("a\0b", False)):
+        assert main(["translate", str(folder), text]) == 0
+        assert (f"--file {path}" in capsys.readouterr().err) == remarked
+    assert main(["translate", str(folder), str(path), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_translate_refuses_what_it_cannot_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--beam" in complaint(capsys, "translate", str(folder), "x", "--beam", "0")
     assert "not both" in complaint(capsys, "translate", str(folder), "x", "--file", "y")

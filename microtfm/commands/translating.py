@@ -45,8 +45,18 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
                                 own.length_penalty if length_penalty is None else length_penalty, out)
         from microtfm import translating
 
+        if len(text) == 1 and not quiet and _names_a_file(text[0]):
+            print(f"note: {text[0]} is a file, and its name was taken for a sentence. Its lines: --file {text[0]}",
+                  file=sys.stderr)
         wish = translating.Wish(beam, length_penalty, nbest, alternatives, json, quiet)
         return translating.translate(run, list(text), file, wish)
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):        # too long for a name, or with a character that none may have
+        return False
 
 
 def serve(run: Annotated[Path, Parameter(help="Run folder of a trained model, or an exported model.")], /, *,
