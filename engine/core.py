@@ -302,11 +302,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
         (recorder.check if recorder else _check)(op, arrays, params)
     residuals: Sequence[Any] = ()
     began = perf_counter_ns() if state.watch else 0
-    if op.fused and not state.fusing:
-        made = NotImplemented
-    else:
-        keep = op.on_request and state.recording and any(t is not None and t.node.requires_grad for t in tensors)
-        made = devices.run(op.name, arrays, {**params, "keep": True} if keep else params)
+    made = devices.run(op.name, arrays, params) if state.fusing or not op.fused else NotImplemented
     if made is NotImplemented:
         if op.fused:
             with scope(op.name):

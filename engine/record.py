@@ -67,7 +67,6 @@ class Op:
     canonical: Callable[..., dict[str, Any]] | None = None       # (params, *shapes) -> params in one normal form
     check: Callable[..., None] | None = None     # (*arrays, **params): refuses values a kernel could not survive
     residuals: tuple[str, ...] = ()      # what the kernel hands to the rules besides the output, as parameters
-    on_request: bool = False             # its kernel makes the residuals only with keep=True: where a gradient flows
 
     def __post_init__(self) -> None:
         if self.name in OPS:

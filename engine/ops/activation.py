@@ -30,16 +30,13 @@ relu = op("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, y, x: relu
 
 
 @fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))", ""))
-def gelu_vjp(g: Tensor, x: Tensor, *, derivative: Any = None) -> Tensor:
-    """The pullback of gelu: g (Φ(x) + x φ(x)), φ the normal density.
-
-    `derivative` is that factor as the forward kernel found it, beside Φ(x); the meaning finds it again.
-    """
+def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
+    """The pullback of gelu: g (Φ(x) + x φ(x)), φ the normal density."""
     return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
 
 
-@fused(vjps=[lambda g, y, x, derivative=None: gelu_vjp(g, x, derivative=derivative)], saves=(0,), result="float",
-       residuals=("derivative",), on_request=True, equation=("Y = X ⊙ Φ(X)", "X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))"))
+@fused(vjps=[lambda g, y, x: gelu_vjp(g, x)], saves=(0,), result="float",
+       equation=("Y = X ⊙ Φ(X)", "X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))"))
 def gelu(x: Tensor) -> Tensor:
     """Gaussian error linear unit, x·Φ(x) with Φ the normal distribution function (Hendrycks & Gimpel 2016)."""
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))

@@ -95,30 +95,6 @@ def _trigonometric(near: Callable[..., Any], far: Callable[..., Any], name: str)
     return _named(op, getattr(trigonometry, name))
 
 
-@kernel("T[::1], T[::1], T[::1], int")
-def _gelu_and_slope(lo, hi, x, out, slope, n):
-    start, end = lo * BLOCK, min(hi * BLOCK, n)
-    a, o, s = x[start:end], out[start:end], slope[start:end]
-    for i in range(end - start):
-        o[i], s[i] = scalar.gelu(a[i]), scalar.gelu_slope(a[i])
-
-
-def gelu(x: Array, *, keep: bool = False) -> Any:
-    """x Φ(x), Φ the normal distribution function, any layout; with `keep` (that, its derivative), of which much is the
-    same work."""
-    if not keep or x.dtype not in FLOATS:
-        return _gelu(x)
-    x = tape.contiguous(x)
-    out, slope = tape.empty(x.shape, x.dtype), tape.empty(x.shape, x.dtype)
-    _gelu_and_slope(-(-x.size // BLOCK), x, out, slope, x.size)
-    return out, slope
-
-
-def gelu_vjp(g: Array, x: Array, *, derivative: Array | None = None) -> Array:
-    """The pullback of gelu, any layout; `derivative`, that at x, is found where it is not given."""
-    return _gelu_vjp(g, x) if derivative is None else mul(g, derivative)
-
-
 _ALONG_BOTH, _Y_FIXED, _X_FIXED = 0, 1, 2  # what the inner loop does
 
 
@@ -277,7 +253,7 @@ cos = _trigonometric(trigonometry.cos_near, trigonometry.cos_far, "cos")
 tanh = _unary(scalar.tanh)
 sigmoid = _unary(scalar.sigmoid)
 erf = _unary(scalar.erf)
-_gelu = _unary(scalar.gelu)
+gelu = _unary(scalar.gelu)
 silu = _unary(scalar.silu)
 relu = _unary(scalar.relu)
 sqrt = _unary(scalar.sqrt, np.sqrt)
@@ -293,7 +269,7 @@ minimum = _binary(scalar.minimum)
 pow = _binary(scalar.pow)
 
 relu_vjp = _binary(scalar.relu_vjp)
-_gelu_vjp = _binary(scalar.gelu_vjp)
+gelu_vjp = _binary(scalar.gelu_vjp)
 tanh_vjp = _binary(scalar.tanh_vjp)
 sigmoid_vjp = _binary(scalar.sigmoid_vjp)
 silu_vjp = _binary(scalar.silu_vjp)

@@ -178,17 +178,6 @@ def clip(x: Array, *, low: float | None = None, high: float | None = None) -> Ar
     return out
 
 
-def gelu(x: Array, *, keep: bool = False) -> Array:
-    """x Φ(x), Φ the normal distribution function. `keep` asks for the derivative, which is not kept here: to read it
-    takes longer than to find it again."""
-    return _gelu(x)
-
-
-def gelu_vjp(g: Array, x: Array, *, derivative: Array | None = None) -> Array:
-    """The pullback of gelu."""
-    return _gelu_vjp(g, x)
-
-
 def _named(op: Callable[..., Any], f: Callable[..., Any]) -> Callable[..., Any]:
     op.__name__ = op.__qualname__ = f.__name__
     op.__doc__ = f"{f.__doc__} Elementwise on float32 of any layout; NotImplemented for other dtypes."
@@ -200,7 +189,7 @@ log = _unary(scalar.log)
 tanh = _unary(scalar.tanh)
 sigmoid = _unary(scalar.sigmoid)
 erf = _unary(scalar.erf)
-_gelu = _unary(scalar.gelu)
+gelu = _unary(scalar.gelu)
 silu = _unary(scalar.silu)
 relu = _unary(scalar.relu)
 sqrt = _unary(scalar.sqrt)
@@ -216,7 +205,7 @@ minimum = _binary(scalar.minimum)
 pow = _binary(scalar.pow)
 
 relu_vjp = _binary(scalar.relu_vjp)
-_gelu_vjp = _binary(scalar.gelu_vjp)
+gelu_vjp = _binary(scalar.gelu_vjp)
 tanh_vjp = _binary(scalar.tanh_vjp)
 sigmoid_vjp = _binary(scalar.sigmoid_vjp)
 silu_vjp = _binary(scalar.silu_vjp)
