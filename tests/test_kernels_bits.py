@@ -3,12 +3,14 @@
 And each kernel against float64 NumPy, within a tolerance that follows from the length of its sums.
 """
 
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from llvmlite.binding import get_host_cpu_features
 
 from engine.kernels.cpu import jit_disabled, kernel
 
@@ -131,6 +133,32 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
         printed.append(run.stdout)
     assert printed[0].count("'") == 28
     assert printed[0] == printed[1] == printed[2]
+
+
+# --- the same bits whatever the width of the processor's vectors ----------------------------------
+
+WIDTHS_PROGRAM = """
+import hashlib
+from engine.kernels.cpu import kernel
+from tests.test_kernels_bits import CALLS, G, draw, flat
+heads = draw(3, 2, 7, 16), draw(3, 2, 9, 16, seed=1), draw(3, 2, 9, 16, seed=2)
+results = [call(draw(24, 37)) for call in CALLS.values()]
+results += [kernel("matmul")(draw(24, 37), G.T), kernel("scaled_dot_product_attention")(*heads)[0]]
+print([hashlib.sha256(flat(r).tobytes()).hexdigest() for r in results])
+"""
+NARROWER = [("haswell", "+avx2,+fma,+avx,+sse4.2,+bmi,+bmi2,+popcnt,+lzcnt,-avx512f"), ("nehalem", "+sse4.2,+popcnt")]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="narrower processors are known for x86 only")
+def test_the_width_of_vectors_changes_no_bit(monkeypatch):
+    program = [sys.executable, "-c", WIDTHS_PROGRAM]
+    here = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    name, features = NARROWER[0 if get_host_cpu_features().get("avx512f") else 1]
+    monkeypatch.setenv("NUMBA_CPU_NAME", name)
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+    narrower = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    assert here.count("'") == 2 * (len(CALLS) + 2)
+    assert here == narrower
 
 
 # --- position and padding -------------------------------------------------------------------------

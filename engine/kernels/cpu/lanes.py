@@ -327,8 +327,8 @@ def _of_four(combine: Callable[..., Any]) -> Any:
 
             a, b, c, d = cgutils.unpack_tuple(builder, values[0])
             four = halves(halves(a, b, 8), halves(c, d, 8), 4)
-            for width in (2, 1):
-                four = combine(builder, four, mix(four, four, [min(i + width, LANES - 1) for i in range(LANES)]))
+            for width in (2, 1):  # inside every four lanes, where shuffles are cheapest
+                four = combine(builder, four, mix(four, four, [i - i % 4 + (i + width) % 4 for i in range(LANES)]))
             return cgutils.pack_array(builder, [builder.extract_element(four, I32(4 * row)) for row in range(4)])
 
         return types.UniTuple(rows.dtype.dtype, 4)(rows), codegen

@@ -11,8 +11,10 @@ from .lanes import lanes_below, sums_of_four
 from .native import inlined as jit
 from .reduce import CHUNK
 from .simd import LANES, fma, load_tail, prefetch, select, splat, store_tail
+from .tile import HELD
 
 SLAB = 4 * LANES  # columns whose sums are made together
+ROWS = 4 if HELD >= 16 else 2  # whose gradients are in registers together
 
 
 @jit
@@ -189,23 +191,53 @@ def _share_four(g, s, at, j, count, weight, means, a, b):
 
 
 @jit
+def _share_two(g, s, at, other, j, count, weight, mean, other_mean, a, b):
+    w = load_tail(weight, j, count)
+    a0, b0 = _share(g, s, at + j, count, w, mean, a[0], b[0])
+    a1, b1 = _share(g, s, other + j, count, w, other_mean, a[1], b[1])
+    return (a0, a1), (b0, b1)
+
+
+@jit
+def _shares_of_four(g, s, at, first, end, weight, means):
+    whole, a, b = end - (end - first) % LANES, _zeros(s), _zeros(s)
+    for j in range(first, whole, LANES):
+        a, b = _share_four(g, s, at, j, LANES, weight, means, a, b)
+    if whole < end:
+        a, b = _share_four(g, s, at, whole, end - whole, weight, means, a, b)
+    return a, b
+
+
+@jit
+def _shares_of_two(g, s, at, other, first, end, weight, mean, other_mean):
+    whole, zero = end - (end - first) % LANES, splat(0.0, s)
+    a, b = (zero, zero), (zero, zero)
+    for j in range(first, whole, LANES):
+        a, b = _share_two(g, s, at, other, j, LANES, weight, mean, other_mean, a, b)
+    if whole < end:
+        a, b = _share_two(g, s, at, other, whole, end - whole, weight, mean, other_mean, a, b)
+    return a, b
+
+
+@jit
 def _shares(g, s, weight, at, n, means):
     """The means of w g (s - mean) and of w g along each row."""
     along, level = _nothing(s), _nothing(s)
     for first in range(0, n, CHUNK):
         end = min(first + CHUNK, n)
-        whole, a, b = end - (end - first) % LANES, _zeros(s), _zeros(s)
-        for j in range(first, whole, LANES):
-            a, b = _share_four(g, s, at, j, LANES, weight, means, a, b)
-        if whole < end:
-            a, b = _share_four(g, s, at, whole, end - whole, weight, means, a, b)
+        if ROWS == 4:
+            a, b = _shares_of_four(g, s, at, first, end, weight, means)
+        else:
+            c, d = _shares_of_two(g, s, at[0], at[1], first, end, weight, means[0], means[1])
+            e, f = _shares_of_two(g, s, at[2], at[3], first, end, weight, means[2], means[3])
+            a, b = c + e, d + f
         along, level = _plus_lanes(along, a), _plus_lanes(level, b)
     return _over(along, n, s), _over(level, n, s)
 
 
 @jit
-def _slope(g, s, i, count, weight, mean, rstd, turn, level, dx, kept, word, scale, dh, live, dw, db, ahead):
-    """A vector of a row of dx and of dh; dw + g x̂ and db + g, if the row is live."""
+def _slope(g, s, i, count, weight, mean, rstd, turn, level, dx, kept, word, scale, dh, dw, db, ahead):
+    """A vector of a row of dx and of dh; dw + g x̂ and db + g."""
     a, c = load_tail(g, i, count), load_tail(s, i, count) - mean
     prefetch(g, i + ahead)
     prefetch(s, i + ahead)
@@ -213,34 +245,62 @@ def _slope(g, s, i, count, weight, mean, rstd, turn, level, dx, kept, word, scal
     store_tail(dx, i, d, count)
     if kept is not None:
         store_tail(dh, i, select(mask_of(kept[word]), d * scale, splat(0.0, dh)), count)
-    return select(live, fma(a, c * rstd, dw), dw), select(live, db + a, db)
+    return fma(a, c * rstd, dw), db + a
 
 
 @jit
-def _slope_four(g, s, at, j, count, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, live, sums, to):
-    w, k = load_tail(weight, j, count), j // LANES
-    dw, db = load_tail(sums, to + j, count), load_tail(sums, to + n + j, count)
-    dw, db = _slope(g, s, at[0] + j, count, w, means[0], rstds[0], turns[0], levels[0], dx, kept, words[0] + k, scale,
-                    dh, live[0], dw, db, 4 * n)  # fmt: skip
-    dw, db = _slope(g, s, at[1] + j, count, w, means[1], rstds[1], turns[1], levels[1], dx, kept, words[1] + k, scale,
-                    dh, live[1], dw, db, 4 * n)  # fmt: skip
-    dw, db = _slope(g, s, at[2] + j, count, w, means[2], rstds[2], turns[2], levels[2], dx, kept, words[2] + k, scale,
-                    dh, live[2], dw, db, 4 * n)  # fmt: skip
-    dw, db = _slope(g, s, at[3] + j, count, w, means[3], rstds[3], turns[3], levels[3], dx, kept, words[3] + k, scale,
-                    dh, live[3], dw, db, 4 * n)  # fmt: skip
+def _slope_two(g, s, at, k, j, count, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, dw, db, ahead):
+    i = j // LANES
+    dw, db = _slope(g, s, at[k] + j, count, weight, means[k], rstds[k], turns[k], levels[k], dx, kept, words[k] + i,
+                    scale, dh, dw, db, ahead)  # fmt: skip
+    return _slope(g, s, at[k + 1] + j, count, weight, means[k + 1], rstds[k + 1], turns[k + 1], levels[k + 1], dx, kept,
+                  words[k + 1] + i, scale, dh, dw, db, ahead)  # fmt: skip
+
+
+@jit
+def _slope_some(g, s, at, k, j, count, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to):
+    """A vector of each of ROWS rows, from number k of the four on."""
+    w, dw, db = load_tail(weight, j, count), load_tail(sums, to + j, count), load_tail(sums, to + n + j, count)
+    ahead = 4 * n
+    dw, db = _slope_two(g, s, at, k, j, count, w, means, rstds, turns, levels, dx, kept, words, scale, dh, dw, db,
+                        ahead)  # fmt: skip
+    if ROWS == 4:
+        dw, db = _slope_two(g, s, at, 2, j, count, w, means, rstds, turns, levels, dx, kept, words, scale, dh, dw, db,
+                            ahead)  # fmt: skip
     store_tail(sums, to + j, dw, count)
     store_tail(sums, to + n + j, db, count)
 
 
 @jit
-def _slopes(g, s, at, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, live, sums, to):
+def _slope_one(g, s, at, n, weight, mean, rstd, turn, level, dx, kept, word, scale, dh, sums, to):
+    for j in range(0, n, LANES):
+        count = n - j
+        dw, db = load_tail(sums, to + j, count), load_tail(sums, to + n + j, count)
+        dw, db = _slope(g, s, at + j, count, load_tail(weight, j, count), mean, rstd, turn, level, dx, kept,
+                        word + j // LANES, scale, dh, dw, db, n)  # fmt: skip
+        store_tail(sums, to + j, dw, count)
+        store_tail(sums, to + n + j, db, count)
+
+
+@jit
+def _slopes_from(g, s, at, k, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to):
     whole = n - n % LANES
     for j in range(0, whole, LANES):
-        _slope_four(g, s, at, j, LANES, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, live, sums,
-                    to)  # fmt: skip
+        _slope_some(g, s, at, k, j, LANES, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
     if whole < n:
-        _slope_four(g, s, at, whole, n - whole, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh,
-                    live, sums, to)  # fmt: skip
+        _slope_some(g, s, at, k, whole, n - whole, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh,
+                    sums, to)  # fmt: skip
+
+
+@jit
+def _slopes(g, s, at, rows, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to):
+    if rows >= 4:
+        for k in range(0, 4, ROWS):
+            _slopes_from(g, s, at, k, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
+    else:
+        for k in range(rows):
+            _slope_one(g, s, at[k], n, weight, means[k], rstds[k], turns[k], levels[k], dx, kept, words[k], scale, dh,
+                       sums, to)  # fmt: skip
 
 
 @jit
@@ -256,12 +316,11 @@ def slope_rows(g, s, weight, first, last, n, means, rstds, dx, kept, scale, dh, 
     along, levels = _shares(g, s, weight, at, n, m)
     turns = (-along[0] * r[0] * r[0] * r[0], -along[1] * r[1] * r[1] * r[1],
              -along[2] * r[2] * r[2] * r[2], -along[3] * r[3] * r[3] * r[3])  # fmt: skip
-    left = (last - first) * LANES
-    live = lanes_below(LANES), lanes_below(left), lanes_below(left - LANES), lanes_below(left - 2 * LANES)
+    rows = last - first + 1
     if kept.size:
-        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, kept, words, scale, dh, live, sums, to)
+        _slopes(g, s, at, rows, n, weight, m, r, turns, levels, dx, kept, words, scale, dh, sums, to)
     else:
-        _slopes(g, s, at, n, weight, m, r, turns, levels, dx, None, words, scale, dh, live, sums, to)
+        _slopes(g, s, at, rows, n, weight, m, r, turns, levels, dx, None, words, scale, dh, sums, to)
 
 
 @jit

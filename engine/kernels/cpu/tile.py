@@ -12,6 +12,7 @@ the processor. Kinds 5 to 9 are the same with a single vector, and the first of 
 read in that width, c is read and written only in its first n columns.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,21 +56,26 @@ def _features() -> Mapping[str, bool]:
     return {part[1:]: part.startswith("+") for part in config.CPU_FEATURES.split(",") if part}
 
 
+def _registers() -> tuple[int, int]:
+    """How many vector registers this processor has, and the bits of one."""
+    features = _features()
+    if features.get("avx512f"):
+        return 32, 512
+    if features.get("neon"):
+        return 32, 128
+    return 16, 256 if features.get("avx") else 128
+
+
 def tile_shape(bits: int, most: int = 2) -> tuple[int, int]:
     """(rows, columns) of the largest tile, at most so many vectors wide, that this processor's registers hold, for
     numbers of 32 or 64 bits."""
-    features = _features()
-    if features.get("avx512f"):
-        registers, width = 32, 512
-    elif features.get("neon"):
-        registers, width = 32, 128
-    else:
-        registers, width = 16, 256 if features.get("avx") else 128
+    registers, width = _registers()
     parts = LANES * bits // width  # registers a vector
     vectors = min(most, 2 if parts == 1 else 1)
     return min(LANES, max(1, (registers - 1 - vectors * parts) // (vectors * parts))), vectors * LANES
 
 
+HELD = math.prod(_registers()) // (32 * LANES)  # vectors of float32 that the registers hold
 SHAPES = {types.float32: tile_shape(32), types.float64: tile_shape(64)}
 NARROW_ROWS = {types.float32: tile_shape(32, 1)[0], types.float64: tile_shape(64, 1)[0]}
 
