@@ -31,9 +31,9 @@ from .simd import (
     store,
     store_tail,
     sum_lanes,
-    transpose,
 )
 from .tile import SHAPES, Tile, add_outer, load_tile, store_tile
+from .transpose import transpose
 
 FAR = 1 << 40  # further than any key
 _ONE, _BIT, _WORD = np.uint64(1), np.uint64(63), np.uint64(0xFFFFFFFF)

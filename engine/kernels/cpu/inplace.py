@@ -19,7 +19,8 @@ def mean_share(step, window):
 
 if not jit_disabled():
     from .jit import jit, kernel
-    from .simd import LANES, flat, load, load_tail, store, store_tail, transpose
+    from .simd import LANES, flat, load, load_tail, store, store_tail
+    from .transpose import transpose
 
     mean_share_jit = jit(mean_share)
 

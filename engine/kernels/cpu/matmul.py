@@ -15,8 +15,9 @@ import numpy as np
 
 from . import tape
 from .jit import MOST_THREADS, get_threads, jit, kernel, separate
-from .simd import LANES, flat, fma, load, load_tail, splat, store, store_tail, transpose
+from .simd import LANES, flat, fma, load, load_tail, splat, store, store_tail
 from .tile import add_outer, element, load_tile, narrow_rows, store_tile, tile_shape, zeros_tile
+from .transpose import transpose
 
 DEPTH = 256
 BLOCK_ROWS, BLOCK_COLUMNS = 532, 512  # of c in one block of work, at most

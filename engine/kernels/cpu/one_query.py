@@ -24,8 +24,8 @@ from .simd import (
     store,
     store_tail,
     sum_lanes,
-    transpose,
 )
+from .transpose import transpose
 
 KEYS = 4096  # at most: their weights are one chunk of `reduce`
 TOGETHER = 8  # heads that go through each stage together, so that none waits for the end of another's
