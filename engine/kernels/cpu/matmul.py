@@ -16,7 +16,7 @@ import numpy as np
 from . import tape
 from .jit import MOST_THREADS, get_threads, jit, kernel, separate
 from .simd import LANES, flat, fma, load, load_tail, splat, store, store_tail
-from .tile import add_outer, element, load_tile, narrow_rows, store_tile, tile_shape, zeros_tile
+from .tile import HALF, add_outer, element, half_rows, load_tile, narrow_rows, store_tile, tile_shape, zeros_tile
 from .transpose import transpose
 
 DEPTH = 256
@@ -51,8 +51,28 @@ def _band(kind: int) -> Any:
     return band
 
 
-_rows_14, _rows_4, _rows_1, _rows_10, _rows_2 = map(_band, range(5))  # the first: as many as a tile may have
-_narrow_16, _narrow_4, _narrow_1, _narrow_10, _narrow_2 = map(_band, range(5, 10))
+def _panel(kind: int) -> Any:
+    """All rows of c beside one panel of b, by tiles of this kind, the tallest, and of the four after it."""
+    tallest, four, one, ten, two = map(_band, range(kind, kind + 5))
+
+    @jit
+    def panel(height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh):
+        i, tall = 0, rows
+        if height == 14 and rows % 14 == 6 and rows > 6:
+            tall = rows - 20  # two tiles of 10 are better than one of 14, one of 4 and one of 2
+        i = tallest(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
+        if height > 10:
+            i = ten(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        if height > 4:
+            i = four(i, 4, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        if height > 2:
+            i = two(i, 2, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        one(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+
+    return panel
+
+
+_wide, _narrow, _half = map(_panel, (0, 5, 10))
 
 
 @separate
@@ -61,29 +81,12 @@ def multiply(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, heig
 
     Arrays are flat; _at: where the matrix begins; _i and _k: the elements from one i or k to the next.
     """
-    i = 0
-    if n <= LANES:
-        height = narrow_rows(a)
-        i = _narrow_16(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-        if height > 10:
-            i = _narrow_10(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-        if height > 4:
-            i = _narrow_4(i, 4, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-        if height > 2:
-            i = _narrow_2(i, 2, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-        _narrow_1(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-        return
-    tall = rows
-    if height == 14 and rows % 14 == 6 and rows > 6:
-        tall = rows - 20  # two tiles of 10 are better than one of 14, one of 4 and one of 2
-    i = _rows_14(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
-    if height > 10:
-        i = _rows_10(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-    if height > 4:
-        i = _rows_4(i, 4, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-    if height > 2:
-        i = _rows_2(i, 2, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-    _rows_1(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+    if HALF and n <= HALF:
+        _half(half_rows(a), a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+    elif n <= LANES:
+        _narrow(narrow_rows(a), a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+    else:
+        _wide(height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
 
 
 @separate

@@ -28,12 +28,17 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: "f32", types.float64: "f64"}
 _INTEGERS = {types.int32: "i32", types.int64: "i64"}
 _NAMES = {**_FLOATS, **_INTEGERS}  # as LLVM writes them
-_NATIVE = {
+NATIVE = {
     types.float32: ir.FloatType(), types.float64: ir.DoubleType(),
     types.int32: I32, types.int64: I64, types.boolean: ir.IntType(1),
 }  # fmt: skip
 UNKNOWN = -1  # size of a flat view that reaches to both sides of its first element
 _OPAQUE = "*" not in str(I32.as_pointer())  # LLVM before 17 names a pointer by what it points to
+
+
+def suffix(dtype: types.Type, lanes: int = LANES) -> str:
+    """What LLVM's names of operations on such vectors end in."""
+    return f"v{lanes}{_NAMES[dtype]}"
 
 
 class Vector(types.Type):
@@ -45,11 +50,11 @@ class Vector(types.Type):
 
     @property
     def native(self) -> Any:
-        return ir.VectorType(_NATIVE[self.dtype], LANES)
+        return ir.VectorType(NATIVE[self.dtype], LANES)
 
     @property
     def suffix(self) -> str:
-        return f"v{LANES}{_NAMES[self.dtype]}"
+        return suffix(self.dtype)
 
 
 @register_model(Vector)
@@ -58,10 +63,10 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.native)
 
 
-def spread(builder: Any, number: Any) -> Any:
-    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
+def spread(builder: Any, number: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, number, I32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
 
 def call(builder: Any, name: str, result: Any, operands: list[Any]) -> Any:
@@ -88,22 +93,22 @@ def address(context: Any, builder: Any, array_type: Any, array: Any, start: Any,
 def element_address(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
     """The address of one element, checked like that of a vector."""
     pointer = address(context, builder, array_type, array, at, I64(1))
-    return builder.bitcast(pointer, _NATIVE[array_type.dtype].as_pointer())
+    return builder.bitcast(pointer, NATIVE[array_type.dtype].as_pointer())
 
 
-def clipped(builder: Any, n: Any) -> Any:
-    n = builder.select(builder.icmp_signed("<", n, I64(LANES)), n, I64(LANES))
+def clipped(builder: Any, n: Any, most: int = LANES) -> Any:
+    n = builder.select(builder.icmp_signed("<", n, I64(most)), n, I64(most))
     return builder.select(builder.icmp_signed(">", n, I64(0)), n, I64(0))
 
 
-def first_lanes(builder: Any, n: Any) -> Any:
+def first_lanes(builder: Any, n: Any, of: int = LANES) -> Any:
     """The mask of lanes 0 .. n - 1."""
-    lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(LANES)))
-    return builder.icmp_signed("<", lanes, spread(builder, builder.trunc(n, I32)))
+    lanes = ir.Constant(ir.VectorType(I32, of), list(range(of)))
+    return builder.icmp_signed("<", lanes, spread(builder, builder.trunc(n, I32), of))
 
 
-def masked_name(verb: str, vector: Vector) -> str:
-    return f"llvm.masked.{verb}.{vector.suffix}." + ("p0" if _OPAQUE else f"p0{vector.suffix}")
+def masked_name(verb: str, suffix: str) -> str:
+    return f"llvm.masked.{verb}.{suffix}." + ("p0" if _OPAQUE else f"p0{suffix}")
 
 
 @intrinsic
@@ -153,7 +158,7 @@ def load_tail(typingctx, array, start, n):
         pointer = address(context, builder, array, values[0], values[1], n)
         zeros = cgutils.get_null_value(vector.native)
         operands = [pointer, I32(array.dtype.bitwidth // 8), first_lanes(builder, n), zeros]
-        return call(builder, masked_name("load", vector), vector.native, operands)
+        return call(builder, masked_name("load", vector.suffix), vector.native, operands)
 
     return vector(array, types.int64, types.int64), codegen
 
@@ -178,7 +183,7 @@ def store_tail(typingctx, array, start, vector, n):
         n = clipped(builder, values[3])
         pointer = address(context, builder, array, *values[:2], n)
         operands = [values[2], pointer, I32(array.dtype.bitwidth // 8), first_lanes(builder, n)]
-        call(builder, masked_name("store", vector), ir.VoidType(), operands)
+        call(builder, masked_name("store", vector.suffix), ir.VoidType(), operands)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, Vector(array.dtype), types.int64), codegen

@@ -8,8 +8,8 @@
 Every element is one chain acc = fma(a[i, k], b[k, j], acc) in the order of the calls, whatever the tile's shape. `_at`
 are element offsets from an array's first element and `_i` the distance between rows. Kind 0 is the tallest tile that
 fits the registers, kinds 1 to 4 have 4 rows, 1, 10 and 2, or as many as fit; all are as wide as `tile_shape` says for
-the processor. Kinds 5 to 9 are the same with a single vector, and the first of them has up to 16 rows. Rows of b are
-read in that width, c is read and written only in its first n columns.
+the processor. Kinds 5 to 9 are the same with a single vector, kinds 10 to 14 with half of one, and the first of them
+has up to 16 rows. Rows of b are read in that width, c is read and written only in its first n columns.
 """
 
 import math
@@ -21,22 +21,42 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
 
-from .simd import LANES, Vector, address, call, clipped, element_address, first_lanes, masked_name, spread
+from .simd import (
+    LANES,
+    NATIVE,
+    address,
+    call,
+    clipped,
+    element_address,
+    first_lanes,
+    masked_name,
+    spread,
+    suffix,
+)
 
 NEAR = 4  # rows whose addresses an instruction can make of one register and a multiple of another
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 class Tile(types.Type):
-    """rows × (vectors · 16) numbers."""
+    """rows × (vectors · lanes) numbers."""
 
-    def __init__(self, dtype: types.Type, rows: int, vectors: int) -> None:
-        self.vector, self.dtype, self.rows, self.vectors = Vector(dtype), dtype, rows, vectors
-        super().__init__(f"Tile({dtype}, {rows}, {vectors})")
+    def __init__(self, dtype: types.Type, rows: int, vectors: int, lanes: int = LANES) -> None:
+        self.dtype, self.rows, self.vectors, self.lanes = dtype, rows, vectors, lanes
+        super().__init__(f"Tile({dtype}, {rows}, {vectors}, {lanes})")
+
+    @property
+    def vector(self) -> Any:
+        """One of its vectors, as LLVM sees it."""
+        return ir.VectorType(NATIVE[self.dtype], self.lanes)
+
+    @property
+    def suffix(self) -> str:
+        return suffix(self.dtype, self.lanes)
 
     @property
     def native(self) -> Any:
-        return ir.ArrayType(self.vector.native, self.rows * self.vectors)
+        return ir.ArrayType(self.vector, self.rows * self.vectors)
 
     @property
     def align(self) -> int:
@@ -69,24 +89,35 @@ def _registers() -> tuple[int, int]:
 def tile_shape(bits: int, most: int = 2) -> tuple[int, int]:
     """(rows, columns) of the largest tile, at most so many vectors wide, that this processor's registers hold, for
     numbers of 32 or 64 bits."""
-    registers, width = _registers()
-    parts = LANES * bits // width  # registers a vector
+    parts = _parts(bits)
     vectors = min(most, 2 if parts == 1 else 1)
-    return min(LANES, max(1, (registers - 1 - vectors * parts) // (vectors * parts))), vectors * LANES
+    return _rows_held(vectors * parts), vectors * LANES
+
+
+def _parts(bits: int) -> int:
+    """The registers of a vector of such numbers."""
+    return LANES * bits // _registers()[1]
+
+
+def _rows_held(parts: int) -> int:
+    """The rows of so many registers that can be held beside a row of b and an element of a."""
+    return min(LANES, max(1, (_registers()[0] - 1 - parts) // parts))
 
 
 HELD = math.prod(_registers()) // (32 * LANES)  # vectors of float32 that the registers hold
+HALF = LANES // 2 if _parts(32) > 1 else 0  # columns for which half a vector is enough and takes less time
 SHAPES = {types.float32: tile_shape(32), types.float64: tile_shape(64)}
 NARROW_ROWS = {types.float32: tile_shape(32, 1)[0], types.float64: tile_shape(64, 1)[0]}
+HALF_ROWS = {types.float32: _rows_held(max(1, _parts(32) // 2)), types.float64: _rows_held(max(1, _parts(64) // 2))}
 
 
 @intrinsic(prefer_literal=True)
 def zeros_tile(typingctx, like, kind):
     """A tile of zeros in the dtype of the array `like`; `kind` is a constant."""
-    tallest, columns = SHAPES[like.dtype]
-    narrow, size = divmod(kind.literal_value, 5)
-    tallest = NARROW_ROWS[like.dtype] if narrow else tallest
-    tile = Tile(like.dtype, min(tallest, (tallest, 4, 1, 10, 2)[size]), 1 if narrow else columns // LANES)
+    width, size = divmod(kind.literal_value, 5)
+    tallest = (SHAPES[like.dtype][0], NARROW_ROWS[like.dtype], HALF_ROWS[like.dtype])[width]
+    vectors, lanes = ((SHAPES[like.dtype][1] // LANES, LANES), (1, LANES), (1, LANES // 2))[width]
+    tile = Tile(like.dtype, min(tallest, (tallest, 4, 1, 10, 2)[size]), vectors, lanes)
     return tile(like, kind), lambda context, builder, sig, values: cgutils.get_null_value(tile.native)
 
 
@@ -94,6 +125,13 @@ def zeros_tile(typingctx, like, kind):
 def narrow_rows(typingctx, like):
     """The rows of the tallest tile of a single vector in the dtype of the array `like`."""
     rows = NARROW_ROWS[like.dtype]
+    return types.int64(like), lambda context, builder, sig, values: I64(rows)
+
+
+@intrinsic
+def half_rows(typingctx, like):
+    """The rows of the tallest tile of half a vector in the dtype of the array `like`."""
+    rows = HALF_ROWS[like.dtype]
     return types.int64(like), lambda context, builder, sig, values: I64(rows)
 
 
@@ -130,14 +168,15 @@ def add_outer(typingctx, tile, a, a_at, a_i, b, b_at):
         row = []
         for v in range(tile.vectors):
             at = builder.add(b_at, I64(v * LANES))
-            row.append(builder.load(address(context, builder, b, b_value, at, I64(LANES)), align=tile.align))
+            pointer = address(context, builder, b, b_value, at, I64(tile.lanes))
+            row.append(builder.load(builder.bitcast(pointer, tile.vector.as_pointer()), align=tile.align))
         column = _column(context, builder, tile.rows, a, a_value, a_at, a_i)
         for i, pointer in enumerate(column):
-            factor = spread(builder, builder.load(pointer))
+            factor = spread(builder, builder.load(pointer), tile.lanes)
             for v in range(tile.vectors):
                 place = i * tile.vectors + v
                 terms = [factor, row[v], builder.extract_value(result, place)]
-                total = call(builder, f"llvm.fma.{tile.vector.suffix}", tile.vector.native, terms)
+                total = call(builder, f"llvm.fma.{tile.suffix}", tile.vector, terms)
                 result = builder.insert_value(result, total, place)
         return result
 
@@ -149,20 +188,21 @@ def _places(context: Any, builder: Any, tile: Tile, array_type: Any, array: Any,
     for i in range(tile.rows):
         for v in range(tile.vectors):
             start = builder.add(builder.add(at, builder.mul(row, I64(i))), I64(v * LANES))
-            count = I64(LANES) if n is None else clipped(builder, builder.sub(n, I64(v * LANES)))
-            mask = None if n is None else first_lanes(builder, count)
-            yield i * tile.vectors + v, address(context, builder, array_type, array, start, count), mask
+            count = I64(tile.lanes) if n is None else clipped(builder, builder.sub(n, I64(v * LANES)), tile.lanes)
+            mask = None if n is None else first_lanes(builder, count, tile.lanes)
+            pointer = address(context, builder, array_type, array, start, count)
+            yield i * tile.vectors + v, builder.bitcast(pointer, tile.vector.as_pointer()), mask
 
 
 @intrinsic
 def load_tile(typingctx, tile, array, at, row, n):
     """A tile of the same kind as `tile` from `array`, its rows `row` elements apart."""
-    native = tile.vector.native
+    native = tile.vector
 
     def codegen(context, builder, sig, values):
         _, value, at, row, n = values
         slot = cgutils.alloca_once(builder, tile.native)
-        whole = builder.icmp_signed(">=", n, I64(tile.vectors * LANES))
+        whole = builder.icmp_signed(">=", n, I64(tile.vectors * tile.lanes))
         with builder.if_else(whole, likely=True) as (all_columns, some_columns):
             with all_columns:
                 for place, pointer, _ in _places(context, builder, tile, array, value, at, row, None):
@@ -171,7 +211,7 @@ def load_tile(typingctx, tile, array, at, row, n):
             with some_columns:
                 for place, pointer, mask in _places(context, builder, tile, array, value, at, row, n):
                     operands = [pointer, I32(tile.align), mask, cgutils.get_null_value(native)]
-                    vector = call(builder, masked_name("load", tile.vector), native, operands)
+                    vector = call(builder, masked_name("load", tile.suffix), native, operands)
                     builder.store(vector, cgutils.gep_inbounds(builder, slot, 0, place))
         return builder.load(slot)
 
@@ -184,7 +224,7 @@ def store_tile(typingctx, tile, array, at, row, n):
 
     def codegen(context, builder, sig, values):
         tile_value, value, at, row, n = values
-        whole = builder.icmp_signed(">=", n, I64(tile.vectors * LANES))
+        whole = builder.icmp_signed(">=", n, I64(tile.vectors * tile.lanes))
         with builder.if_else(whole, likely=True) as (all_columns, some_columns):
             with all_columns:
                 for place, pointer, _ in _places(context, builder, tile, array, value, at, row, None):
@@ -192,7 +232,7 @@ def store_tile(typingctx, tile, array, at, row, n):
             with some_columns:
                 for place, pointer, mask in _places(context, builder, tile, array, value, at, row, n):
                     operands = [builder.extract_value(tile_value, place), pointer, I32(tile.align), mask]
-                    call(builder, masked_name("store", tile.vector), ir.VoidType(), operands)
+                    call(builder, masked_name("store", tile.suffix), ir.VoidType(), operands)
         return context.get_dummy_value()
 
     return types.void(tile, array, types.int64, types.int64, types.int64), codegen

@@ -64,7 +64,7 @@ def transpose(typingctx, array, start, row, rows, columns, out, out_start, out_r
             count = builder.select(inside, width, I64(0))
             pointer = address(context, builder, array, array_value, builder.select(inside, at, start), count)
             operands = [pointer, I32(align), first_lanes(builder, count), zeros]
-            return call(builder, masked_name("load", vector), vector.native, operands)
+            return call(builder, masked_name("load", vector.suffix), vector.native, operands)
 
         def turn(whole):
             block = transposed(builder, [read(i, whole) for i in range(LANES)])
