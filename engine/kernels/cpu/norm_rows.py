@@ -181,41 +181,31 @@ def _share(g, s, i, count, weight, mean, along, level):
 
 
 @jit
-def _share_four(g, s, at, j, count, weight, means, a, b):
+def _share_two(g, s, at, k, j, count, weight, means, a, b):
     w = load_tail(weight, j, count)
-    a0, b0 = _share(g, s, at[0] + j, count, w, means[0], a[0], b[0])
-    a1, b1 = _share(g, s, at[1] + j, count, w, means[1], a[1], b[1])
-    a2, b2 = _share(g, s, at[2] + j, count, w, means[2], a[2], b[2])
-    a3, b3 = _share(g, s, at[3] + j, count, w, means[3], a[3], b[3])
-    return (a0, a1, a2, a3), (b0, b1, b2, b3)
-
-
-@jit
-def _share_two(g, s, at, other, j, count, weight, mean, other_mean, a, b):
-    w = load_tail(weight, j, count)
-    a0, b0 = _share(g, s, at + j, count, w, mean, a[0], b[0])
-    a1, b1 = _share(g, s, other + j, count, w, other_mean, a[1], b[1])
+    a0, b0 = _share(g, s, at[k] + j, count, w, means[k], a[0], b[0])
+    a1, b1 = _share(g, s, at[k + 1] + j, count, w, means[k + 1], a[1], b[1])
     return (a0, a1), (b0, b1)
 
 
 @jit
-def _shares_of_four(g, s, at, first, end, weight, means):
-    whole, a, b = end - (end - first) % LANES, _zeros(s), _zeros(s)
-    for j in range(first, whole, LANES):
-        a, b = _share_four(g, s, at, j, LANES, weight, means, a, b)
-    if whole < end:
-        a, b = _share_four(g, s, at, whole, end - whole, weight, means, a, b)
-    return a, b
+def _share_four(g, s, at, k, j, count, weight, means, a, b):
+    c, d = _share_two(g, s, at, 0, j, count, weight, means, a[:2], b[:2])
+    e, f = _share_two(g, s, at, 2, j, count, weight, means, a[2:], b[2:])
+    return c + e, d + f
+
+
+_share_some = _share_four if ROWS == 4 else _share_two
 
 
 @jit
-def _shares_of_two(g, s, at, other, first, end, weight, mean, other_mean):
-    whole, zero = end - (end - first) % LANES, splat(0.0, s)
-    a, b = (zero, zero), (zero, zero)
+def _shares_from(g, s, at, k, first, end, weight, means):
+    """The sums of w g (s - mean) and of w g along each of ROWS rows, from number k of the four on."""
+    whole, a, b = end - (end - first) % LANES, _zeros(s)[:ROWS], _zeros(s)[:ROWS]
     for j in range(first, whole, LANES):
-        a, b = _share_two(g, s, at, other, j, LANES, weight, mean, other_mean, a, b)
+        a, b = _share_some(g, s, at, k, j, LANES, weight, means, a, b)
     if whole < end:
-        a, b = _share_two(g, s, at, other, whole, end - whole, weight, mean, other_mean, a, b)
+        a, b = _share_some(g, s, at, k, whole, end - whole, weight, means, a, b)
     return a, b
 
 
@@ -225,12 +215,10 @@ def _shares(g, s, weight, at, n, means):
     along, level = _nothing(s), _nothing(s)
     for first in range(0, n, CHUNK):
         end = min(first + CHUNK, n)
-        if ROWS == 4:
-            a, b = _shares_of_four(g, s, at, first, end, weight, means)
-        else:
-            c, d = _shares_of_two(g, s, at[0], at[1], first, end, weight, means[0], means[1])
-            e, f = _shares_of_two(g, s, at[2], at[3], first, end, weight, means[2], means[3])
-            a, b = c + e, d + f
+        a, b = _shares_from(g, s, at, 0, first, end, weight, means)
+        if ROWS == 2:
+            c, d = _shares_from(g, s, at, 2, first, end, weight, means)
+            a, b = a + c, b + d
         along, level = _plus_lanes(along, a), _plus_lanes(level, b)
     return _over(along, n, s), _over(level, n, s)
 
@@ -294,7 +282,9 @@ def _slopes_from(g, s, at, k, n, weight, means, rstds, turns, levels, dx, kept, 
 
 @jit
 def _slopes(g, s, at, rows, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to):
-    if rows >= 4:
+    if rows >= 4 and ROWS == 4:
+        _slopes_from(g, s, at, 0, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
+    elif rows >= 4:
         for k in range(0, 4, ROWS):
             _slopes_from(g, s, at, k, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
     else:
