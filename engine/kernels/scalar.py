@@ -216,10 +216,21 @@ def erf(x):
 
 _GELU_END, _SLOPE_END = np.float32(5.36), np.float32(5.76)  # beyond: 0 on the left; x, and 1, on the right
 
+# Our own fits, from the highest power down; that of the denominators has the coefficient 1, which is left out.
+_GELU_ABOVE = tuple(np.array([0.0192672759, 5.21300411, 133.937088, 3806.32837, 27266.4746, 326841.469], np.float32))
+_GELU_BELOW = tuple(np.array([59.1308708, 1519.13818, 23208.7266, 204891.484, 819270.125], np.float32))
+_SLOPE_ABOVE = tuple(np.array([0.0215505194, 4.01633787, 2.14693999, 1589.54858, -3462.28906, 89125.1016], np.float32))
+_SLOPE_BELOW = tuple(np.array([21.4507751, 393.528717, 4577.55615, 32895.4648, 111701.633], np.float32))
 
-def _between(x, end):
-    x = -end if x < -end else x
-    return end if x > end else x
+
+def _half_and_odd(x, end, above, below):
+    """1/2 + x above(x²) / below(x²), with what lies beyond -end and end taken there."""
+    a = -end if x < -end else x
+    a = end if a > end else a
+    z = a * a
+    p = fma(fma(fma(fma(fma(above[0], z, above[1]), z, above[2]), z, above[3]), z, above[4]), z, above[5])
+    q = fma(fma(fma(fma(z + below[0], z, below[1]), z, below[2]), z, below[3]), z, below[4])
+    return a * (p / q) + _HALF32
 
 
 def _gelu64(x):
@@ -228,24 +239,9 @@ def _gelu64(x):
 
 @by_dtype(_gelu64)
 def gelu(x):
-    """x Φ(x), Φ the normal distribution function (Hendrycks & Gimpel 2016): the exact form. NaN at -inf, as 0 · inf.
-
-    Φ(x) - 1/2 is x times a quotient of two polynomials in x² (our own fit, within 6e-9), so Φ is within 1.7e-7.
-    """
-    a = _between(x, _GELU_END)
-    z = a * a
-    p = np.float32(0.01926727592945099)
-    p = fma(p, z, np.float32(5.213004112243652))
-    p = fma(p, z, np.float32(133.9370880126953))
-    p = fma(p, z, np.float32(3806.328369140625))
-    p = fma(p, z, np.float32(27266.474609375))
-    p = fma(p, z, np.float32(326841.46875))
-    q = z + np.float32(59.1308708190918)
-    q = fma(q, z, np.float32(1519.13818359375))
-    q = fma(q, z, np.float32(23208.7265625))
-    q = fma(q, z, np.float32(204891.484375))
-    q = fma(q, z, np.float32(819270.125))
-    return x * (a * (p / q) + _HALF32)
+    """x Φ(x), Φ the normal distribution function (Hendrycks & Gimpel 2016): the exact form, Φ within 1.7e-7. NaN at
+    -inf, as 0 · inf."""
+    return x * _half_and_odd(x, _GELU_END, _GELU_ABOVE, _GELU_BELOW)
 
 
 def _gelu_slope64(x):
@@ -254,21 +250,8 @@ def _gelu_slope64(x):
 
 @by_dtype(_gelu_slope64)
 def gelu_slope(x):
-    """Φ(x) + x φ(x), the derivative of gelu, in the same way, within 3.2e-7. NaN at both infinities, as 0 · inf."""
-    a = _between(x, _SLOPE_END)
-    z = a * a
-    p = np.float32(0.02155051939189434)
-    p = fma(p, z, np.float32(4.016337871551514))
-    p = fma(p, z, np.float32(2.146939992904663))
-    p = fma(p, z, np.float32(1589.548583984375))
-    p = fma(p, z, np.float32(-3462.2890625))
-    p = fma(p, z, np.float32(89125.1015625))
-    q = z + np.float32(21.450775146484375)
-    q = fma(q, z, np.float32(393.5287170410156))
-    q = fma(q, z, np.float32(4577.55615234375))
-    q = fma(q, z, np.float32(32895.46484375))
-    q = fma(q, z, np.float32(111701.6328125))
-    return fma(x, _ZERO32, a * (p / q) + _HALF32)
+    """Φ(x) + x φ(x), the derivative of gelu, within 3.2e-7. NaN at both infinities, as 0 · inf."""
+    return fma(x, _ZERO32, _half_and_odd(x, _SLOPE_END, _SLOPE_ABOVE, _SLOPE_BELOW))
 
 
 def _silu64(x):
