@@ -106,10 +106,10 @@ def test_the_references_that_ship_belong_to_their_recipes() -> None:
     assert found is not None and found.runs >= 3
     for name in RECIPES:
         shipped = reference.of(Settings(recipe=name))  # type: ignore[arg-type]
-        if shipped is not None:
-            assert reference.differences(shipped.settings, reference.deciding(Settings(recipe=shipped.recipe))) == []
-            assert all(low <= high for curve in shipped.curves.values()
-                       for low, high in zip(curve["low"], curve["high"], strict=True))
+        assert shipped is not None and shipped.recipe == name
+        assert reference.differences(shipped.settings, reference.deciding(Settings(recipe=shipped.recipe))) == []
+        assert all(low <= high for curve in shipped.curves.values()
+                   for low, high in zip(curve["low"], curve["high"], strict=True))
     assert reference.of(Settings()) is None
 
 
