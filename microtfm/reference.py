@@ -71,7 +71,8 @@ class Reference:
             return None
         low, high = (float(np.interp(step, curve["step"], curve[side])) for side in ("low", "high"))
         margin = (high - low) / 2 + MARGIN[name]
-        return Place(name, value, low - margin, min(high + margin, 100.0) if name == "bleu" else high + margin)
+        low, high = low - margin, high + margin
+        return Place(name, value, max(low, 0.0), min(high, 100.0)) if name == "bleu" else Place(name, value, low, high)
 
     def verdict(self, settings: Settings, lines: Sequence[dict[str, Any]]) -> tuple[bool, str] | None:
         """Whether the run so far looks as it should, and the words for it; None where that cannot be said.
@@ -87,7 +88,8 @@ class Reference:
         if not found:
             return None
         if not any(place.side for place in found):
-            return True, f"looks right: {found[0]}"
+            telling = [place for place in found if place.low > 0]        # a BLEU that may be 0 says nothing yet
+            return True, f"looks right: {(telling or found)[0]}"
         wrong = [place for place in found if place.side]
         causes = self._causes(settings, wrong)
         return False, f"unusual: {'; '.join(map(str, wrong))}. {causes}"

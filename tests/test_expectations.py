@@ -101,6 +101,16 @@ def test_a_perfect_score_is_not_better_than_perfect() -> None:
     assert reference.Place("bleu", 100.1, 96.5, 100.0).side == 1
 
 
+def test_while_bleu_may_be_zero_the_loss_tells_more() -> None:
+    settings = Settings(recipe="base")
+    shipped = reference.of(settings)
+    assert shipped is not None
+    place = shipped.place("bleu", 30, 0.0)
+    assert place is not None and (place.low, place.side) == (0.0, 0)
+    said = shipped.verdict(settings, [{"step": 30, "loss": 10.45, "valid_loss": 9.42, "bleu": 0.0}])
+    assert said is not None and said[0] and said[1].startswith("looks right: validation loss 9.42, expected 9.37")
+
+
 def test_the_references_that_ship_belong_to_their_recipes() -> None:
     found = reference.of(Settings(recipe="demo"))
     assert found is not None and found.runs >= 3
