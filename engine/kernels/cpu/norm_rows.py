@@ -282,11 +282,12 @@ def _slopes_from(g, s, at, k, n, weight, means, rstds, turns, levels, dx, kept, 
 
 @jit
 def _slopes(g, s, at, rows, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to):
-    if rows >= 4 and ROWS == 4:
-        _slopes_from(g, s, at, 0, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
-    elif rows >= 4:
-        for k in range(0, 4, ROWS):
-            _slopes_from(g, s, at, k, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
+    if rows >= 4:
+        if ROWS == 4:
+            _slopes_from(g, s, at, 0, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
+        else:
+            for k in range(0, 4, ROWS):
+                _slopes_from(g, s, at, k, n, weight, means, rstds, turns, levels, dx, kept, words, scale, dh, sums, to)
     else:
         for k in range(rows):
             _slope_one(g, s, at[k], n, weight, means[k], rstds[k], turns[k], levels[k], dx, kept, words[k], scale, dh,
