@@ -16,7 +16,7 @@ import numpy as np
 from . import tape
 from .jit import MOST_THREADS, get_threads, jit, kernel, separate
 from .simd import LANES, flat, fma, load, load_tail, splat, store, store_tail
-from .tile import HALF, add_outer, element, half_rows, load_tile, narrow_rows, store_tile, tile_shape, zeros_tile
+from .tile import HALF, add_outer, element, load_tile, store_tile, tile_rows, tile_shape, zeros_tile
 from .transpose import transpose
 
 DEPTH = 256
@@ -36,7 +36,8 @@ def _band(kind: int) -> Any:
     """As many tiles of one height as fit between row i and the last: -> the row behind them."""
 
     @jit
-    def band(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh):
+    def band(i, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh):
+        height = tile_rows(a, kind)
         while i + height <= rows:
             a_here, c_here = a_at + i * a_i, c_at + i * c_i
             tile = zeros_tile(a, kind)
@@ -56,18 +57,18 @@ def _panel(kind: int) -> Any:
     tallest, four, one, ten, two = map(_band, range(kind, kind + 5))
 
     @jit
-    def panel(height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh):
-        i, tall = 0, rows
+    def panel(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh):
+        i, tall, height = 0, rows, tile_rows(a, kind)
         if height == 14 and rows % 14 == 6 and rows > 6:
             tall = rows - 20  # two tiles of 10 are better than one of 14, one of 4 and one of 2
-        i = tallest(i, height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
+        i = tallest(i, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, tall, depth, n, fresh)
         if height > 10:
-            i = ten(i, 10, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+            i = ten(i, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
         if height > 4:
-            i = four(i, 4, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+            i = four(i, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
         if height > 2:
-            i = two(i, 2, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
-        one(i, 1, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+            i = two(i, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        one(i, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
 
     return panel
 
@@ -76,17 +77,17 @@ _wide, _narrow, _half = map(_panel, (0, 5, 10))
 
 
 @separate
-def multiply(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, height, fresh):
+def multiply(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh):
     """c = a b (fresh) or c += a b for one panel of b, n columns of which count.
 
     Arrays are flat; _at: where the matrix begins; _i and _k: the elements from one i or k to the next.
     """
     if HALF and n <= HALF:
-        _half(half_rows(a), a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        _half(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
     elif n <= LANES:
-        _narrow(narrow_rows(a), a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        _narrow(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
     else:
-        _wide(height, a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
+        _wide(a, a_at, a_i, a_k, b, b_at, b_k, c, c_at, c_i, rows, depth, n, fresh)
 
 
 @separate
@@ -141,8 +142,8 @@ def product(a, a_at, a_i, a_k, b, b_at, b_k, b_j, c, c_at, c_i, rows, depth, col
 
     sums: a last row of c is the sums of b's columns, as if a had a last row of ones.
     """
-    height, width, step, group, copying = plan[2], plan[3], plan[4], plan[5], plan[6]
-    packing, together = plan[7] or b_j != 1, plan[7] and b_j == 1
+    width, step, group, copying = plan[2], plan[3], plan[4], plan[5]
+    packing, together = plan[6] or b_j != 1, plan[6] and b_j == 1
     row = (rows if a_i == 1 else step) + PADDING
     copied = (step if a_i == 1 else rows) * row if copying else 0
     to = -memory.ctypes.data % CACHE_LINE // a.itemsize
@@ -176,10 +177,10 @@ def product(a, a_at, a_i, a_k, b, b_at, b_k, b_j, c, c_at, c_i, rows, depth, col
                     right_at = panels
                     pack_panel(b, b_at + k * b_k + j * b_j, b_k, b_j, steps, n, width, memory, panels)
                 multiply(left, left_at, left_i, left_k, right, right_at, right_k,
-                         c, c_at + j, c_i, rows, steps, n, height, fresh and k == 0)  # fmt: skip
+                         c, c_at + j, c_i, rows, steps, n, fresh and k == 0)  # fmt: skip
                 if sums:
                     multiply(memory, one, 0, 0, right, right_at, right_k,
-                             c, c_at + rows * c_i + j, 0, 1, steps, n, height, fresh and k == 0)  # fmt: skip
+                             c, c_at + rows * c_i + j, 0, 1, steps, n, fresh and k == 0)  # fmt: skip
 
 
 @kernel("T[:, :], T[:, :], T[::1], T[:, :], int64[::1]")
@@ -234,16 +235,16 @@ def _multiply_row_across(lo, hi, a, b, c):
         store_tail(c, j, total, columns - j)
 
 
-@kernel("T[:, :, :, :], T[:, :, :, :], T[::1], int, int, int, int, int")
-def _multiply_items(lo, hi, a, b, c, outer, inner, height, width, group):
+@kernel("T[:, :, :, :], T[:, :, :, :], T[::1], int, int, int, int")
+def _multiply_items(lo, hi, a, b, c, outer, inner, width, group):
     """c (outer, inner, M, N) = a b for two batch axes (1 broadcasts); a block is `group` products."""
     width = LANES if b.shape[3] <= LANES else width
     packed = np.empty(a.shape[3] * width, a.dtype)
-    _items(lo * group, min(hi * group, outer * inner), a, b, c, inner, height, width, packed)
+    _items(lo * group, min(hi * group, outer * inner), a, b, c, inner, width, packed)
 
 
 @separate
-def _items(begin, stop, a, b, c, inner, height, width, packed):
+def _items(begin, stop, a, b, c, inner, width, packed):
     """Products `begin` to `stop` - 1 of a batch."""
     (rows, depth), columns = a.shape[2:], b.shape[3]
     a_i, a_k, b_k = a.strides[2] // a.itemsize, a.strides[3] // a.itemsize, b.strides[2] // b.itemsize
@@ -262,7 +263,7 @@ def _items(begin, stop, a, b, c, inner, height, width, packed):
                 pack_panel(right_b, j * b_j, b_k, b_j, depth, n, width, packed, 0)
                 right, b_at, b_step = packed, 0, width
             multiply(left, 0, a_i, a_k, right, b_at, b_step, c, item * rows * columns + j, columns,
-                     rows, depth, n, height, True)  # fmt: skip
+                     rows, depth, n, True)  # fmt: skip
 
 
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -330,10 +331,10 @@ def planned(
     """How to compute a product in blocks, as an array for `product`, the number of blocks, and the elements of memory
     that a thread needs for copies.
 
-    pieces: the columns of c, of which no block has some of two pieces. The array: rows and columns of a block, height
-    and width of a tile, steps of k at a time, columns of b packed at a time, whether to copy a (where its rows or
-    columns would fall on the same places of a cache), whether to pack b also where it can be read in place (where it is
-    large, or a column of it as wide as a tile would fall on the same places).
+    pieces: the columns of c, of which no block has some of two pieces. The array: rows and columns of a block, width of
+    a tile, steps of k at a time, columns of b packed at a time, whether to copy a (where its rows or columns would fall
+    on the same places of a cache), whether to pack b also where it can be read in place (where it is large, or a column
+    of it as wide as a tile would fall on the same places).
     """
     height, width = TILES[dtype]
     step = max(1, -(-depth // max(1, -(-depth // DEPTH))))
@@ -344,7 +345,7 @@ def planned(
     packing = (b_bytes > PACKING_BYTES or crowded) and (rows >= PACKING_ROWS or b_bytes > 16 * PACKING_BYTES)
     packing_cycles = 30 if b_bytes > 4 * PACKING_BYTES else 6 if packing else 1
     block_rows, block_columns, blocks = _blocking(rows, depth, pieces, height, width, packing_cycles, threads)
-    numbers = [block_rows, block_columns, height, width, step, PACKED_COLUMNS, copying, packing]
+    numbers = [block_rows, block_columns, width, step, PACKED_COLUMNS, copying, packing]
     turned = a_strides[0] == dtype.itemsize
     copied = (step * (block_rows + PADDING) if turned else block_rows * (step + PADDING)) if copying else 0
     room = copied + step * max(width, PACKED_COLUMNS if packing else width) + 2 * CACHE_LINE
@@ -393,5 +394,5 @@ def _batch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     group = max(1, ITEM_WORK // max(1, item_work))
     blocks = -(-outer * inner // group)
     run = _multiply_items.serial if item_work * outer * inner <= SERIAL_WORK else _multiply_items
-    run(blocks, a, b, c, outer, inner, *TILES[a.dtype], group)
+    run(blocks, a, b, c, outer, inner, TILES[a.dtype][1], group)
     return c

@@ -107,8 +107,9 @@ def first_lanes(builder: Any, n: Any, of: int = LANES) -> Any:
     return builder.icmp_signed("<", lanes, spread(builder, builder.trunc(n, I32), of))
 
 
-def masked_name(verb: str, suffix: str) -> str:
-    return f"llvm.masked.{verb}.{suffix}." + ("p0" if _OPAQUE else f"p0{suffix}")
+def masked_name(verb: str, vectors: str) -> str:
+    """The name of a masked load or store of vectors with this `suffix`."""
+    return f"llvm.masked.{verb}.{vectors}." + ("p0" if _OPAQUE else f"p0{vectors}")
 
 
 @intrinsic

@@ -107,32 +107,32 @@ def _rows_held(parts: int) -> int:
 HELD = math.prod(_registers()) // (32 * LANES)  # vectors of float32 that the registers hold
 HALF = LANES // 2 if _parts(32) > 1 else 0  # columns for which half a vector is enough and takes less time
 SHAPES = {types.float32: tile_shape(32), types.float64: tile_shape(64)}
-NARROW_ROWS = {types.float32: tile_shape(32, 1)[0], types.float64: tile_shape(64, 1)[0]}
-HALF_ROWS = {types.float32: _rows_held(max(1, _parts(32) // 2)), types.float64: _rows_held(max(1, _parts(64) // 2))}
+
+
+def _tile(dtype: types.Type, kind: int) -> Tile:
+    width, size = divmod(kind, 5)
+    if width == 0:
+        tallest, columns = SHAPES[dtype]
+    elif width == 1:
+        tallest, columns = tile_shape(dtype.bitwidth, 1)
+    else:
+        tallest, columns = _rows_held(max(1, _parts(dtype.bitwidth) // 2)), LANES // 2
+    rows = min(tallest, (tallest, 4, 1, 10, 2)[size])
+    return Tile(dtype, rows, -(-columns // LANES), min(columns, LANES))
 
 
 @intrinsic(prefer_literal=True)
 def zeros_tile(typingctx, like, kind):
     """A tile of zeros in the dtype of the array `like`; `kind` is a constant."""
-    width, size = divmod(kind.literal_value, 5)
-    tallest = (SHAPES[like.dtype][0], NARROW_ROWS[like.dtype], HALF_ROWS[like.dtype])[width]
-    vectors, lanes = ((SHAPES[like.dtype][1] // LANES, LANES), (1, LANES), (1, LANES // 2))[width]
-    tile = Tile(like.dtype, min(tallest, (tallest, 4, 1, 10, 2)[size]), vectors, lanes)
+    tile = _tile(like.dtype, kind.literal_value)
     return tile(like, kind), lambda context, builder, sig, values: cgutils.get_null_value(tile.native)
 
 
-@intrinsic
-def narrow_rows(typingctx, like):
-    """The rows of the tallest tile of a single vector in the dtype of the array `like`."""
-    rows = NARROW_ROWS[like.dtype]
-    return types.int64(like), lambda context, builder, sig, values: I64(rows)
-
-
-@intrinsic
-def half_rows(typingctx, like):
-    """The rows of the tallest tile of half a vector in the dtype of the array `like`."""
-    rows = HALF_ROWS[like.dtype]
-    return types.int64(like), lambda context, builder, sig, values: I64(rows)
+@intrinsic(prefer_literal=True)
+def tile_rows(typingctx, like, kind):
+    """The rows of a tile of a constant kind in the dtype of the array `like`."""
+    rows = _tile(like.dtype, kind.literal_value).rows
+    return types.int64(like, kind), lambda context, builder, sig, values: I64(rows)
 
 
 @intrinsic
