@@ -46,11 +46,11 @@ class Pool:
         if pieces is None:
             return None
         for _ in range(min(len(pieces), TRIES)):
-            pieces.rotate(-1)
             memory, start = pieces[-1]
             if sys.getrefcount(memory) == _ALONE:
                 self._pieces.move_to_end(size)
                 return memory, start
+            pieces.rotate(-1)
         return None
 
     def _new_piece(self, size: int) -> Piece:
