@@ -4,10 +4,11 @@ An array from the pool is a view of memory that the pool holds, too. When nobody
 the references), the next array of the same size may have it.
 """
 
-import math
 import sys
 import threading
 from collections import OrderedDict, deque
+from math import prod
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -31,27 +32,22 @@ class Pool:
 
     def empty(self, shape: tuple[int, ...] | int, dtype: Any) -> Array:
         """An uninitialised C-contiguous array."""
-        count = math.prod(shape) if isinstance(shape, tuple) else shape
-        size = count * np.dtype(dtype).itemsize
-        if size < SMALLEST or size > self.limit or not _COUNTED or not self._lock.acquire(blocking=False):
+        dtype = np.dtype(dtype)
+        size = (prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
+        if size < SMALLEST or size > self.limit or not _COUNTED or not self._lock.acquire(False):
             return np.empty(shape, dtype)
         try:
-            memory, start = self._free_piece(size) or self._new_piece(size)
+            pieces = self._pieces.get(size)
+            if pieces is None:
+                memory, start = self._new_piece(size)
+            else:
+                memory, start = pieces[-1]  # the last one used may still be in a cache
+                if getrefcount(memory) != _ALONE:
+                    memory, start = _another(pieces) or self._new_piece(size)
+                self._pieces.move_to_end(size)
         finally:
             self._lock.release()
         return np.ndarray(shape, dtype, memory, start)
-
-    def _free_piece(self, size: int) -> Piece | None:
-        pieces = self._pieces.get(size)
-        if pieces is None:
-            return None
-        for _ in range(min(len(pieces), TRIES)):
-            memory, start = pieces[-1]
-            if sys.getrefcount(memory) == _ALONE:
-                self._pieces.move_to_end(size)
-                return memory, start
-            pieces.rotate(-1)
-        return None
 
     def _new_piece(self, size: int) -> Piece:
         while self.size + size > self.limit:
@@ -62,9 +58,18 @@ class Pool:
                 del self._pieces[oldest]
         piece = _aligned(size)
         self._pieces.setdefault(size, deque()).append(piece)
-        self._pieces.move_to_end(size)
         self.size += size
         return piece
+
+
+def _another(pieces: deque[Piece]) -> Piece | None:
+    """One of the others that is free, which goes to the end."""
+    for _ in range(min(len(pieces) - 1, TRIES)):
+        pieces.rotate(-1)
+        memory, start = pieces[-1]
+        if getrefcount(memory) == _ALONE:
+            return memory, start
+    return None
 
 
 def _aligned(size: int) -> Piece:
@@ -82,10 +87,10 @@ def aligned_copy(array: Array) -> Array:
 
 
 def _references_of_a_piece() -> int:
-    """What `getrefcount` says in `_free_piece` where only the pool has the memory: it differs between Pythons."""
+    """What `getrefcount` says in `empty` where only the pool has the memory: it differs between Pythons."""
     pieces = deque([(np.empty(1, np.uint8), 0)])
     memory, _ = pieces[-1]
-    return sys.getrefcount(memory)
+    return getrefcount(memory)
 
 
 _ALONE = _references_of_a_piece()

@@ -23,6 +23,8 @@ from numba.core import cgutils, config
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from .processor import MASKED_STORES
+
 LANES = 16
 I32, I64 = ir.IntType(32), ir.IntType(64)
 _FLOATS = {types.float32: "f32", types.float64: "f64"}
@@ -112,6 +114,39 @@ def masked_name(verb: str, vectors: str) -> str:
     return f"llvm.masked.{verb}.{vectors}." + ("p0" if _OPAQUE else f"p0{vectors}")
 
 
+def store_first(builder: Any, dtype: types.Type, vectors: list[Any], pointers: list[Any], n: Any) -> None:
+    """Write the first n lanes, from none to all, of each of several vectors to its pointer."""
+    lanes, align = vectors[0].type.count, dtype.bitwidth // 8
+    if MASKED_STORES:
+        mask, name = first_lanes(builder, n, lanes), masked_name("store", suffix(dtype, lanes))
+        for vector, pointer in zip(vectors, pointers, strict=True):
+            call(builder, name, ir.VoidType(), [vector, pointer, I32(align), mask])
+        return
+    with builder.if_else(builder.icmp_signed("==", n, I64(lanes)), likely=True) as (whole, part):
+        with whole:
+            for vector, pointer in zip(vectors, pointers, strict=True):
+                builder.store(vector, pointer, align=align)
+        with part:
+            _store_pieces(builder, dtype, vectors, pointers, n)
+
+
+def _store_pieces(builder: Any, dtype: types.Type, vectors: list[Any], pointers: list[Any], n: Any) -> None:
+    """Half a vector, a quarter, … one lane, as the bits of n say."""
+    size, align = vectors[0].type.count // 2, dtype.bitwidth // 8
+    while size:
+        low, high = (ir.Constant(ir.VectorType(I32, size), list(range(i, i + size))) for i in (0, size))
+        wanted = builder.icmp_signed("!=", builder.and_(n, I64(size)), I64(0))
+        done, rest = builder.and_(n, I64(-2 * size)), []
+        first = [builder.shuffle_vector(vector, vector, low) for vector in vectors]
+        with builder.if_then(wanted):
+            for piece, pointer in zip(first, pointers, strict=True):
+                start = builder.gep(builder.bitcast(pointer, NATIVE[dtype].as_pointer()), [done])
+                builder.store(piece, builder.bitcast(start, piece.type.as_pointer()), align=align)
+        for vector, piece in zip(vectors, first, strict=True):
+            rest.append(builder.select(wanted, builder.shuffle_vector(vector, vector, high), piece))
+        vectors, size = rest, size // 2
+
+
 @intrinsic
 def flat(typingctx, array):
     """A strided array as a flat one over the same memory: element 0 is the first element, offsets count elements."""
@@ -183,8 +218,7 @@ def store_tail(typingctx, array, start, vector, n):
     def codegen(context, builder, sig, values):
         n = clipped(builder, values[3])
         pointer = address(context, builder, array, *values[:2], n)
-        operands = [values[2], pointer, I32(array.dtype.bitwidth // 8), first_lanes(builder, n)]
-        call(builder, masked_name("store", vector.suffix), ir.VoidType(), operands)
+        store_first(builder, array.dtype, [values[2]], [pointer], n)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, Vector(array.dtype), types.int64), codegen

@@ -12,15 +12,15 @@ the processor. Kinds 5 to 9 are the same with a single vector, kinds 10 to 14 wi
 has up to 16 rows. Rows of b are read in that width, c is read and written only in its first n columns.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from .processor import REGISTER_BITS, REGISTERS
 from .simd import (
     LANES,
     NATIVE,
@@ -31,6 +31,7 @@ from .simd import (
     first_lanes,
     masked_name,
     spread,
+    store_first,
     suffix,
 )
 
@@ -69,23 +70,6 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(manager, tile, tile.native)
 
 
-def _features() -> Mapping[str, bool]:
-    """What the processor that Numba compiles for can do: this one, or as NUMBA_CPU_FEATURES says ("+avx2,-avx512f")."""
-    if config.CPU_FEATURES is None:
-        return binding.get_host_cpu_features()
-    return {part[1:]: part.startswith("+") for part in config.CPU_FEATURES.split(",") if part}
-
-
-def _registers() -> tuple[int, int]:
-    """How many vector registers this processor has, and the bits of one."""
-    features = _features()
-    if features.get("avx512f"):
-        return 32, 512
-    if features.get("neon"):
-        return 32, 128
-    return 16, 256 if features.get("avx") else 128
-
-
 def tile_shape(bits: int, most: int = 2) -> tuple[int, int]:
     """(rows, columns) of the largest tile, at most so many vectors wide, that this processor's registers hold, for
     numbers of 32 or 64 bits."""
@@ -96,15 +80,15 @@ def tile_shape(bits: int, most: int = 2) -> tuple[int, int]:
 
 def _parts(bits: int) -> int:
     """The registers of a vector of such numbers."""
-    return LANES * bits // _registers()[1]
+    return LANES * bits // REGISTER_BITS
 
 
 def _rows_held(parts: int) -> int:
     """The rows of so many registers that can be held beside a row of b and an element of a."""
-    return min(LANES, max(1, (_registers()[0] - 1 - parts) // parts))
+    return min(LANES, max(1, (REGISTERS - 1 - parts) // parts))
 
 
-HELD = math.prod(_registers()) // (32 * LANES)  # vectors of float32 that the registers hold
+HELD = REGISTERS * REGISTER_BITS // (32 * LANES)  # vectors of float32 that the registers hold
 HALF = LANES // 2 if _parts(32) > 1 else 0  # columns for which half a vector is enough and takes less time
 SHAPES = {types.float32: tile_shape(32), types.float64: tile_shape(64)}
 
@@ -183,36 +167,42 @@ def add_outer(typingctx, tile, a, a_at, a_i, b, b_at):
     return tile(tile, a, types.int64, types.int64, b, types.int64), codegen
 
 
-def _places(context: Any, builder: Any, tile: Tile, array_type: Any, array: Any, at: Any, row: Any, n: Any) -> Any:
-    """(index in the tile, address, mask) of every vector; the mask is None for `n` None: all columns."""
-    for i in range(tile.rows):
-        for v in range(tile.vectors):
+def _vectors(
+    context: Any, builder: Any, tile: Tile, array_type: Any, array: Any, at: Any, row: Any, n: Any
+) -> Iterator[tuple[Any, list[tuple[int, Any]]]]:
+    """For each vector of a row: how many of its lanes count, its places in the tile and the address of each, row by
+    row; `n` None: all columns."""
+    for v in range(tile.vectors):
+        count = I64(tile.lanes) if n is None else clipped(builder, builder.sub(n, I64(v * LANES)), tile.lanes)
+        places = []
+        for i in range(tile.rows):
             start = builder.add(builder.add(at, builder.mul(row, I64(i))), I64(v * LANES))
-            count = I64(tile.lanes) if n is None else clipped(builder, builder.sub(n, I64(v * LANES)), tile.lanes)
-            mask = None if n is None else first_lanes(builder, count, tile.lanes)
             pointer = address(context, builder, array_type, array, start, count)
-            yield i * tile.vectors + v, builder.bitcast(pointer, tile.vector.as_pointer()), mask
+            places.append((i * tile.vectors + v, builder.bitcast(pointer, tile.vector.as_pointer())))
+        yield count, places
 
 
 @intrinsic
 def load_tile(typingctx, tile, array, at, row, n):
     """A tile of the same kind as `tile` from `array`, its rows `row` elements apart."""
-    native = tile.vector
 
     def codegen(context, builder, sig, values):
         _, value, at, row, n = values
-        slot = cgutils.alloca_once(builder, tile.native)
+        slot, zeros = cgutils.alloca_once(builder, tile.native), cgutils.get_null_value(tile.vector)
         whole = builder.icmp_signed(">=", n, I64(tile.vectors * tile.lanes))
         with builder.if_else(whole, likely=True) as (all_columns, some_columns):
             with all_columns:
-                for place, pointer, _ in _places(context, builder, tile, array, value, at, row, None):
-                    vector = builder.load(pointer, align=tile.align)
-                    builder.store(vector, cgutils.gep_inbounds(builder, slot, 0, place))
+                for _, places in _vectors(context, builder, tile, array, value, at, row, None):
+                    for place, pointer in places:
+                        vector = builder.load(pointer, align=tile.align)
+                        builder.store(vector, cgutils.gep_inbounds(builder, slot, 0, place))
             with some_columns:
-                for place, pointer, mask in _places(context, builder, tile, array, value, at, row, n):
-                    operands = [pointer, I32(tile.align), mask, cgutils.get_null_value(native)]
-                    vector = call(builder, masked_name("load", tile.suffix), native, operands)
-                    builder.store(vector, cgutils.gep_inbounds(builder, slot, 0, place))
+                for count, places in _vectors(context, builder, tile, array, value, at, row, n):
+                    mask = first_lanes(builder, count, tile.lanes)
+                    for place, pointer in places:
+                        operands = [pointer, I32(tile.align), mask, zeros]
+                        vector = call(builder, masked_name("load", tile.suffix), tile.vector, operands)
+                        builder.store(vector, cgutils.gep_inbounds(builder, slot, 0, place))
         return builder.load(slot)
 
     return tile(tile, array, types.int64, types.int64, types.int64), codegen
@@ -227,12 +217,13 @@ def store_tile(typingctx, tile, array, at, row, n):
         whole = builder.icmp_signed(">=", n, I64(tile.vectors * tile.lanes))
         with builder.if_else(whole, likely=True) as (all_columns, some_columns):
             with all_columns:
-                for place, pointer, _ in _places(context, builder, tile, array, value, at, row, None):
-                    builder.store(builder.extract_value(tile_value, place), pointer, align=tile.align)
+                for _, places in _vectors(context, builder, tile, array, value, at, row, None):
+                    for place, pointer in places:
+                        builder.store(builder.extract_value(tile_value, place), pointer, align=tile.align)
             with some_columns:
-                for place, pointer, mask in _places(context, builder, tile, array, value, at, row, n):
-                    operands = [builder.extract_value(tile_value, place), pointer, I32(tile.align), mask]
-                    call(builder, masked_name("store", tile.suffix), ir.VoidType(), operands)
+                for count, places in _vectors(context, builder, tile, array, value, at, row, n):
+                    vectors = [builder.extract_value(tile_value, place) for place, _ in places]
+                    store_first(builder, tile.dtype, vectors, [pointer for _, pointer in places], count)
         return context.get_dummy_value()
 
     return types.void(tile, array, types.int64, types.int64, types.int64), codegen
