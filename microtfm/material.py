@@ -12,7 +12,7 @@ from microtfm import data, tokens
 from microtfm.data import Batch, Ids, TextPair
 from microtfm.errors import UserError
 from microtfm.settings import Settings
-from microtfm.tokens import SEEDS, SubwordTokenizer, Tokenizer
+from microtfm.tokens import SubwordTokenizer, Tokenizer
 
 HELD_OUT = 1000                          # sentences set aside for validation, at most a tenth of the text
 
@@ -126,4 +126,4 @@ def _sampled(tokenizer: Tokenizer, texts: list[str], dropout: float, *key: int) 
     if not isinstance(tokenizer, SubwordTokenizer):
         raise UserError(f"tokens.dropout = {dropout} leaves out merges of subwords, but the run's tokenizer is of kind "
                         f"{tokenizer.kind}. Train a new run with --tokens.dropout 0.")
-    return tokenizer.sample(texts, dropout, int(np.random.SeedSequence(key).generate_state(1)[0]) % SEEDS)
+    return tokenizer.sample(texts, dropout, int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))

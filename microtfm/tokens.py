@@ -19,11 +19,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from microtfm import atomic
+from microtfm.bpe import Merges
 from microtfm.errors import UserError
 from microtfm.files import read_bytes
 
@@ -31,7 +32,6 @@ PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 KINDS = ("word", "char", "subword")
 BYTES = 256                      # the subword tokenizer's fallback pieces
-SEEDS = 2**32 - 1                # of sentencepiece's own random numbers; the next one means "any"
 COVERAGE = 0.9995                # share of the corpus's characters that get pieces of their own
 UNSPEAKABLE = re.compile("[\x00▁\ud800-\udfff]")
 
@@ -219,17 +219,16 @@ class SubwordTokenizer:
     def sample(self, texts: Sequence[str], dropout: float, seed: int) -> list[list[int]]:
         """The ids of texts, of whose merges each is left out with probability `dropout` (Provilkov et al. 2020).
 
-        A function of the arguments. seed: 0 to SEEDS - 1.
+        A function of the arguments. seed: 0 to 2⁶⁴ - 1.
         """
-        import sentencepiece
+        return self._merges.sample(map(normalise, texts), dropout, seed)
 
-        def sampled() -> list[list[int]]:
-            return self._processor.encode(list(map(normalise, texts)), enable_sampling=True, alpha=dropout,
-                                          nbest_size=-1, num_threads=1)
-
-        with ThreadPoolExecutor(1) as fresh:             # sentencepiece takes up its seed once a thread
-            sentencepiece.set_random_generator_seed(seed)
-            return fresh.submit(sampled).result()
+    @cached_property
+    def _merges(self) -> Merges:
+        own, ids = self._processor, range(len(self))
+        spelt = {own.id_to_piece(i): i for i in ids if own.is_byte(i)}
+        pieces = {own.id_to_piece(i): i for i in ids if not (own.is_byte(i) or own.is_control(i) or own.is_unknown(i))}
+        return Merges(pieces, [own.get_score(i) for i in ids], [spelt[f"<0x{byte:02X}>"] for byte in range(BYTES)])
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that make no character become U+FFFD."""
