@@ -42,9 +42,13 @@ def get_state() -> dict[str, int]:
 
 
 def set_state(state: dict[str, int]) -> None:
-    """Go on from a state that `get_state` gave."""
+    """Go on from a state that `get_state` gave. Raises KeyError, and ValueError for what are no 64-bit counts."""
+    new = {name: state[name] for name in ("seed", "drawn")}
+    for name, value in new.items():
+        if type(value) is not int or not 0 <= value < 2**64:
+            raise ValueError(f"{name} = {value!r:.40} is no 64-bit count")
     with _lock:
-        _state.update(seed=int(state["seed"]), drawn=int(state["drawn"]))
+        _state.update(new)
 
 
 def next_key() -> Tensor:
@@ -139,7 +143,11 @@ def _in_parts(numbers: Callable[[slice], np.ndarray], shape: Shape, dtype: Any) 
         write(0)
     else:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            list(threads.map(write, range(0, out.size, PART)))
+            try:
+                list(threads.map(write, range(0, out.size, PART)))
+            except RuntimeError:         # no thread could be started
+                for first in range(0, out.size, PART):
+                    write(first)
     return out
 
 

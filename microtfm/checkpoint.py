@@ -154,7 +154,7 @@ def _verify(path: Path, data: bytes, header_end: int, facts: dict[str, Any]) -> 
                         f"{digest.hexdigest()[:16]}…. Restore it from a copy, or train again.")
 
 
-def fit(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], where: Path) -> None:
+def fit(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any], where: Path) -> None:
     """Check that a checkpoint's arrays are the wanted ones by name, shape and dtype. UserError lists what differs."""
     wrong = [f"{name} is missing" for name in sorted(wanted.keys() - arrays.keys())]
     wrong += [f"{name} is unknown" for name in sorted(arrays.keys() - wanted.keys())]

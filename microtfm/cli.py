@@ -52,6 +52,14 @@ def _quiet_pipe() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """What cannot be written any more is not tried again when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -64,7 +72,8 @@ def _load_all() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0; 2 for what a person can put right; 128 + n after signal n."""
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "encoding", "utf-8").lower().replace("-", "") != "utf8" and hasattr(stream, "reconfigure"):
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
+        if encoding != "utf8" and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8")
     given = sys.argv[1:] if argv is None else argv
     if not given or given[0] in ("--help", "-h"):
@@ -85,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
                          "smaller --beam.")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        _let_go_of_output()
         return _complain(f"{where}{error.strerror or error}.")
     except Exception as error:
         engine = sys.modules.get("engine")

@@ -151,7 +151,8 @@ class _Search:
         """The hypotheses that are left and their values, the highest first; one cut off at the limit counts as it
         stands."""
         cut = [(self._value(total, len(ids)), ids) for total, ids in self.live if len(ids) >= self.limit]
-        return sorted([*self.finished, *cut], key=lambda hypothesis: -hypothesis[0])[:self.beam]
+        found = sorted([*self.finished, *cut], key=lambda hypothesis: -hypothesis[0])[:self.beam]
+        return found or [(-np.inf, [])]  # where the model gave no number
 
 
 def beam(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0,

@@ -22,7 +22,7 @@ from typing import Any
 from microtfm import checkpoint, tokens
 from microtfm.architecture import Model
 from microtfm.errors import UserError
-from microtfm.run_folder import RunFolder, new_model
+from microtfm.run_folder import RunFolder, loaded
 from microtfm.settings import ModelSettings, Settings
 from microtfm.tokens import Tokenizer
 
@@ -70,10 +70,7 @@ def load(path: Path) -> tuple[Model, Tokenizer, Tokenizer, Settings]:
     settings = Settings.from_dict({"model": facts.get("model", {}), **_table(facts.get("search")),
                                    "tokens": {"max_length": facts.get("max_length", 100), "joint": len(texts) == 1}},
                                   str(path))
-    model = new_model(_without_dropout(settings.model), tokenizers[0], tokenizers[-1])
-    checkpoint.fit(found.arrays, model.state_dict(), path)
-    model.load_state_dict(found.arrays)
-    model.eval()
+    model = loaded(found.arrays, _without_dropout(settings.model), tokenizers[0], tokenizers[-1], path)
     return model, tokenizers[0], tokenizers[-1], settings
 
 

@@ -45,6 +45,9 @@ class Material:
         while True:
             pairs = self.pass_over(settings, epoch)
             groups = data.batches(data.lengths(pairs), settings.train.batch_tokens, settings.seed, epoch)
+            if index > len(groups):
+                raise UserError(f"The state to go on from is damaged: it says that {index:,} batches of pass {epoch:,} "
+                                f"are done, and there are {len(groups):,}.")
             for i in range(index, len(groups)):
                 yield epoch, i + 1, data.batch(pairs, groups[i])
             epoch, index = epoch + 1, 0
@@ -86,9 +89,11 @@ def read(settings: Settings) -> Texts:
         return Texts(corpus.pairs, valid.pairs, False, [*corpus.report, *valid.report])
     count = min(HELD_OUT, max(1, len(corpus) // 10))
     train, valid_pairs = data.hold_out(corpus.pairs, count, settings.seed)
+    besides = len(corpus) - len(train) - len(valid_pairs)
+    others = f" ({besides:,} more of the same sources left out)" if besides else ""
     return Texts(train, valid_pairs, True, [
-        *corpus.report, f"Held out {len(valid_pairs):,} of {len(corpus):,} pairs for validation; none of their source "
-                        f"sentences stays in training."])
+        *corpus.report, f"Held out {len(valid_pairs):,} of {len(corpus):,} pairs for validation{others}; none of their "
+                        f"source sentences stays in training."])
 
 
 def tokenizers(texts: Texts, settings: Settings) -> tuple[Tokenizer, Tokenizer, list[str]]:

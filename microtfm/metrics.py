@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from microtfm import atomic
 from microtfm.errors import UserError
 
+NUMBERS = ("step", "seconds", "loss", "lr", "grad_norm", "tokens_per_s", "valid_loss", "bleu", "chrf", "exact_match")
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of the file; a last line that was cut off is left out. No file: no lines."""
@@ -21,11 +22,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         try:
             line = json.loads(row) if row.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             if number >= len(rows) - 1:
                 break
             raise UserError(f"{path}, line {number}: not a JSON object. Delete the line, or the file.") from None
         if isinstance(line, dict):
+            wrong = [name for name in NUMBERS if name in line and type(line[name]) not in (int, float)]
+            if wrong:
+                raise UserError(f"{path}, line {number}: {wrong[0]} is not a number. Delete the line, or the file.")
             lines.append(line)
     return lines
 

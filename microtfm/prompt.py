@@ -12,6 +12,7 @@ from pathlib import Path
 
 from microtfm import translating
 from microtfm.errors import UserError
+from microtfm.tokens import speakable
 from microtfm.translating import Wish
 from microtfm.translator import Translator
 
@@ -57,7 +58,7 @@ class Prompt:
         try:
             word, _, rest = line.partition(" ")
             if not word.startswith((":", "：")):
-                self._translate(line.encode(errors="replace").decode())
+                self._translate(speakable(line))
                 return
             command = {"attention": self._attention, "beam": self._beam, "alternatives": self._alternatives,
                        "help": lambda rest: print(HELP)}.get(word[1:])

@@ -158,11 +158,7 @@ class RunFolder:
         found = checkpoint.load(self.model)
         source, target = self.tokenizers()
         check_model(self.model, found.facts, self.identity(source, target))
-        model = new_model(self.settings.model, source, target)
-        checkpoint.fit(found.arrays, model.state_dict(), self.model)
-        model.load_state_dict(found.arrays)
-        model.eval()
-        return model
+        return loaded(found.arrays, self.settings.model, source, target, self.model)
 
     def identity(self, source: Tokenizer, target: Tokenizer) -> dict[str, Any]:
         """What its checkpoints say of themselves: their run, architecture and vocabularies. Only so do their numbers
@@ -210,6 +206,30 @@ def new_model(settings: ModelSettings, source: Tokenizer, target: Tokenizer) -> 
         return build(settings, len(source), len(target))
     finally:
         random.set_state(state)
+
+
+def loaded(arrays: dict[str, np.ndarray], settings: ModelSettings, source: Tokenizer, target: Tokenizer,
+           where: Path) -> Model:
+    """A model with the weights of a checkpoint, in eval mode.
+
+    Raises UserError, before memory is taken for a model, where the file does not hold what the settings call for; and
+    for a weight that is not finite, which no saved model has.
+    """
+    if settings.layers > len(arrays):
+        raise UserError(f"{where} holds {len(arrays)} arrays, too few for a model of {settings.layers:,} layers. Put "
+                        f"back the checkpoint that belongs to these settings.")
+    from engine import shapes_only
+
+    with shapes_only():
+        empty = new_model(settings, source, target)
+    checkpoint.fit(arrays, dict(empty.named_parameters()), where)
+    broken = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+    if broken is not None:
+        raise UserError(f"{where} is damaged: {broken} holds numbers that are not finite. Put back an earlier model.")
+    model = new_model(settings, source, target)
+    model.load_state_dict(arrays)
+    model.eval()
+    return model
 
 
 def check_model(where: Path, facts: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """`microtfm serve`: translations over HTTP, in the shape of LibreTranslate's interface.
 
-POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives}, POST /detect {q} →
+POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives, notices}, POST /detect {q} →
 [{language, confidence}], GET /languages, GET /health, and a page at / to translate and look at attention. Starlette and
 uvicorn serve: small, maintained, and without dependencies of their own that this project would not want. One thread
 translates what waits, of all clients together; a translation does not depend on what is translated beside it.
@@ -29,6 +29,7 @@ from starlette.routing import Route
 from microtfm.errors import UserError
 from microtfm.languages import NAMES, UNKNOWN, of_run, shares
 from microtfm.markup import Markup
+from microtfm.tokens import speakable
 from microtfm.translator import Translator
 from microtfm.waiting import Busy, Late, Line
 
@@ -91,6 +92,9 @@ class Service:
         answer: dict[str, Any] = {"translatedText": answers[0][0] if alone else [each[0] for each in answers]}
         if more:
             answer["alternatives"] = answers[0][1:] if alone else [each[1:] for each in answers]
+        notices = await asyncio.to_thread(self.translator.notes, lines)
+        if notices:
+            answer["notices"] = notices
         return JSONResponse(answer)
 
     async def detect(self, request: Request) -> Response:
@@ -153,7 +157,7 @@ class Service:
         texts = [q] if isinstance(q, str) else q
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise HTTPException(400, "q is missing: the text to translate, or a list of texts.")
-        return [text.encode(errors="replace").decode() for text in texts]
+        return list(map(speakable, texts))
 
     def _check_pair(self, asked: dict[str, Any]) -> None:
         source, target = asked.get("source", "auto"), asked.get("target", self.target)

@@ -23,6 +23,7 @@ from microtfm.recipes import RECIPES, Recipe, expanded
 LONGEST_FILE = 20_000                   # bytes of a settings file, at most
 LARGEST = 2**53                          # no setting is as large as this
 UNSET: Any = None                        # the recipe's, or the default
+WIDEST = 1000                            # beam of all
 DEFAULT_STEPS = 10_000                   # where neither steps nor minutes are given
 
 
@@ -202,6 +203,8 @@ class Settings:
         self._fill()
         _check_types(self, "")
         _at_least("", self, 1, "threads", "beam")
+        if self.beam > WIDEST:
+            raise UserError(f"beam = {self.beam:,} must be at most {WIDEST:,}; 4 to 10 is usual.")
         if not 0 <= self.length_penalty < 100:
             raise UserError(f"length_penalty = {self.length_penalty} must be 0 or more, and usually about 1.")
         _at_least("", self, 0, "seed")

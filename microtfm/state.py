@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -38,7 +39,22 @@ class Progress:
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
-        return cls(**{**facts, "lowest": float("inf") if facts["lowest"] is None else facts["lowest"]})
+        """Raises KeyError, TypeError and ValueError for anything else than a run's counters."""
+        found = cls(**{**facts, "lowest": float("inf") if facts["lowest"] is None else facts["lowest"]})
+        for name in ("step", "epoch", "index", "validated", "waited", "loss_tokens"):
+            _count(name, getattr(found, name))
+        numbers = [found.loss_sum, *([found.lowest] if found.lowest != float("inf") else [])]
+        if found.best:
+            numbers += [found.best["bleu"], found.best["valid_loss"]]
+            _count("best", found.best["step"])
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            raise ValueError("a loss or a score is no finite number")
+        return found
+
+
+def _count(name: str, value: Any) -> None:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{name} = {value!r:.40} is no count")
 
 
 def save(path: Path, model: Model, optimiser: Optimiser, progress: Progress, identity: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 KINDS = ("word", "char", "subword")
 BYTES = 256                      # the subword tokenizer's fallback pieces
 COVERAGE = 0.9995                # share of the corpus's characters that get pieces of their own
-UNSPEAKABLE = re.compile("[\x00▁\ud800-\udfff]")
+UNSPEAKABLE, SURROGATES = re.compile("[\x00▁\ud800-\udfff]"), re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
@@ -65,6 +65,11 @@ def normalise(text: str) -> str:
     if text.isascii() and "\0" not in text:
         return " ".join(text.split())    # the same, sooner
     return " ".join(UNSPEAKABLE.sub(" ", unicodedata.normalize("NFC", text)).split())
+
+
+def speakable(text: str) -> str:
+    """The text with spaces for lone surrogates, which count as white space and cannot be printed."""
+    return SURROGATES.sub(" ", text)
 
 
 class _Vocabulary:

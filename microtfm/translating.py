@@ -71,8 +71,9 @@ def answer(translator: Translator, lines: Sequence[str], wish: Wish) -> list[dic
         translations = translator.translate(lines, wish.beam, wish.length_penalty)
         found = [{"source": a, "translation": b} for a, b in zip(lines, translations, strict=True)]
     if wish.alternatives:
+        width = max(wish.nbest, translator.search(wish.beam, None)[0])       # as wide as it was searched for above
         for each in found:
-            choices = translator.alternatives(each["source"], BESIDE, wish.beam, wish.length_penalty)
+            choices = translator.alternatives(each["source"], BESIDE, width, wish.length_penalty)
             each["tokens"] = [{"token": choice.token, "probability": choice.probability,
                                "alternatives": [{"token": token, "probability": p} for token, p in choice.others]}
                               for choice in choices]

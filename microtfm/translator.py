@@ -91,13 +91,7 @@ class Translator:
         `notices` counts such lines. No translation contains a line end.
         """
         width, penalty = self.search(beam, length_penalty)
-
-        def found(source: np.ndarray) -> list[decode.Ids]:
-            if width == 1:
-                return decode.greedy(self.model, source, cache=cache)
-            return decode.beam(self.model, source, width, penalty, cache=cache)
-
-        for i, parts in self._each(lines, found):
+        for i, parts in self._each(lines, lambda source: self._best(source, width, penalty, cache)):
             yield i, joined([self._text(ids) for ids in parts])
 
     def candidates(self, lines: Sequence[str], n: int = 5, beam: int | None = None,
@@ -123,15 +117,23 @@ class Translator:
 
     def alternatives(self, line: str, n: int = 5, beam: int | None = None,
                      length_penalty: float | None = None) -> list[Choice]:
-        """For each token of a line's translation, how probable it was and the n most probable tokens in its place."""
+        """For each token of a line's translation, how probable it was and the n most probable tokens in its place.
+
+        The pieces of a line that was cut follow one another, each with its <eos>; a line without text has no token.
+        """
         width, penalty = self.search(beam, length_penalty)
-        source = pad_sources([self.source.encode(normalise(line))[:LONGEST]])
+        found: list[Choice] = []
         with self._evaluating():
-            if width == 1:
-                ids = decode.greedy(self.model, source)[0]
-            else:
-                ids = decode.beam(self.model, source, width, penalty)[0]
-        return forced.choices(self.model, self.target, source, ids, n)
+            for piece in self._pieces(normalise(line)):
+                source = pad_sources([piece])
+                ids = self._best(source, width, penalty)[0]
+                found += forced.choices(self.model, self.target, source, ids, n)
+        return found
+
+    def _best(self, source: np.ndarray, width: int, penalty: float, cache: bool = True) -> list[decode.Ids]:
+        if width == 1:
+            return decode.greedy(self.model, source, cache=cache)
+        return decode.beam(self.model, source, width, penalty, cache=cache)
 
     def search(self, beam: int | None, length_penalty: float | None) -> tuple[int, float]:
         """The width and the length penalty of a search that says so, or does not."""
@@ -142,7 +144,7 @@ class Translator:
             tuple[int, list[Found]]]:
         """Of every line that has text, its index and what the search finds of each of its pieces."""
         cut = {i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))}
-        self._notice(cut)
+        self.notices = self._notes(cut)
         units = {(i, n): ids for i, parts in cut.items() for n, ids in enumerate(parts)}
         found: dict[int, dict[int, Found]] = {i: {} for i in cut}
         with self._evaluating():
@@ -185,10 +187,14 @@ class Translator:
             weights = self.model.attention(source, np.array([[BOS, *out]]))                     # (layers, H, T, S)
         return weights, self.source.pieces(source[0]), [*self.target.pieces(out), "<eos>"]
 
-    def _notice(self, cut: dict[int, list[list[int]]]) -> None:
+    def notes(self, lines: Sequence[str]) -> list[str]:
+        """What `notices` would hold after these lines."""
+        return self._notes({i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))})
+
+    def _notes(self, cut: dict[int, list[list[int]]]) -> list[str]:
         long = [i + 1 for i, parts in cut.items() if len(parts) > 1]
         lines = f"line{'s' * (len(long) > 1)} {', '.join(map(str, long[:5]))}{', …' if len(long) > 5 else ''}"
-        self.notices = [] if not long else [
+        return [] if not long else [
             f"{len(long):,} of {len(cut):,} lines ({lines}) had more tokens than the {self.max_length} of a sentence "
             f"in training: each was translated in pieces, cut at the ends of sentences where there are any."]
 

@@ -195,6 +195,14 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     assert found.stderr == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_a_full_disk_behind_standard_output_is_one_line(folder: Path) -> None:
+    command = f"{sys.executable} -m microtfm.cli translate {folder} 一 二 三 > /dev/full"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True,
+                           env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
+    assert (found.returncode, found.stderr) == (2, "microtfm: No space left on device.\n")
+
+
 def test_the_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -132,6 +132,16 @@ def test_a_permutation_has_everything_once():
     assert random.permutation(0).shape == (0,)
 
 
+def test_where_no_thread_can_be_started_numbers_are_the_same(monkeypatch):
+    def refused(self, *given):
+        raise RuntimeError("can't start new thread")
+
+    key = engine.random.next_key()
+    made = engine.random.normal((200_000,), key=key).numpy()
+    monkeypatch.setattr(engine.random.ThreadPoolExecutor, "map", refused)
+    assert np.array_equal(engine.random.normal((200_000,), key=key).numpy(), made)
+
+
 def test_normal_numbers_have_the_moments_of_a_normal():
     x = random.normal((40_000,), 2.0, 3.0, np.float64, key=Tensor(5)).numpy()
     z = (x - 2) / 3

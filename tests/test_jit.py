@@ -135,6 +135,16 @@ def test_damaged_files_are_compiled_again_with_one_warning(run, warm, tmp_path, 
     assert run("check()") == []
 
 
+def test_a_file_under_another_kernels_name_is_damaged(run, warm):
+    good = {path: path.read_bytes() for path in sorted(warm.iterdir())}
+    contents = list(good.values())
+    for path, content in zip(good, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+    warnings = run("check()")
+    assert len(warnings) == 1 and "damaged" in warnings[0]
+    assert run("check()") == []
+
+
 def test_edited_sources_are_never_stale(run, source, warm):
     helper = source / "engine" / "kernels" / "elsewhere.py"
     helper.write_text("NUMBER = 1\n")

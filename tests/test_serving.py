@@ -86,6 +86,11 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     assert answer["translatedText"] == [each[0].text for each in best]
     assert answer["alternatives"] == [[one.text for one in each[1:]] for each in best]
     form = urlencode({"q": LINES[0], "source": "zh", "target": "en"}).encode()
+    lone = server.ask("POST", "/translate", {"q": f"{LINES[0][0]}\ud800{LINES[0][1]}"})[1]
+    assert lone["translatedText"] == translator.translate([f"{LINES[0][0]}\ud800{LINES[0][1]}"])[0]
+    cut = server.ask("POST", "/translate", {"q": "".join(LINES)})[1]
+    assert cut["notices"] == translator.notes(["".join(LINES)]) and "translated in pieces" in cut["notices"][0]
+    assert cut["translatedText"] == translator.translate(["".join(LINES)])[0]
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     assert server.ask("POST", "/translate", form, **headers)[1] == {"translatedText": first}
     assert server.ask("GET", "/languages") == (200, [{"code": "zh", "name": "Chinese", "targets": ["en"]},

@@ -16,7 +16,7 @@ import pytest
 from tiny import corpus, pairs, settings, text_files
 
 import engine
-from microtfm import checkpoint, learner, metrics, train
+from microtfm import checkpoint, learner, material, metrics, train
 from microtfm.errors import UserError
 from microtfm.events import Events, Opening, Sample
 from microtfm.loss import translation_loss
@@ -252,6 +252,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path: Path) -
     for word in ("step", "learning rate", "gradient norm", "The checkpoint of step"):
         assert word in str(error.value)
     checkpoint.load(tmp_path / "x/last/state.safetensors")
+
+
+def test_what_leaves_with_the_held_out_text_is_counted(tmp_path: Path) -> None:
+    text = tmp_path / "text.tsv"
+    text.write_text("".join(f"{a}\t{b} {i}\n" for i in range(3) for a, b in pairs()[:50]), encoding="utf-8")
+    texts = material.read(replace(settings(tmp_path / "run"), src=text))
+    assert len(texts.train) == 150 - 3 * 15 and len(texts.valid) == 15
+    assert "Held out 15 of 150 pairs for validation (30 more of the same sources left out)" in texts.report[-1]
 
 
 def test_training_text_is_held_out_of_files(tmp_path: Path) -> None:

@@ -84,6 +84,21 @@ def test_alternatives_are_probabilities_of_each_place(translator: Translator) ->
         assert each.token not in dict(each.others) and 0 < each.probability + sum(others) <= 1 + 1e-6
 
 
+def test_alternatives_are_those_of_the_translation_that_is_given(translator: Translator, run: Path,
+                                                                 capsys: pytest.CaptureFixture[str],
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Translator, "load", lambda folder: translator)
+    monkeypatch.setattr(translator, "max_length", 3)
+    lines = [LINES[0], "", LINES[1] + LINES[2], "  "]
+    for more in ([], ["--nbest", "5"], ["--beam", "1"]):
+        assert main(["translate", str(run), *lines, "--alternatives", "--json", *more]) == 0
+        for each in json.loads(capsys.readouterr().out)["translations"]:
+            words = [token["token"] for token in each["tokens"]]
+            assert " ".join(word for word in words if word != "<eos>") == each["translation"]
+    assert words == []
+    assert [each.token for each in translator.alternatives(lines[2])].count("<eos>") == 2
+
+
 def test_a_text_in_place_of_a_list_is_refused(translator: Translator) -> None:
     with pytest.raises(UserError, match="brackets"):
         translator.translate("一二三")

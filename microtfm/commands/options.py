@@ -22,8 +22,12 @@ Penalty = Annotated[float | None, Parameter(
 
 def check_search(beam: int | None, length_penalty: float | None) -> None:
     """UserError for a search that cannot be."""
+    from microtfm.settings import WIDEST
+
     if beam is not None and beam < 1:
         raise UserError(f"--beam {beam} must be 1 or more.")
+    if beam is not None and beam > WIDEST:
+        raise UserError(f"--beam {beam:,} must be at most {WIDEST:,}; 4 to 10 is usual.")
     if length_penalty is not None and not 0 <= length_penalty < 100:
         raise UserError(f"--length-penalty {length_penalty} must be 0 or more, and usually about 1.")
 

@@ -2,9 +2,9 @@
 
 Numba's own cache loads pickles without looking, fails where a file is damaged, a disk full or a home missing, and does
 not notice when a function in another file changes. Here a file's name holds a hash of the sources of the function's
-module and of all that it imports, every file begins with the sha256 of the rest, which is checked before anything is
-unpickled, and whatever goes wrong with the disk costs time, never a result: the kernel is compiled again, and one
-warning says why.
+module and of all that it imports, every file begins with the sha256 of its name and the rest, which is checked before
+anything is unpickled, and whatever goes wrong with the disk costs time, never a result: the kernel is compiled again,
+and one warning says why.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class DiskCache(_Cache):
         if path is None:
             return None
         digest, payload = content[:DIGEST], content[DIGEST:]
-        if hashlib.sha256(payload).digest() == digest:
+        if _signed(path, payload) == digest:
             try:
                 return CompileResult._rebuild(target_context, *pickle.loads(payload))
             except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError, OSError):
@@ -83,7 +83,7 @@ class DiskCache(_Cache):
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
+                file.write(_signed(path, payload) + payload)
             os.replace(temporary, path)
         except OSError as error:
             _warn("unsaved", f"compiled kernels cannot be kept in {path.parent}, so each run compiles them: {error}")
@@ -99,6 +99,11 @@ class DiskCache(_Cache):
             return None
         key = repr((str(signature), codegen.magic_tuple(), sys.version_info[:3], sources))
         return self._folder / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
+
+
+def _signed(path: Path, payload: bytes) -> bytes:
+    """The digest of a file, and of what it is: under another kernel's name it is damaged, too."""
+    return hashlib.sha256(path.name.encode() + b"\0" + payload).digest()
 
 
 @functools.cache
