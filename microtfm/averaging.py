@@ -24,6 +24,8 @@ def average(folder: Path, last: int | None, out: Path) -> dict[str, Any]:
         raise UserError(f"{folder} keeps {len(found)} checkpoints, and {last or 1} are wanted. A run keeps those of as "
                         f"many of its last validations as --train.keep says.")
     chosen = found[-(last or len(found)):]
+    if (out / "config.toml").exists():
+        raise UserError(f"{out} already holds a run. Choose another --out, or remove it first.")
     check_free(out, force=False)
     source, target = run.tokenizers()
     identity = run.identity(source, target)

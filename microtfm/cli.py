@@ -37,7 +37,7 @@ def _version() -> str:
 
 
 app = App(name="microtfm", help="A Transformer you can take apart, and a translator trained from your own text.",
-          version=_version, help_format="plaintext")
+          version=_version, help_format="plaintext", suppress_keyboard_interrupt=False)
 for name, place in COMMANDS.items():
     app.command(f"microtfm.commands.{place}", name=name)
 app.command("microtfm.commands.texts:app", name="data", help="Look at parallel text before it is trained on.")
@@ -71,10 +71,12 @@ def _load_all() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0; 2 for what a person can put right; 128 + n after signal n."""
+    if sys.stdout is None:               # closed by who called
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
     for stream in (sys.stdout, sys.stderr):
         encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
         if encoding != "utf8" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors="strict" if stream is sys.stdout else "backslashreplace")
     given = sys.argv[1:] if argv is None else argv
     if not given or given[0] in ("--help", "-h"):
         _load_all()
@@ -82,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         with _quiet_pipe():
             return int(app(given, exit_on_error=False, print_error=False, result_action="return_value") or 0)
     except CycloptsError as error:
-        return _complain(str(error))
+        dashed = any(word.startswith("-") and len(word.split()) > 1 for word in given)
+        return _complain(f"{error}{' What begins with a dash and is no option goes behind --.' if dashed else ''}")
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:

@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import os
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from microtfm.errors import UserError
 
 PathLike = str | os.PathLike[str]
+LONGEST_TABLE = 20_000                   # bytes of a file of settings, at most
 
 
 def read_bytes(path: PathLike, limit: int | None = None) -> bytes:
@@ -28,3 +31,17 @@ def read_bytes(path: PathLike, limit: int | None = None) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     except ValueError:                         # a NUL in the name
         raise UserError(f"{str(path)!r} is no name of a file.") from None
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The nested table in a TOML file of settings, its names not yet checked. UserError for anything else."""
+    data = read_bytes(path, LONGEST_TABLE)
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8, so it holds no settings.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be settings.") from None
+    except ValueError as error:          # TOMLDecodeError, and numbers that Python does not read
+        raise UserError(f"{path} is not valid TOML: {error}. A setting is a line such as  batch_tokens = 1024  under "
+                        f"[train]; text stands in quotes.") from None

@@ -1,15 +1,13 @@
 """Settings as command-line flags: `Settings().train.batch_tokens` becomes --train.batch-tokens, unset unless given."""
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import textwrap
 import typing
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from microtfm import field_docs
 from microtfm.settings import Settings
 
 
@@ -36,7 +34,7 @@ def given(values: Any) -> dict[str, Any]:
 
 
 def _flags(cls: Any, wanted: tuple[str, ...], defaults: Any, others: dict[str, str]) -> Any:
-    helps, hints, fields = _docstrings(cls) | others, typing.get_type_hints(cls), []
+    helps, hints, fields = field_docs.of(cls) | others, typing.get_type_hints(cls), []
     for each in dataclasses.fields(cls):
         if wanted and each.name not in wanted:
             continue
@@ -56,14 +54,3 @@ def _flags(cls: Any, wanted: tuple[str, ...], defaults: Any, others: dict[str, s
 
 def _shown(default: Any) -> str:
     return "on" if default is True else f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def _docstrings(cls: Any) -> dict[str, str]:
-    """The string that stands below each field in the source of a dataclass."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            found[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
-    return found

@@ -83,6 +83,13 @@ class _Reader(HTMLParser):
         """Text."""
         self._note(True)
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """What begins like a marked section and is none is a comment (HTML Living Standard, 13.2.5.42)."""
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:
+            return self.parse_bogus_comment(i)
+
     def handle_comment(self, data: str) -> None:
         """A comment."""
         self._note(False)

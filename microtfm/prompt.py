@@ -12,6 +12,7 @@ from pathlib import Path
 
 from microtfm import translating
 from microtfm.errors import UserError
+from microtfm.settings import WIDEST
 from microtfm.tokens import speakable
 from microtfm.translating import Wish
 from microtfm.translator import Translator
@@ -68,6 +69,9 @@ class Prompt:
                 command(rest.strip())
         except UserError as error:
             print(f"note: {error}", file=sys.stderr)
+        except MemoryError:
+            print("note: there was not enough memory for that; a narrower :beam or a shorter line needs less.",
+                  file=sys.stderr)
 
     def _translate(self, line: str) -> None:
         translator = self._translator()
@@ -86,22 +90,24 @@ class Prompt:
     def _attention(self, rest: str) -> None:
         from microtfm import atomic
         from microtfm.attention_map import attention_svg
+        from microtfm.showing import beside
 
         line, translator = self._sentence(), self._translator()
-        weights, source, target = translator.attention(line)
+        search = self.wish.beam, self.wish.length_penalty
+        weights, source, target = translator.attention(line, *search)
         for t, token in enumerate(target):
             seen = weights[-1, :, t].mean(axis=0)                                                  # (S,)
             most = [int(i) for i in (-seen).argsort(kind="stable")[:3]]
             print(f"  {token:<16}  looked at  " + "  ".join(f"{source[i]} {seen[i]:.2f}" for i in most))
-        out = self.folder / "attention.svg"
-        picture = attention_svg(weights, source, target, title=f"{line} → {translator.translate([line], 1)[0]}")
+        out = beside(self.folder, "attention.svg")
+        picture = attention_svg(weights, source, target, title=f"{line} → {translator.translate([line], *search)[0]}")
         atomic.write(out, [picture.encode()])
         print(f"  (the last layer, over its heads; all of them: {out})")
 
     def _beam(self, rest: str) -> None:
         if rest:
-            if not rest.isdecimal() or not int(rest):
-                raise UserError(f":beam {rest}: the width is a whole number from 1 on.")
+            if not rest.isdecimal() or not 1 <= int(rest) <= WIDEST:
+                raise UserError(f":beam {rest}: the width is a whole number from 1 to {WIDEST:,}.")
             self.wish = replace(self.wish, beam=int(rest))
             return
         translator = self._translator()
@@ -153,7 +159,11 @@ def _history() -> Iterator[None]:
     except ImportError:
         yield
         return
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "microtfm"
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "microtfm"
+    except RuntimeError:                 # a user without a home
+        yield
+        return
     with contextlib.suppress(OSError):
         readline.read_history_file(home / "history")
     readline.set_history_length(REMEMBERED)

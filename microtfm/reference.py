@@ -112,7 +112,7 @@ class Reference:
 
 def of(settings: Settings) -> Reference | None:
     """The reference of the settings' recipe, if there is one."""
-    if settings.recipe is None:
+    if settings.recipe is None or settings.init is not None:
         return None
     path = resources.files("microtfm").joinpath("references", f"{settings.recipe}.json")
     if not path.is_file():

@@ -28,8 +28,8 @@ import tomli_w
 from microtfm import atomic, checkpoint, kept, lock, tokens
 from microtfm.architecture import Model, build
 from microtfm.errors import UserError
-from microtfm.files import read_bytes
-from microtfm.settings import ModelSettings, Settings, read_table
+from microtfm.files import read_bytes, read_table
+from microtfm.settings import ModelSettings, Settings
 from microtfm.tokens import Tokenizer
 
 VERSION = 3                              # of the folder's layout: see `RunFolder.open` for the earlier ones
@@ -53,8 +53,9 @@ class RunFolder:
         self.held_out, self.curves = path / "held-out.tsv", path / "curves.svg"
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: str | os.PathLike[str]) -> Self:
         """An existing run folder. UserError for anything else."""
+        path = Path(path)
         if not path.is_dir():
             what = "is a file, not a run folder" if path.exists() else "does not exist"
             raise UserError(f"{path} {what}. Give the folder that microtfm demo or microtfm train made, for example "

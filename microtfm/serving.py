@@ -33,8 +33,10 @@ from microtfm.tokens import speakable
 from microtfm.translator import Translator
 from microtfm.waiting import Busy, Late, Line
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+          "img-src data:; font-src data:")
 ALTERNATIVES = 10                        # of a translation, at most
+TANGLED = 1e9                            # tags times letters of a document that is too much
 NO_LANGUAGE = ("", "auto")               # of a source that need not be said
 
 
@@ -82,7 +84,8 @@ class Service:
         asked = await self._asked(request)
         self._check_pair(asked)
         cut, more = _form(asked.get("format", "text")), _count(asked.get("alternatives", 0))
-        documents = [cut(text) for text in self._texts(asked)]
+        texts = self._texts(asked)
+        documents: list[Lines | Markup] = await asyncio.to_thread(lambda: [cut(text) for text in texts])
         lines = [line for document in documents for line in document.texts]
         if len(lines) > self.limits.lines:
             raise HTTPException(413, f"There are {len(lines):,} lines in q; a request may have {self.limits.lines:,}.")
@@ -160,7 +163,7 @@ class Service:
         return list(map(speakable, texts))
 
     def _check_pair(self, asked: dict[str, Any]) -> None:
-        source, target = asked.get("source", "auto"), asked.get("target", self.target)
+        source, target = asked.get("source") or "auto", asked.get("target") or self.target
         own = self.source == UNKNOWN or source in (self.source, *NO_LANGUAGE)
         if not own or self.target not in (target, UNKNOWN):
             raise HTTPException(400, f"{source} to {target} is not served; {self.source} to {self.target} is.")
@@ -182,10 +185,13 @@ def serve(folder: Path, host: str, port: int, source: str | None, target: str | 
         service.app(), log_level="warning", access_log=False, lifespan="off", server_header=False,
         timeout_graceful_shutdown=max(1, round(limits.seconds))))
     shown, number = listening.getsockname()[:2]
+
+    def stop(*_: Any) -> None:           # a signal before uvicorn listens to them; it raises each again at its end
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     say(f"serve   {folder}: {codes[0]} to {codes[1]} on http://{f'[{shown}]' if ':' in shown else shown}:{number}  "
         f"(Ctrl-C stops)")
-    # uvicorn raises a signal again when it has ended the server, for those who were there before: nobody is
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listening])
     finally:
@@ -207,10 +213,20 @@ class Lines:
         return "\n".join(translations)
 
 
-def _form(name: Any) -> type[Lines] | type[Markup]:
+class Document(Markup):
+    """HTML that is not too tangled to be read in a few seconds: unclosed tags take time as their number times the
+    length."""
+
+    def __init__(self, source: str) -> None:
+        if source.count("<") * len(source) > TANGLED:
+            raise HTTPException(413, "The HTML has too many tags for its length. Send it in parts.")
+        super().__init__(source)
+
+
+def _form(name: Any) -> type[Lines] | type[Document]:
     if name not in ("text", "html"):
         raise HTTPException(400, f"format {name!r} is not served; text and html are.")
-    return Lines if name == "text" else Markup
+    return Lines if name == "text" else Document
 
 
 def _filled(document: Lines | Markup, found: list[list[str]], most: int) -> list[str]:
@@ -220,11 +236,8 @@ def _filled(document: Lines | Markup, found: list[list[str]], most: int) -> list
 
 
 def _count(value: Any) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = -1
-    if not 0 <= number <= ALTERNATIVES:
+    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 4 else value
+    if type(number) is not int or not 0 <= number <= ALTERNATIVES:
         raise HTTPException(400, f"alternatives must be a number from 0 to {ALTERNATIVES}.")
     return number
 

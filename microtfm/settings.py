@@ -9,18 +9,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import tomllib
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from microtfm import field_docs
 from microtfm.errors import UserError
-from microtfm.files import read_bytes
+from microtfm.files import read_table
 from microtfm.recipes import RECIPES, Recipe, expanded
 
-LONGEST_FILE = 20_000                   # bytes of a settings file, at most
 LARGEST = 2**53                          # no setting is as large as this
 UNSET: Any = None                        # the recipe's, or the default
 WIDEST = 1000                            # beam of all
@@ -215,6 +214,10 @@ class Settings:
             raise UserError(f"train.consistency = {self.train.consistency} draws together two predictions that differ "
                             f"by their dropout, but model.dropout = 0. Use --model.dropout 0.1, or --train.consistency "
                             f"0.")
+        for name in ("src", "tgt", "valid_src", "valid_tgt", "out", "init"):
+            if any("\ud800" <= char <= "\udfff" for char in str(getattr(self, name) or "")):
+                raise UserError(f"{name} = {str(getattr(self, name)).encode(errors='backslashreplace').decode()}: the "
+                                f"name is not UTF-8, and could not be written into config.toml. Rename it.")
         if self.tgt is not None and self.src is None:
             raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
         if self.valid_tgt is not None and self.valid_src is None:
@@ -256,20 +259,6 @@ class Settings:
 def read_toml(path: Path) -> Settings:
     """The settings in a TOML file. UserError names the file and the key."""
     return Settings.from_dict(read_table(path), str(path))
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """The nested table in a TOML file, its names not yet checked."""
-    data = read_bytes(path, LONGEST_FILE)
-    try:
-        return tomllib.loads(data.decode())
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8, so it holds no settings.") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply to be settings.") from None
-    except ValueError as error:          # TOMLDecodeError, and numbers that Python does not read
-        raise UserError(f"{path} is not valid TOML: {error}. A setting is a line such as  batch_tokens = 1024  under "
-                        f"[train]; text stands in quotes.") from None
 
 
 def names(cls: Any = Settings, prefix: str = "") -> list[str]:
@@ -397,3 +386,6 @@ def _check_heads(d_model: int, heads: int) -> None:
     near = sorted(sorted(divisors, key=lambda h: abs(h - heads))[:3])
     raise UserError(f"model.d_model = {d_model} cannot be split over model.heads = {heads}. Nearest that work: "
                     f"d_model {widths}, or heads {', '.join(map(str, near))}.")
+
+
+field_docs.described(ModelSettings, TrainSettings, TokenSettings, Settings)

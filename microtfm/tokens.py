@@ -299,6 +299,8 @@ def _train_subword(text: list[str], size: int) -> tuple[Tokenizer, list[str]]:
             max_sentence_length=1 << 24, num_threads=2, minloglevel=2,
         )
     except RuntimeError as error:
+        if "KeyboardInterrupt" in str(error):            # raised while it asked for the next line
+            raise KeyboardInterrupt from None
         raise UserError(f"sentencepiece could not learn subwords from this text: {error}") from error
     tokenizer = SubwordTokenizer(model.getvalue())
     if len(tokenizer) < size:

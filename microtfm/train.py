@@ -35,6 +35,7 @@ from microtfm.threads import default_threads
 from microtfm.validation import Validation, validate
 
 MOMENTUM = 0.9                           # of plain gradient descent
+REMIND = 5                               # validations after which a lasting finding is told again
 DRAW_EVERY = 60.0                        # seconds between drawings of the curves, at least
 
 
@@ -154,7 +155,7 @@ class _Training:
         self.slowest = 0.0                                # seconds of the longest validation
         self.busy, self.tokens = 0.0, 0                   # seconds and tokens of updates since the last line
         self.reference = reference.of(self.settings)      # curves of earlier runs
-        self.told: set[str] = set()                       # what the last validation's translations had about them
+        self.told: dict[str, int] = {}                    # what stands out in translations, for how many validations
 
     def take_up(self, saved: Checkpoint) -> None:
         """Go on from the run's saved state."""
@@ -299,11 +300,11 @@ class _Training:
         return True
 
     def _comment(self, found: Validation) -> None:
-        """Say what stands out in the translations, once, and where the run lies among earlier ones."""
+        """Say what stands out in the translations, and again if it lasts, and where the run lies among earlier ones."""
         for finding in found.findings:
-            if finding.kind not in self.told:
+            if self.told.get(finding.kind, 0) % REMIND == 0:
                 self.events.notice(finding.text)
-        self.told = {finding.kind for finding in found.findings}
+        self.told = {finding.kind: self.told.get(finding.kind, 0) + 1 for finding in found.findings}
         if self.reference is not None:
             verdict = self.reference.verdict(self.settings, metrics.read(self.run.metrics))
             if verdict is not None:

@@ -37,6 +37,8 @@ def translate(run: Path, sentences: list[str], file: Path | None, wish: Wish) ->
     if any("\ud800" <= char <= "\udfff" for sentence in sentences for char in sentence):
         raise UserError("A sentence on the command line is not valid UTF-8. Put it into a UTF-8 file and use --file.")
     lines = sentences or (split_lines(read_bytes(file), str(file)) if file is not None else None)
+    if lines is None and sys.stdin is None:
+        raise UserError("There is no standard input to read. Give sentences, or --file.")
     if lines is None and sys.stdin.isatty() and not wish.json:
         from microtfm import prompt
 
@@ -71,9 +73,8 @@ def answer(translator: Translator, lines: Sequence[str], wish: Wish) -> list[dic
         translations = translator.translate(lines, wish.beam, wish.length_penalty)
         found = [{"source": a, "translation": b} for a, b in zip(lines, translations, strict=True)]
     if wish.alternatives:
-        width = max(wish.nbest, translator.search(wish.beam, None)[0])       # as wide as it was searched for above
         for each in found:
-            choices = translator.alternatives(each["source"], BESIDE, width, wish.length_penalty)
+            choices = translator.alternatives(each["source"], BESIDE, wish.beam, wish.length_penalty)
             each["tokens"] = [{"token": choice.token, "probability": choice.probability,
                                "alternatives": [{"token": token, "probability": p} for token, p in choice.others]}
                               for choice in choices]

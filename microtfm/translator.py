@@ -18,6 +18,7 @@ from microtfm.errors import UserError
 from microtfm.forced import Choice, Scored
 from microtfm.run_folder import RunFolder
 from microtfm.sentences import joined, pieces
+from microtfm.settings import WIDEST
 from microtfm.tokens import BOS, Tokenizer, normalise
 
 BATCH_TOKENS = 2048                      # rows × longest source, so that a batch stays in the processor's cache
@@ -39,9 +40,9 @@ class Translator:
 
         from microtfm import Translator
         translator = Translator.load("runs/demo")
-        translator.translate(["我喜欢猫。"])                # ['i like cats .']
+        translator.translate(["我喜欢猫。"])                # ['I like cats.']
         translator.candidates(["我喜欢猫。"], n=3)          # several translations of each line, with scores
-        translator.score(["我喜欢猫。"], ["i like cats ."])  # how probable the model finds a given translation
+        translator.score(["我喜欢猫。"], ["I like cats."])  # how probable the model finds a given translation
         translator.alternatives("我喜欢猫。")               # what else stood to choose at each token
         translator.attention("我喜欢猫。")                  # where each head looked
 
@@ -96,24 +97,34 @@ class Translator:
 
     def candidates(self, lines: Sequence[str], n: int = 5, beam: int | None = None,
                    length_penalty: float | None = None) -> list[list[Candidate]]:
-        """At most n different translations of each line, the best first; a line without text has one, empty.
+        """At most n different translations of each line; a line without text has one, empty.
 
-        The search is as wide as `beam`, and at least n. The k-th translation of a line that was cut is made of the k-th
-        of each of its pieces.
+        The first is what `translate` gives; then the best others of a search as wide as `beam`, and at least n. The
+        k-th translation of a line that was cut is made of the k-th of each of its pieces.
         """
         width, penalty = self.search(beam, length_penalty)
-        width = max(width, n)
+        if n < 1:
+            raise UserError(f"n = {n} translations of a line are wanted; it must be 1 or more.")
+
+        def several(source: np.ndarray) -> list[list[tuple[float, decode.Ids]]]:
+            found = decode.n_best(self.model, source, width, penalty)
+            if width >= n:
+                return found
+            wide = decode.n_best(self.model, source, n, penalty)
+            return [[own[0], *(each for each in others if each[1] != own[0][1])]
+                    for own, others in zip(found, wide, strict=True)]
+
         out = [[Candidate("", 0.0)] for _ in _checked(lines)]
-        for i, parts in self._each(lines, lambda source: decode.n_best(self.model, source, width, penalty)):
+        for i, parts in self._each(lines, several):
             found = [Candidate(joined([self._text(ids) for _, ids in choice]), sum(score for score, _ in choice))
                      for choice in zip(*parts, strict=False)]
-            different = {each.text: each for each in reversed(found)}        # of equal texts, the best
+            different = {each.text: each for each in reversed(found)}        # of equal texts, the first
             out[i] = [each for each in found if different[each.text] is each][:n]
         return out
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[Scored]:
         """How probable the model finds given translations (forced decoding); see `forced.Scored`."""
-        return forced.score(self.model, self.source, self.target, sources, targets)
+        return forced.score(self.model, self.source, self.target, _checked(sources), _checked(targets))
 
     def alternatives(self, line: str, n: int = 5, beam: int | None = None,
                      length_penalty: float | None = None) -> list[Choice]:
@@ -137,8 +148,10 @@ class Translator:
 
     def search(self, beam: int | None, length_penalty: float | None) -> tuple[int, float]:
         """The width and the length penalty of a search that says so, or does not."""
-        return (self.beam if beam is None else beam,
-                self.length_penalty if length_penalty is None else length_penalty)
+        width = self.beam if beam is None else beam
+        if not 1 <= width <= WIDEST:
+            raise UserError(f"beam = {width:,} must be 1 to {WIDEST:,}.")
+        return width, self.length_penalty if length_penalty is None else length_penalty
 
     def _each(self, lines: Sequence[str], search: Callable[[np.ndarray], list[Found]]) -> Iterator[
             tuple[int, list[Found]]]:
@@ -176,14 +189,21 @@ class Translator:
         parts = pieces(text, self.max_length, lambda part: len(self.source.encode(part)))
         return [part[:LONGEST] for part in map(self.source.encode, parts) if part]
 
-    def attention(self, line: str) -> tuple[np.ndarray, list[str], list[str]]:
-        """Cross-attention of a sentence and its greedy translation: weights (layers, H, T, S), and both sides' pieces.
+    def attention(self, line: str, beam: int | None = None, length_penalty: float | None = None) -> tuple[
+            np.ndarray, list[str], list[str]]:
+        """Cross-attention of a sentence and its translation: weights (layers, H, T, S), and both sides' pieces.
 
-        Row t shows where the model looked while it wrote target piece t. Both end with <eos>.
+        Row t shows where the model looked while it wrote target piece t. Both end with <eos>. Raises UserError for a
+        line that is translated in pieces.
         """
+        width, penalty = self.search(beam, length_penalty)
+        parts = self._pieces(normalise(line))
+        if len(parts) > 1:
+            raise UserError(f"This line has more tokens than the {self.max_length} of a sentence in training and is "
+                            f"translated in {len(parts)} pieces; attention is that of one sentence. Give one.")
         with self._evaluating():
-            source = pad_sources([self.source.encode(line)[:LONGEST]])                             # (1, S)
-            out = decode.greedy(self.model, source)[0]
+            source = pad_sources(parts or [[]])                                                    # (1, S)
+            out = self._best(source, width, penalty)[0]
             weights = self.model.attention(source, np.array([[BOS, *out]]))                     # (layers, H, T, S)
         return weights, self.source.pieces(source[0]), [*self.target.pieces(out), "<eos>"]
 
@@ -202,7 +222,10 @@ class Translator:
 def _checked(lines: Sequence[str]) -> Sequence[str]:
     """The lines, if they are a sequence of texts; a single text would be taken for one line a character."""
     if isinstance(lines, str):
-        raise UserError("translate takes a list of lines, and a text was given: put it into brackets.")
+        raise UserError("A list of lines is needed, and a text was given: put it into brackets.")
+    wrong = next((i for i, line in enumerate(lines) if not isinstance(line, str)), None)
+    if wrong is not None:
+        raise UserError(f"Lines are texts; number {wrong} is a {type(lines[wrong]).__name__}.")
     return lines
 
 

@@ -118,4 +118,4 @@ class Line:
         from microtfm.attention_map import attention_svg
 
         weights, source, target = self._translator.attention(line)
-        return attention_svg(weights, source, target, title=f"{line} → {self._translator.translate([line], 1)[0]}")
+        return attention_svg(weights, source, target, title=f"{line} → {self._translator.translate([line])[0]}")

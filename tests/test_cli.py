@@ -84,6 +84,12 @@ def test_no_command_shows_the_help_of_all(argv: list[str], capsys: pytest.Captur
     ("train --model.norm both", "post"),
     ("train --model.d-model 100 --model.heads 8", "d_model 96 or 104, or heads 4, 5, 10"),
     ("train --threads 0 --src x", "threads"),
+    ("train --threads 100000 --src x", "--threads 100000 must be 1 to"),
+    ("train --src m\udcff.en", "m\\udcff.en: the name is not UTF-8"),
+    ("translate nosuch hello -o x.txt", "is for the picture"),
+    ("translate nosuch hello --show beam --json", "goes with none of --json"),
+    ("translate nosuch hello --beam 1001", "at most 1,000"),
+    ("serve nosuch --timeout inf", "finite"),
     ("train nosuch.toml", "nosuch.toml"),
     ("resume", "RUN"),
     ("resume nosuch", "nosuch does not exist"),
@@ -98,6 +104,24 @@ def test_a_wrong_word_is_answered_in_one_paragraph(argv: str, said: str, capsys:
     monkeypatch.chdir(tmp_path)
     assert said.lower() in complaint(capsys, *argv.split()).lower()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sentence_that_begins_with_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "goes behind --" in complaint(capsys, "translate", "nosuch", "- Hallo")
+
+
+def test_closed_streams_and_a_number_of_threads_that_is_none(folder: Path) -> None:
+    for command, status, said in (
+            ("translate {} <&-", 2, "There is no standard input"), ("translate {} 一 >&-", 0, ""),
+            ("info {} >&-", 0, ""), ("average . ", 2, "holds a run")):
+        found = subprocess.run(["bash", "-c", f"{sys.executable} -m microtfm.cli {command.format(folder)}"], cwd=folder,
+                               capture_output=True, text=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
+        assert found.returncode == status and said in found.stderr and found.stderr.count("\n") == (status == 2)
+        (folder.parent / f"{folder.name}-average").mkdir(exist_ok=True)
+        (folder.parent / f"{folder.name}-average" / "config.toml").touch()
+    found = subprocess.run([sys.executable, "-m", "microtfm.cli", "translate", str(folder), "一"], capture_output=True,
+                           text=True, env={**os.environ, "NUMBA_NUM_THREADS": "0"})
+    assert found.returncode == 2 and "NUMBA_NUM_THREADS = 0" in found.stderr and found.stderr.count("\n") == 1
 
 
 def test_a_typo_in_the_file_names_file_and_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

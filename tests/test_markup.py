@@ -23,6 +23,7 @@ PIECES = ["<p>", "</p>", "<br>", "<b title='a > b'>", "</b>", "Hello there", "  
     ("<code>a <code>b</code> c</code>yes", ["yes"]),
     ("<!-- a --><!DOCTYPE html>yes <img translate='no'> and yes", ["yes", "and yes"]),
     ("12 &mdash; 3.5", []),
+    ("<p>yes</p><![x]>and yes", ["yes", "and yes"]),
     ("", []),
 ])
 def test_what_is_text(page: str, texts: list[str]) -> None:

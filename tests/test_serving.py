@@ -21,8 +21,11 @@ from tiny import corpus, pairs, settings
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from starlette.exceptions import HTTPException
+
 from microtfm import languages, train
 from microtfm.cli import main
+from microtfm.serving import Document
 from microtfm.translator import Translator
 from microtfm.waiting import Busy, Late, Line
 
@@ -85,6 +88,8 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     best = translator.candidates(LINES[:2], 3)
     assert answer["translatedText"] == [each[0].text for each in best]
     assert answer["alternatives"] == [[one.text for one in each[1:]] for each in best]
+    assert answer["translatedText"] == translator.translate(LINES[:2])
+    assert server.ask("POST", "/translate", {"q": LINES[0], "source": None})[1] == {"translatedText": first}
     form = urlencode({"q": LINES[0], "source": "zh", "target": "en"}).encode()
     lone = server.ask("POST", "/translate", {"q": f"{LINES[0][0]}\ud800{LINES[0][1]}"})[1]
     assert lone["translatedText"] == translator.translate([f"{LINES[0][0]}\ud800{LINES[0][1]}"])[0]
@@ -114,7 +119,8 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     ("POST", "/translate", {"q": "x", "format": ["html"]}, 400, "is not served"),
     ("POST", "/translate", {"q": "<p>x</p>" * 61, "format": "html"}, 413, "61 lines"),
     ("POST", "/detect", {}, 400, "q is missing"),
-    ("POST", "/translate", {"q": "x", "alternatives": "many"}, 400, "alternatives"),
+    *(("POST", "/translate", {"q": "x", "alternatives": wrong}, 400, "alternatives")
+      for wrong in ("many", float("inf"), 1.9, True, None, -1, 11, "1" * 4900)),
     ("POST", "/translate", {"q": "\n" * 60}, 413, "61 lines"),
     ("POST", "/translate", {"q": "x" * 6000}, 413, "5,000 bytes"),
     ("POST", "/attention", {"q": "a\nb"}, 400, "one line"),
@@ -127,6 +133,12 @@ def test_what_it_cannot_do_is_a_json_error(server: Served, method: str, path: st
     found, answer = server.ask(method, path, body)
     assert found == status
     assert said in answer["error"]
+
+
+def test_html_that_would_take_long_to_read_is_refused() -> None:
+    with pytest.raises(HTTPException, match="too many tags"):
+        Document('<a b="' * 20_000)
+    assert Document("<p>x</p>" * 5_000).texts == ["x"] * 5_000
 
 
 def test_html_keeps_its_tags_and_each_piece_is_translated(server: Served, run: Path) -> None:
@@ -168,6 +180,10 @@ def test_many_at_once_get_what_they_would_get_alone(server: Served, run: Path) -
     for i, (status, answer) in enumerate(found):
         assert status == 200
         assert answer["translatedText"] == [wanted[line] for line in LINES[i:i + 1 + i % 7]]
+
+
+def test_a_signal_before_it_listens_to_them_ends_it_too(run: Path) -> None:
+    assert Served(run).stop(signal.SIGTERM) == (0, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -47,14 +47,17 @@ def test_the_runs_own_search_is_used_where_none_is_asked_for(run: Path, translat
     assert json.loads(capsys.readouterr().out)["beam"] == 1
 
 
-def test_candidates_are_the_hypotheses_of_the_search_with_the_best_first(translator: Translator) -> None:
-    found = translator.candidates([*LINES, ""], n=4)
-    assert [each[0].text for each in found] == translator.translate([*LINES, ""], beam=4)
+@pytest.mark.parametrize("beam", [None, 1, 4, 6])
+def test_candidates_are_the_translation_and_the_best_others_of_the_search(translator: Translator, beam: int | None
+                                                                          ) -> None:
+    found = translator.candidates([*LINES, ""], n=4, beam=beam)
+    assert [each[0].text for each in found] == translator.translate([*LINES, ""], beam=beam)
     assert found[-1][0].text == "" and len(found[-1]) == 1
     for line, several in zip(LINES, found, strict=False):
-        assert [each.score for each in several] == sorted((each.score for each in several), reverse=True)
+        others = several if (beam or 3) >= 4 else several[1:]
+        assert [each.score for each in others] == sorted((each.score for each in others), reverse=True)
         assert len({each.text for each in several}) == len(several) <= 4
-        assert translator.candidates([line], n=4)[0] == several
+        assert translator.candidates([line], n=4, beam=beam)[0] == several
 
 
 def test_scores_are_what_a_search_found(translator: Translator) -> None:

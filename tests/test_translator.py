@@ -105,6 +105,13 @@ def test_the_translator_scores_what_training_reported(folder: Path) -> None:
 
 
 def test_attention_of_a_translation(folder: Path) -> None:
+    translator = Translator.load(folder)
+    for beam in (1, 3):
+        target = translator.attention("一二三", beam)[2]
+        assert " ".join(target[:-1]) == translator.translate(["一二三"], beam)[0]
+    translator.max_length = 2
+    with pytest.raises(UserError, match="translated in 2 pieces"):
+        translator.attention("一二三")
     weights, source, target = Translator.load(folder).attention("一二三")
     assert weights.shape == (1, 2, len(target), len(source))
     assert source[:3] == ["一", "二", "三"]

@@ -169,8 +169,11 @@ def check_op(op: Op, examples: int = 25, order: int = 2) -> None:
     Raises CheckError or GradcheckError with the smallest call found that shows what is wrong, and code that shows it
     again.
     """
-    from hypothesis import HealthCheck, Phase, given, settings, target
-
+    try:
+        from hypothesis import HealthCheck, Phase, given, settings, target
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("check_op draws its calls with Hypothesis, which is not installed: pip install "
+                                  "hypothesis", name="hypothesis") from None
     some: list[Call] = []
     search = settings(max_examples=examples, deadline=None, database=None, derandomize=True, report_multiple_bugs=False,
                       phases=[Phase.generate, Phase.target, Phase.shrink],

@@ -20,7 +20,8 @@ def average(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
     """
     from microtfm import averaging
 
-    out = out if out is not None else run.with_name(f"{run.absolute().name}-average")
+    here = run if run.name else run.absolute()
+    out = out if out is not None else here.parent / f"{here.name}-average"
     show(averaging.average(run, last, out), averaging.as_text, json)
     return 0
 

@@ -10,6 +10,8 @@ from cyclopts import Parameter
 
 from microtfm.errors import UserError
 
+MOST_THREADS = max(64, 2 * (os.cpu_count() or 1))
+
 Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard output, all else on standard error.")]
 Threads = Annotated[int | None, Parameter(help="Processor threads. The result does not depend on it. [default: all]")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help=(
@@ -35,9 +37,12 @@ def check_search(beam: int | None, length_penalty: float | None) -> None:
 def use_threads(threads: int | None) -> None:
     """Say how many threads are wanted before the engine, which reads it once, is loaded."""
     if threads is None:
+        given = os.environ.get("NUMBA_NUM_THREADS", "1")
+        if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
+            raise UserError(f"NUMBA_NUM_THREADS = {given} in the environment must be 1 to {MOST_THREADS}, or unset.")
         return
-    if threads < 1:
-        raise UserError(f"--threads {threads} must be 1 or more.")
+    if not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"--threads {threads} must be 1 to {MOST_THREADS}.")
     os.environ["NUMBA_NUM_THREADS"] = str(threads)
 
 

@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 from microtfm.commands import STARTED
 from microtfm.commands.options import Json, Quiet, show, use_threads
+from microtfm.files import read_table
 from microtfm.flags import flags, given
 from microtfm.recipes import expanded, merged
-from microtfm.settings import Settings, read_table
+from microtfm.settings import Settings
 
 AllFlags: Any = flags(defaults=Settings())
 ResumeFlags: Any = flags("threads", "train")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +31,12 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
         raise UserError("Give sentences or --file, not both.")
     if nbest < 1:
         raise UserError(f"--nbest {nbest} must be 1 or more.")
+    if out is not None and show is None:
+        raise UserError(f"--out {out} is for the picture that --show draws. Translations go to standard output: "
+                        f"> {out}")
+    if show is not None and (json or alternatives or nbest > 1 or file is not None):
+        raise UserError(f"--show {show} draws one sentence and prints its translation; it goes with none of --json, "
+                        f"--nbest, --alternatives and --file.")
     use_threads(threads)
     from microtfm.place import computing
 
@@ -38,11 +45,8 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
             print(f"note: {place}", file=sys.stderr)
         if show is not None:
             from microtfm import showing
-            from microtfm.run_folder import RunFolder
 
-            own = RunFolder.open(run).settings
-            return showing.show(run, list(text), show, own.beam if beam is None else beam,
-                                own.length_penalty if length_penalty is None else length_penalty, out)
+            return showing.show(run, list(text), show, beam, length_penalty, out)
         from microtfm import translating
 
         if len(text) == 1 and not quiet and _names_a_file(text[0]):
@@ -74,8 +78,8 @@ def serve(run: Annotated[Path, Parameter(help="Run folder of a trained model, or
     curl -d q=你好 http://127.0.0.1:5000/translate
     """
     for flag, number in (("--max-bytes", max_bytes), ("--max-lines", max_lines), ("--timeout", timeout)):
-        if not number > 0:
-            raise UserError(f"{flag} {number} must be more than 0.")
+        if not 0 < number < inf:
+            raise UserError(f"{flag} {number} must be more than 0, and finite.")
     if not 0 <= port < 65536:
         raise UserError(f"--port {port} must be 0 to 65535.")
     use_threads(threads)
