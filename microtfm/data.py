@@ -177,7 +177,8 @@ def encode(pairs: Sequence[TextPair], source: Tokenizer, target: Tokenizer, long
     report = (f"Left out {_count(len(encoded) - len(kept), 'pair')} of {len(encoded):,} with more than {longest} "
               f"tokens on a side (the longest has {over:,}).")
     if not kept:
-        raise UserError(f"No sentence pair is short enough. {report} Raise the limit or split the lines.")
+        raise UserError(f"No sentence pair is short enough. {report} Raise --tokens.max-length and "
+                        f"--train.batch-tokens, of which a sentence may have no more, or split the lines.")
     return kept, [report]
 
 

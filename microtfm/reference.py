@@ -74,6 +74,11 @@ class Reference:
         low, high = low - margin, high + margin
         return Place(name, value, max(low, 0.0), min(high, 100.0)) if name == "bleu" else Place(name, value, low, high)
 
+    @property
+    def reach(self) -> int:
+        """The last step of which anything is known."""
+        return max(int(curve["step"][-1]) for curve in self.curves.values() if curve["step"])
+
     def verdict(self, settings: Settings, lines: Sequence[dict[str, Any]]) -> tuple[bool, str] | None:
         """Whether the run so far looks as it should, and the words for it; None where that cannot be said.
 

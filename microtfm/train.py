@@ -309,6 +309,10 @@ class _Training:
             verdict = self.reference.verdict(self.settings, metrics.read(self.run.metrics))
             if verdict is not None:
                 self.events.judged(*verdict)
+            elif self.progress.step > self.reference.reach:
+                self.events.notice(f"The reference of the recipe {self.reference.recipe} ends at step "
+                                   f"{self.reference.reach:,}: from here on this run is compared with nothing.")
+                self.reference = None
 
     def _judge(self, found: Validation) -> bool:
         """Whether this is the best so far: by BLEU, then loss. Patience counts validations where neither improves."""

@@ -121,6 +121,7 @@ def test_the_references_that_ship_belong_to_their_recipes() -> None:
         assert all(low <= high for curve in shipped.curves.values()
                    for low, high in zip(curve["low"], curve["high"], strict=True))
     assert reference.of(Settings()) is None
+    assert reference.of(Settings(recipe="demo", init=Path("runs/other"))) is None
 
 
 def test_training_and_evaluation_say_what_stands_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -142,5 +143,12 @@ def test_training_and_evaluation_say_what_stands_out(tmp_path: Path, monkeypatch
     train.train(replace(settings(tmp_path / "run", steps=10, lr=1e-5)), heard, corpus())
     assert any(line.startswith("False: unusual: BLEU") for line in heard.said)
     assert sum("are the same" in line or "in a loop" in line or "times as long" in line for line in heard.said) >= 1
+    short = {"step": [1.0, 4.0], "low": [0.0, 0.0], "high": [100.0, 100.0]}
+    brief = Reference("demo", "its text", {}, 3, dict.fromkeys(("bleu", "valid_loss", "loss"), short))
+    monkeypatch.setattr(train.reference, "of", lambda settings: brief)
+    heard = Heard()
+    train.train(replace(settings(tmp_path / "past", steps=15, lr=1e-5)), heard, corpus())
+    assert sum("The reference of the recipe demo ends at step 4" in line for line in heard.said) == 1
+    assert sum("are the same" in line for line in heard.said) <= 1       # told once, though it lasts
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert "look    " in capsys.readouterr().out

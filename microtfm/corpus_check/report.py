@@ -168,7 +168,7 @@ def as_text(answer: dict[str, Any], show: int) -> str:
     lines += [f"problem   {text}" for text in answer["problems"]]
     if not answer["problems"]:
         lines.append(f"verdict   {answer['pairs'] - sum(each['count'] for each in empty.values()):,} pairs can be "
-                     f"trained on")
+                     f"trained on{', but where they drift apart they teach nothing' if answer['drifts'] else ''}")
     return "\n".join(lines)
 
 
