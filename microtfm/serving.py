@@ -36,7 +36,7 @@ from microtfm.waiting import Busy, Late, Line
 POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
           "img-src data:; font-src data:")
 ALTERNATIVES = 10                        # of a translation, at most
-TANGLED = 1e9                            # tags times letters of a document that is too much
+TANGLED = 1e9                            # tags times letters of HTML: unclosed tags take that long to read
 NO_LANGUAGE = ("", "auto")               # of a source that need not be said
 
 
@@ -85,6 +85,8 @@ class Service:
         self._check_pair(asked)
         cut, more = _form(asked.get("format", "text")), _count(asked.get("alternatives", 0))
         texts = self._texts(asked)
+        if cut is Markup and sum(text.count("<") * len(text) for text in texts) > TANGLED:
+            raise HTTPException(413, "The HTML has too many tags for its length. Send it in parts.")
         documents: list[Lines | Markup] = await asyncio.to_thread(lambda: [cut(text) for text in texts])
         lines = [line for document in documents for line in document.texts]
         if len(lines) > self.limits.lines:
@@ -213,20 +215,10 @@ class Lines:
         return "\n".join(translations)
 
 
-class Document(Markup):
-    """HTML that is not too tangled to be read in a few seconds: unclosed tags take time as their number times the
-    length."""
-
-    def __init__(self, source: str) -> None:
-        if source.count("<") * len(source) > TANGLED:
-            raise HTTPException(413, "The HTML has too many tags for its length. Send it in parts.")
-        super().__init__(source)
-
-
-def _form(name: Any) -> type[Lines] | type[Document]:
+def _form(name: Any) -> type[Lines] | type[Markup]:
     if name not in ("text", "html"):
         raise HTTPException(400, f"format {name!r} is not served; text and html are.")
-    return Lines if name == "text" else Document
+    return Lines if name == "text" else Markup
 
 
 def _filled(document: Lines | Markup, found: list[list[str]], most: int) -> list[str]:

@@ -22,6 +22,7 @@ from microtfm.recipes import RECIPES, Recipe, expanded
 
 LARGEST = 2**53                          # no setting is as large as this
 UNSET: Any = None                        # the recipe's, or the default
+DEEPEST = 1000                           # layers of all models
 WIDEST = 1000                            # beam of all
 DEFAULT_STEPS = 10_000                   # where neither steps nor minutes are given
 
@@ -56,6 +57,8 @@ class ModelSettings:
     def __post_init__(self) -> None:
         _check_types(self, "model")
         _at_least("model", self, 1, "d_model", "heads", "layers", "ffn")
+        if self.layers > DEEPEST:
+            raise UserError(f"model.layers = {self.layers:,} must be at most {DEEPEST:,}; 2 to 12 is usual.")
         _share("model", self, "dropout")
         _share("model", self, "inner_dropout")
         _check_heads(self.d_model, self.heads)

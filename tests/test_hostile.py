@@ -77,7 +77,8 @@ def test_metrics_that_are_no_numbers(run: Path, line: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(("keys", "value", "says"), [
-    (("model", "layers"), 10**9, "too few for a model of 1,000,000,000 layers"),
+    (("model", "layers"), 10**9, "at most 1,000"),
+    (("model", "layers"), 999, "too few for a model of 999 layers"),
     (("model", "d_model"), 10**9, "does not fit"),
     (("model", "ffn"), 10**12, "does not fit"),
     (("search", "beam"), 10**9, "at most 1,000"),

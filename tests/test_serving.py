@@ -21,11 +21,8 @@ from tiny import corpus, pairs, settings
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from starlette.exceptions import HTTPException
-
 from microtfm import languages, train
 from microtfm.cli import main
-from microtfm.serving import Document
 from microtfm.translator import Translator
 from microtfm.waiting import Busy, Late, Line
 
@@ -135,10 +132,15 @@ def test_what_it_cannot_do_is_a_json_error(server: Served, method: str, path: st
     assert said in answer["error"]
 
 
-def test_html_that_would_take_long_to_read_is_refused() -> None:
-    with pytest.raises(HTTPException, match="too many tags"):
-        Document('<a b="' * 20_000)
-    assert Document("<p>x</p>" * 5_000).texts == ["x"] * 5_000
+def test_html_that_would_take_long_to_read_is_refused(run: Path) -> None:
+    served = Served(run, "--max-bytes", "300000")
+    try:
+        for q in ('<a b="' * 20_000, ['<a b="' * 10_000] * 3):
+            status, answer = served.ask("POST", "/translate", {"q": q, "format": "html"})
+            assert status == 413 and "too many tags" in answer["error"]
+        assert served.ask("POST", "/translate", {"q": "<p>-</p>" * 4_000, "format": "html"})[0] == 200
+    finally:
+        served.stop()
 
 
 def test_html_keeps_its_tags_and_each_piece_is_translated(server: Served, run: Path) -> None:
