@@ -1,9 +1,10 @@
 """`microtfm serve`: translations over HTTP, in the shape of LibreTranslate's interface.
 
-POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives, notices}, POST /detect {q} →
-[{language, confidence}], GET /languages, GET /health, and a page at / to translate and look at attention. Starlette and
-uvicorn serve: small, maintained, and without dependencies of their own that this project would not want. One thread
-translates what waits, of all clients together; a translation does not depend on what is translated beside it.
+POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives, detectedLanguage, notices},
+POST /detect {q} → [{language, confidence}], GET /languages, GET /health, and a page at / to translate and look at
+attention. Starlette and uvicorn serve: small, maintained, and without dependencies of their own that this project would
+not want. One thread translates what waits, of all clients together; a translation does not depend on what is translated
+beside it.
 """
 from __future__ import annotations
 
@@ -97,6 +98,9 @@ class Service:
         answer: dict[str, Any] = {"translatedText": answers[0][0] if alone else [each[0] for each in answers]}
         if more:
             answer["alternatives"] = answers[0][1:] if alone else [each[1:] for each in answers]
+        if asked.get("source") == "auto":
+            spoken = [_spoken([text])[0] for text in texts]
+            answer["detectedLanguage"] = spoken[0] if alone else spoken
         notices = await asyncio.to_thread(self.translator.notes, lines)
         if notices:
             answer["notices"] = notices
@@ -104,8 +108,7 @@ class Service:
 
     async def detect(self, request: Request) -> Response:
         """Which language a text is in, as far as its letters and small words tell; the likeliest first."""
-        texts = self._texts(await self._asked(request))
-        return JSONResponse([{"language": code, "confidence": round(100 * share, 1)} for code, share in shares(texts)])
+        return JSONResponse(_spoken(self._texts(await self._asked(request))))
 
     async def attention(self, request: Request) -> Response:
         """A picture of where the model looked while it translated one line."""
@@ -225,6 +228,10 @@ def _filled(document: Lines | Markup, found: list[list[str]], most: int) -> list
     """The document with the best translations, with the second best, and so on: as many as one of its lines has."""
     width = min(most, max(map(len, found), default=1))
     return [document.filled([one[min(k, len(one) - 1)] for one in found]) for k in range(width)]
+
+
+def _spoken(texts: list[str]) -> list[dict[str, Any]]:
+    return [{"language": code, "confidence": round(100 * share, 1)} for code, share in shares(texts)]
 
 
 def _count(value: Any) -> int:

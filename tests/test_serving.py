@@ -82,6 +82,7 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
         f"{first}\n\n{second}")
     asked = {"q": LINES[:2], "source": "auto", "target": "en", "alternatives": 2}
     answer = server.ask("POST", "/translate", asked)[1]
+    assert answer["detectedLanguage"] == [{"language": "zh", "confidence": 100.0}] * 2
     best = translator.candidates(LINES[:2], 3)
     assert answer["translatedText"] == [each[0].text for each in best]
     assert answer["alternatives"] == [[one.text for one in each[1:]] for each in best]
