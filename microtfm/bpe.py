@@ -5,7 +5,7 @@ sentencepiece samples such cuts, too, but since version 0.2.2 other ones in ever
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import inf
 
@@ -76,16 +76,16 @@ class Merges:
     def _cut(self, word: str, coins: Coins) -> list[int]:
         usual = self._whole.get(word)
         if usual is None:
-            symbols = self._merged(word, Coins(0, 0.0))
+            symbols = self._merged(word, lambda: False)
             usual = self._whole[word] = self._spelling(symbols), len(word) - len(symbols)
-        return usual[0] if coins.none_of(usual[1]) else self._spelling(self._merged(word, coins))
+        return usual[0] if coins.none_of(usual[1]) else self._spelling(self._merged(word, coins.take))
 
-    def _merged(self, word: str, left_out: Coins) -> list[str]:
+    def _merged(self, word: str, left_out: Callable[[], bool]) -> list[str]:
         symbols, rank = list(word), self._ranks.get
         ranks = [rank(a + b, inf) for a, b in pairwise(symbols)]
         while ranks and (best := min(ranks)) != inf:
             i = ranks.index(best)
-            if left_out.take():
+            if left_out():
                 ranks[i] = inf
                 continue
             symbols[i:i + 2] = [symbols[i] + symbols[i + 1]]

@@ -110,7 +110,7 @@ def first_lanes(builder: Any, n: Any, of: int = LANES) -> Any:
 
 
 def masked_name(verb: str, vectors: str) -> str:
-    """The name of a masked load or store of vectors with this `suffix`."""
+    """The name of a masked load or store of vectors of this `suffix(…)`."""
     return f"llvm.masked.{verb}.{vectors}." + ("p0" if _OPAQUE else f"p0{vectors}")
 
 
