@@ -55,11 +55,15 @@ def test_lift_keeps_nan_and_infinity():
 
 
 # --- products -------------------------------------------------------------------------------------
+ROUNDING = {"float32": 0, "tf32": 2 / 3 * 2.0**-10, "bf16": 2.0**-8}
+
+
 @pytest.fixture
 def tile(request, monkeypatch):
     """One tile for every product, and k cut as soon as it can be."""
     monkeypatch.setattr(tiles, "TILES", tiles.TILES[request.param:request.param + 1])
     monkeypatch.setattr(tiles, "LEAST_DEPTH", 16)
+    return tiles.TILES[0]
 
 
 every_tile = pytest.mark.parametrize("tile", [0, 1, 2], indirect=True)
@@ -75,6 +79,54 @@ def test_matmul_in_every_layout(tile):
 def test_matmul_of_more_than_a_tile():
     check("matmul", numbers(33, 20), numbers(20, 37), terms=20)
     check("matmul", numbers(12, 70)[::2, ::3], numbers(24, 3), terms=24)
+
+
+@every_tile
+def test_tiles_that_are_whole_and_those_at_the_edges(tile):
+    """Steps of which all is there, the rest of k, and tiles that begin earlier so that they end with the matrix."""
+    rows, depth, columns = tile.rows, tile.depth, tile.columns
+    for m, k, n in [(rows + 8, 2 * depth + 4, columns + 12), (rows + 5, 4 * depth, columns)]:
+        for a, b in [(numbers(m, k), numbers(k, n)), (numbers(k, m).T, numbers(n, k).T)]:
+            check("matmul", a, b, terms=k)
+    check("linear_vjp", numbers(2 * depth, rows + 4), numbers(2 * depth, columns + 8), terms=70)
+    weights = [numbers(columns + 4, k) for k in (depth, 2 * depth + 4, 3)]
+    x = numbers(rows + 1, sum(w.shape[1] for w in weights))
+    for given in (weights, weights[:2]):
+        check("linears_input_vjp", x[:, :sum(w.shape[1] for w in given)], *given, *[None] * (3 - len(given)), terms=200)
+
+
+every_tensor_tile = pytest.mark.parametrize(
+    "name, place", [(name, i) for name in tiles.PAIRS for i in range(len(tiles.TENSOR_TILES[name]))])
+
+
+@every_tensor_tile
+def test_tiles_on_tensor_cores_that_are_whole_and_those_at_the_edges(name, place, monkeypatch):
+    tile, rounding = tiles.TENSOR_TILES[name][place], ROUNDING[name]
+    monkeypatch.setattr(tiles, "TENSOR_TILES", {name: (tile,)})
+    before = set_precision(name)
+    try:
+        k = tile.depth * tiles.PAIRS[name]
+        for m, deep, n in [(tile.rows + 8, 2 * k + 4, tile.columns + 12), (tile.rows + 5, 4 * k, tile.columns)]:
+            for a, b in [(numbers(m, deep), numbers(deep, n)), (numbers(deep, m).T, numbers(n, deep).T)]:
+                _rounded("matmul", a, b, rounding)
+        _rounded("linear_vjp", numbers(2 * k, tile.rows + 4), numbers(2 * k, tile.columns + 8), rounding)
+        weights = [numbers(tile.columns + 4, deep) for deep in (k, 2 * k + 4, 8)]
+        _rounded("linears_input_vjp", numbers(tile.rows + 1, 3 * k + 12), weights[0], rounding, *weights[1:])
+    finally:
+        set_precision(before)
+
+
+def test_nan_and_infinity_go_through_tensor_cores():
+    a, b = numbers(20, 40), numbers(40, 24)
+    a[3, 5], a[7, 1], b[2, 9] = np.nan, np.inf, np.uint32(0x7FFFFFFF).view(np.float32)
+    for name in tiles.PAIRS:
+        before = set_precision(name)
+        try:
+            got, expected = call("matmul", a, b).get(), meaning("matmul", a, b)
+        finally:
+            set_precision(before)
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
 
 
 def test_matmul_of_batches_and_vectors():
@@ -98,7 +150,7 @@ def test_matmul_does_not_depend_on_the_tile_or_the_batch(monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_matmul_cuts_long_sums(precision):
     before = set_precision(precision)
-    rounding = {"float32": 0, "tf32": 2.0**-11, "bf16": 2.0**-8}[precision]
+    rounding = ROUNDING[precision]
     try:
         for name, arrays, params in [
                 ("matmul", (numbers(3, 700), numbers(700, 5)), {}),
@@ -142,11 +194,11 @@ def test_linear_layers_side_by_side(tile):
         check("linears_input_vjp", numbers(rows, sum(outputs)), *weights, terms=sum(outputs))
 
 
-@pytest.mark.parametrize("name, rounding", [("tf32", 2.0**-11), ("bf16", 2.0**-8)])
-@pytest.mark.parametrize("place", [0, 1])
-def test_linear_on_tensor_cores(name, rounding, place, monkeypatch):
+@every_tensor_tile
+def test_linear_on_tensor_cores(name, place, monkeypatch):
     """Operands are rounded once, sums are float32: the error is that of the rounding."""
-    monkeypatch.setattr(tiles, "TENSOR_TILES", tiles.TENSOR_TILES[place:place + 1])
+    rounding = ROUNDING[name]
+    monkeypatch.setattr(tiles, "TENSOR_TILES", {name: tiles.TENSOR_TILES[name][place:place + 1]})
     monkeypatch.setattr(tiles, "LEAST_DEPTH", 32)
     before = set_precision(name)
     try:

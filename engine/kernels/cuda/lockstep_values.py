@@ -81,20 +81,20 @@ class Memory:
         return i
 
 
-def together(mask: Any, x: Any, i: Any) -> None:
+def together(mask: Any, x: Any, i: Any, count: int = memory.TOGETHER) -> None:
     """`memory.together` for the threads that take part."""
     if isinstance(x, Either):
         for part, of in zip(Lanes.split(mask, x.test), (x.yes, x.no), strict=True):
             if part is not None:
-                together(part, of, i)
+                together(part, of, i, count)
         return
-    size = memory.TOGETHER * x.dtype.itemsize
+    size = count * x.dtype.itemsize
     begin = x.array.ctypes.data % size if x.owner is None else 0
     wrong = (begin + lane_array(i) * x.dtype.itemsize) % size != 0
     wrong = wrong if mask is True else wrong & mask
     if wrong.any():
         lane = int(np.argmax(wrong))
-        raise Misstep(lane, memory.misaligned(lane_array(i)[lane], x.what))
+        raise Misstep(lane, memory.misaligned(lane_array(i)[lane], x.what, count))
 
 
 MASKED: dict[Any, Callable[..., None]] = {memory.together: together}      # functions that see the mask

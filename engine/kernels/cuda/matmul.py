@@ -75,7 +75,7 @@ def launch(
         work = work._replace(a=a.view(np.int32), pieces=words_of)
     length, many = sum(piece.width for piece in work.pieces) if mode == DEEP else work.depth, batch[0] * batch[1]
     tile, parts = tiles.plan(m, columns, length, many, parts,
-                             tiles.TILES if exact == "float32" else tiles.TENSOR_TILES)  # fmt: skip
+                             tiles.TILES if exact == "float32" else tiles.TENSOR_TILES[exact])  # fmt: skip
     chunk = -(-length // (parts * tiles.UNIT)) * tiles.UNIT or 1
     parts = parts if mode == DEEP else max(1, -(-length // chunk))
     blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)

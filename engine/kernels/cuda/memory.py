@@ -44,15 +44,16 @@ class Memory:
         raise IndexError(f"index {index} is outside {self.what} of shape {self.shape}")
 
 
-def together(x: Any, i: Any) -> None:
-    """Refuse to access x[i] to x[i + 3] at once where they begin at no multiple of their size: a card would."""
-    if (x.begin + int(i) * x.dtype.itemsize) % (TOGETHER * x.dtype.itemsize):
-        raise SimulatedFault(misaligned(i, x.what))
+def together(x: Any, i: Any, count: int = TOGETHER) -> None:
+    """Refuse to access `count` numbers from x[i] on at once where they begin at no multiple of their size: a card
+    would."""
+    if (x.begin + int(i) * x.dtype.itemsize) % (count * x.dtype.itemsize):
+        raise SimulatedFault(misaligned(i, x.what, count))
 
 
-def misaligned(i: Any, what: str) -> str:
-    """What is wrong with an access to four numbers."""
-    return f"misaligned: four numbers at once from index {i} of {what}"
+def misaligned(i: Any, what: str, count: int) -> str:
+    """What is wrong with an access to several numbers."""
+    return f"misaligned: {'four' if count == TOGETHER else count} numbers at once from index {i} of {what}"
 
 
 def poisoned(shape: Any, dtype: Any) -> np.ndarray:

@@ -1,27 +1,30 @@
-"""Tensor cores, as intrinsics.
+"""Tensor cores, and how a warp reads their operands, as intrinsics.
 
 Tensor cores (PTX ISA, "Warp Level Matrix Multiply-Accumulate Instructions"): lane 4 g + t of a warp holds of a 16 × K
 matrix a the rows g and g + 8, of a K × 8 matrix b the column g, of the 16 × 8 sums c the rows g and g + 8 in columns
 2 t and 2 t + 1. `mma_tf32` has K = 8: a is (a[g, t], a[g+8, t], a[g, t+4], a[g+8, t+4]) and b (b[t, g], b[t+4, g]),
-each a `to_tf32` number. `mma_bf16` has K = 16: the same with pairs of bfloat16 (`pack_bf16`) in columns 2 t, 2 t + 1
-and 2 t + 8, 2 t + 9.
+each the bits of a float32 whose last 13 are not looked at. `mma_bf16` has K = 16: the same with pairs of bfloat16
+(`pack_bf16`) in columns 2 t, 2 t + 1 and 2 t + 8, 2 t + 9.
+
+`load_matrices` (PTX ISA, "ldmatrix") reads four matrices of 8 rows of four words each from shared memory: lane 8 i + r
+says where row r of matrix i begins, and lane 4 g + t gets word t of row g of each.
 """
 
 from typing import Any
 
 import numpy as np
 
-from .jit import intrinsic
+from .jit import cuda, intrinsic
+from .memory import together
+from .ptx import address_of
 
-
-def _to_tf32_twin(x):
-    return np.int32((x.view(np.int32) + np.int32(0x1000)) & np.int32(-0x2000))
+EVERYBODY = 0xFFFFFFFF
 
 
 def _pack_bf16_twin(low, high):
     def rounded(x):
         bits = np.int64(x.view(np.uint32))
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
+        return np.where(np.isnan(x), 0x7FFF, ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF)
 
     return np.int64(rounded(low) | (rounded(high) << 16)).astype(np.int32)
 
@@ -47,7 +50,7 @@ def _mma_twin(depth, rows_of, columns_of):
 
 
 def _single(bits):
-    return np.asarray(bits, np.int32).view(np.float32)
+    return (np.asarray(bits, np.int32) & np.int32(-0x2000)).view(np.float32)
 
 
 def _halves(bits):
@@ -78,14 +81,6 @@ def _assembly(kinds: str, text: str, constraints: str) -> Any:
         return builder.call(ir.InlineAsm(function, text, constraints), values)
 
     return codegen
-
-
-@intrinsic(thread=_to_tf32_twin)
-def to_tf32(typing_context, x):
-    """The bits (int32) of the nearest TF32 number."""
-    from .provider import types
-
-    return types.int32(types.float32), _assembly("if", "cvt.rna.tf32.f32 $0, $1;", "=r,f")
 
 
 @intrinsic(thread=_pack_bf16_twin)
@@ -135,3 +130,35 @@ def mma_tf32(typing_context, a, b, c):
 def mma_bf16(typing_context, a, b, c):
     """c + a b on a tensor core, for a whole warp: 16 × 16 by 16 × 8 bfloat16 numbers."""
     return _mma("m16n8k16", "bf16")(typing_context, a, b, c)
+
+
+def _load_matrices_twin(memory, at):
+    together(memory, at)
+    lane = cuda.laneid
+    first = cuda.shfl_sync(EVERYBODY, at, lane >> 2) + (lane & 3)
+    second = cuda.shfl_sync(EVERYBODY, at, 8 + (lane >> 2)) + (lane & 3)
+    third = cuda.shfl_sync(EVERYBODY, at, 16 + (lane >> 2)) + (lane & 3)
+    fourth = cuda.shfl_sync(EVERYBODY, at, 24 + (lane >> 2)) + (lane & 3)
+    return memory[first], memory[second], memory[third], memory[fourth]
+
+
+@intrinsic(thread=_load_matrices_twin)
+def load_matrices(typing_context, memory, at):
+    """A word of each of four matrices in shared memory, whose rows of four words begin where the lanes say."""
+    from llvmlite import ir
+
+    from .provider import types
+
+    result = types.UniTuple(types.int32, 4)
+
+    def codegen(context, builder, sig, values):
+        int32 = ir.IntType(32)
+        place = address_of(context, builder, memory, values[0], at, values[1])
+        place = builder.ptrtoint(builder.addrspacecast(place, place.type.pointee.as_pointer(3)), int32)
+        function = ir.FunctionType(ir.LiteralStructType([int32] * 4), [int32])
+        text = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];"
+        assembly = ir.InlineAsm(function, text, "=r,=r,=r,=r,r,~{memory}", side_effect=True)
+        made = builder.call(assembly, [place])
+        return context.make_tuple(builder, result, [builder.extract_value(made, i) for i in range(4)])
+
+    return result(memory, at), codegen

@@ -25,6 +25,7 @@ from .template import registers, template, unroll
 
 SIDE, GRADIENT, DEEP = range(3)
 NOTHING = np.float32(0)
+BAND = 16
 
 SIGNATURE = (
     "float32[...], float32[...], float32[...], float32[...], float32[::1], float32[::1], float32[::1], float32[::1],"
@@ -54,53 +55,71 @@ def fetch(x, start, i, k, x_i, x_k, rows, last, deep, vector):
 
 
 @template
-def bring(shared, to, x, start, x_i, x_k, i0, rows, k0, end, wide, t, *, ROWS, DEPTH, THREADS):
-    """Ask for a tile of ROWS rows from i0 on, and of DEPTH steps of k from k0 on; zeros from `rows` and `end` on.
+def place(n, together, *, ROWS):
+    """(row, k) of the n-th number of a tile, or of its n-th four, in the order in which threads bring them.
 
-    In shared memory, from `to` on, one step of k is ROWS + 4 numbers behind the other.
+    together: four rows that are neighbours in memory come at once; else a warp's are eight along k by four rows, which
+    lie in different banks of shared memory.
     """
-    whole = i0 + ROWS <= rows and k0 + DEPTH <= end
-    if wide and x_i == 1:
-        row, k = t % (ROWS // 4) * 4, t // (ROWS // 4)
-        at, put = np.int32(start + (i0 + row) + (k0 + k) * x_k), np.int32(to + k * (ROWS + 4) + row)
-        further = np.int32(4 * THREADS // ROWS * x_k)
-        if whole:
-            for u in unroll(ROWS * DEPTH // (4 * THREADS)):
-                copy4(shared, put + u * (4 * THREADS // ROWS) * (ROWS + 4), x, at, 4)
-                at = np.int32(at + further)
-        else:
-            there, k = max(0, min(4, rows - i0 - row)), k0 + k
-            for u in unroll(ROWS * DEPTH // (4 * THREADS)):
-                copy4(shared, put + u * (4 * THREADS // ROWS) * (ROWS + 4), x, at, there if k < end else 0)
-                at = np.int32(at + further)
-                k += 4 * THREADS // ROWS
-    elif x_k == 1:  # a warp: eight lanes along k, four along the rows, which are different banks
-        row, k = t // 8 % ROWS, t % 8 + t // (8 * ROWS) * 8
-        at, put = np.int32(start + (i0 + row) * x_i + (k0 + k)), np.int32(to + k * (ROWS + 4) + row)
-        further = np.int32(THREADS // 8 * x_i)
-        back = np.int32(8 - (8 * ROWS // THREADS - 1) * further)
-        if whole:
-            for u in unroll(ROWS * DEPTH // THREADS):
-                copy1(shared, put + u % (8 * ROWS // THREADS) * (THREADS // 8)
-                      + u // (8 * ROWS // THREADS) * (8 * (ROWS + 4)), x, at, 1)  # fmt: skip
-                at = np.int32(at + (back if (u + 1) % (8 * ROWS // THREADS) == 0 else further))
-        else:
-            row, k = rows - i0 - row, end - k0 - k
-            for u in unroll(ROWS * DEPTH // THREADS):
-                copy1(shared, put + u % (8 * ROWS // THREADS) * (THREADS // 8)
-                      + u // (8 * ROWS // THREADS) * (8 * (ROWS + 4)), x, at,
-                      row > u % (8 * ROWS // THREADS) * (THREADS // 8) and k > u // (8 * ROWS // THREADS) * 8
-                      )  # fmt: skip
-                at = np.int32(at + (back if (u + 1) % (8 * ROWS // THREADS) == 0 else further))
+    if together:
+        return np.int32(n % (ROWS // 4) * 4), np.int32(n // (ROWS // 4))
+    return np.int32(n // 8 % ROWS), np.int32(n % 8 + n // (8 * ROWS) * 8)
+
+
+@template
+def bring_whole(shared, to, x, at, x_i, x_k, together, *, ROWS, DEPTH, THREADS):
+    """Ask for a tile of ROWS rows and DEPTH steps of k that is all there, and has neighbours along the rows (together)
+    or along k. `at` and `to`: where this thread's first number is and goes.
+
+    In shared memory one step of k is ROWS + 4 numbers behind the other.
+    """
+    if together:
+        hop = np.int32(4 * THREADS // ROWS * x_k)
+        for u in unroll(ROWS * DEPTH // (4 * THREADS)):
+            copy4(shared, to + u * (4 * THREADS // ROWS) * (ROWS + 4), x, at, 4)
+            at = np.int32(at + hop)
     else:
-        row, k = t % ROWS, t // ROWS
-        at, further = np.int32(start + (i0 + row) * x_i + (k0 + k) * x_k), np.int32(THREADS // ROWS * x_k)
-        there, k = row < rows - i0, k0 + k
-        put = to + (k - k0) * (ROWS + 4) + row
+        hop = np.int32(THREADS // 8 * x_i)
+        back = np.int32(8 - (8 * ROWS // THREADS - 1) * hop)
         for u in unroll(ROWS * DEPTH // THREADS):
-            copy1(shared, put + u * (THREADS // ROWS) * (ROWS + 4), x, at, there and k < end)
-            at = np.int32(at + further)
-            k += THREADS // ROWS
+            copy1(shared, to + (u % (8 * ROWS // THREADS) * (THREADS // 8)
+                                + u // (8 * ROWS // THREADS) * (8 * (ROWS + 4))), x, at, 1)  # fmt: skip
+            at = np.int32(at + (back if (u + 1) % (8 * ROWS // THREADS) == 0 else hop))
+
+
+@template
+def bring(shared, to, x, start, x_i, x_k, i0, rows, k0, end, wide, t, *, ROWS, DEPTH, THREADS, PLACE):
+    """Ask for any tile of ROWS rows from i0 on, and of DEPTH steps of k from k0 on; zeros from `rows` and `end` on."""
+    at, rows, end = np.int32(start + i0 * x_i + k0 * x_k), np.int32(rows - i0), np.int32(end - k0)
+    if wide and x_i == 1:
+        for n in range(t, np.int32(ROWS * DEPTH // 4), np.int32(THREADS)):
+            row, k = PLACE(n, True)
+            copy4(shared, to + k * (ROWS + 4) + row, x, np.int32(at + row + k * x_k),
+                  max(np.int32(0), min(np.int32(4), np.int32(rows - row))) if k < end else np.int32(0))  # fmt: skip
+    else:
+        for n in range(t, np.int32(ROWS * DEPTH), np.int32(THREADS)):
+            row, k = PLACE(n, False)
+            if x_k != 1:
+                row, k = np.int32(n % ROWS), np.int32(n // ROWS)
+            copy1(shared, to + k * (ROWS + 4) + row, x, np.int32(at + row * x_i + k * x_k), row < rows and k < end)
+
+
+@jit
+def moved_back(first, length, size, fours):
+    """Where a tile begins that would reach beyond the end: as far before it as the tile is long, if the matrix is that
+    long, and if that is a multiple of four where there must be `fours`. What two tiles make they make alike."""
+    back = size - length
+    return np.int32(back if first > back and back >= 0 and (not fours or back % 4 == 0) else first)
+
+
+@jit
+def tile_of(block, tiles):
+    """(row, column) of a block's tile of c, which is `tiles` tiles high. Blocks that run at the same time make a
+    square, BAND tiles high, so that they read the same rows of a and columns of b while the card's cache has them."""
+    across = cuda.gridDim.x // tiles
+    first = block // (BAND * across) * BAND
+    high, block = min(BAND, tiles - first), block % (BAND * across)
+    return first + block % high, block // high
 
 
 @jit
@@ -121,13 +140,24 @@ def chosen(piece, first, second, third):
 
 
 @jit
+def piece_at(step, first, second):
+    """(piece, its first step) of a step among those of pieces one behind the other, `first` and `second` long."""
+    if step < first:
+        return np.int32(0), np.int32(0)
+    if step < first + second:
+        return np.int32(1), np.int32(first)
+    return np.int32(2), np.int32(first + second)
+
+
+@jit
 def steps_of(first, second, third):
     """Where this block's steps begin and end among those of pieces that lie one behind the other: all of them, or one
     piece's where each is a part."""
     if cuda.gridDim.y == 1:
-        return 0, first + second + third
+        return np.int32(0), np.int32(first + second + third)
     y = cuda.blockIdx.y
-    return chosen(y, 0, first, first + second), chosen(y, first, first + second, first + second + third)
+    return (np.int32(chosen(y, 0, first, first + second)),
+            np.int32(chosen(y, first, first + second, first + second + third)))
 
 
 @jit
@@ -147,7 +177,8 @@ def finished(four, bias, relu):
 def product(
     a, b1, b2, b3, c, bias1, bias2, bias3, key, m, n1, n2, n3, depth, a_i, a_k, b1_k, b2_k, b3_k, b1_j, b2_j, b3_j,
     a_outer, a_inner, b_outer, b_inner, inner, mode, chunk, extra, wide_a, wide_b, wide_c, biased, relu, threshold,
-    scale, *, ROWS, COLUMNS, DEPTH, STAGES, ACROSS, ALONG, THREADS, AT_ONCE, DROPPING, DEEPLY, BRING_A, BRING_B,
+    scale, *, ROWS, COLUMNS, DEPTH, STAGES, ACROSS, ALONG, THREADS, DROPPING, DEEPLY,
+    PLACE_A, PLACE_B, WHOLE_A, WHOLE_B, BRING_A, BRING_B,
 ):  # fmt: skip
     """c = a b, a grid of (tiles, parts of k, batch); the parts of k are `chunk` long (DEEP: a piece), one c behind the
     other.
@@ -158,66 +189,88 @@ def product(
     left = cuda.shared.array(STAGES * DEPTH * (ROWS + 4), np.float32, 16)
     right = cuda.shared.array(STAGES * DEPTH * (COLUMNS + 4), np.float32, 16)
     t, z = cuda.threadIdx.x, cuda.blockIdx.z
-    tiles_m = (m + ROWS - 1) // ROWS
-    i0 = cuda.blockIdx.x % tiles_m * ROWS
-    piece, j0, width, total = 0, cuda.blockIdx.x // tiles_m * COLUMNS, n1, n1
+    tile_i, tile_j = tile_of(cuda.blockIdx.x, (m + ROWS - 1) // ROWS)
+    i0 = tile_i * ROWS
+    piece, j0, width, total = 0, tile_j * COLUMNS, n1, n1
     if not DEEPLY:
-        piece, j0 = piece_of(cuda.blockIdx.x // tiles_m, n1, n2, COLUMNS)
-        width, total = chosen(piece, n1, n2, n3), n1 + n2 + n3
-    before = chosen(piece, 0, n1, n1 + n2)
-    a_at = z // inner * a_outer + z % inner * a_inner
-    b_at = z // inner * b_outer + z % inner * b_inner
-    first_k, last_k = cuda.blockIdx.y * chunk, min(depth, (cuda.blockIdx.y + 1) * chunk)
-    steps = (last_k - first_k + DEPTH - 1) // DEPTH
+        piece, j0 = piece_of(tile_j, n1, n2, COLUMNS)
+        width, total = chosen(piece, n1, n2, n3), np.int32(n1 + n2 + n3)
+    i0, j0 = moved_back(i0, ROWS, m, a_i == 1), moved_back(j0, COLUMNS, width, True)
+    before = np.int32(chosen(piece, 0, n1, n1 + n2))
+    a_at = np.int32(z // inner * a_outer + z % inner * a_inner)
+    b_at = np.int32(z // inner * b_outer + z % inner * b_inner)
+    first_k, last_k = np.int32(cuda.blockIdx.y * chunk), np.int32(min(depth, (cuda.blockIdx.y + 1) * chunk))
+    steps = np.int32((last_k - first_k + DEPTH - 1) // DEPTH)
     b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
-    first_step, k0, end, a_from, b_from = 0, first_k, last_k, a_at, b_at + before * b_j if mode == GRADIENT else b_at
+    a_from, b_from = a_at, np.int32(b_at + before * b_j if mode == GRADIENT else b_at)
+    first_step, begin, end, steps1, steps2 = np.int32(0), np.int32(0), last_k, steps, steps
     if DEEPLY:
-        steps1, steps2 = (depth + DEPTH - 1) // DEPTH, (n2 + DEPTH - 1) // DEPTH
+        first_k, steps1 = np.int32(0), np.int32((depth + DEPTH - 1) // DEPTH)
+        steps2 = np.int32((n2 + DEPTH - 1) // DEPTH)
         first_step, steps = steps_of(steps1, steps2, (n3 + DEPTH - 1) // DEPTH)
 
     acc, x, y = registers(ACROSS // 4, ALONG // 4), registers(ACROSS // 4), registers(ALONG // 4)
     for r in unroll(ACROSS // 4):
         for s in unroll(ALONG // 4):
-            acc[r, s] = zeros(16)
+            acc[r, s], x[r], y[s] = zeros(16), zeros(4), zeros(4)
     # 8 × 4 threads of a warp: lanes 2 i and 2 i + 1 read the same of a, and lanes i and i + 2 the same of b, so that
     # half a warp's 128-bit loads are one access to shared memory
     tx = (t // 32 % (COLUMNS // ALONG // 8) * 8 + t % 2 + t // 4 % 4 * 2) * 4
     ty = (t // 32 // (COLUMNS // ALONG // 8) * 4 + t // 2 % 2 + t // 16 % 2 * 2) * 4
-    column_sum, stage, next_stage = NOTHING, 0, 0
-    for step in range(first_step + 1 - STAGES, steps):
-        if step >= first_step:
-            arrived(STAGES - 2)
-            cuda.syncthreads()
-        ahead = step + STAGES - 1
-        if ahead < steps:
+    together_a, together_b = wide_a and a_i == 1, wide_b and b_j == 1
+    row_a, k_a = PLACE_A(t, together_a)
+    row_b, k_b = PLACE_B(t, together_b)
+    put_a, put_b = np.int32(k_a * (ROWS + 4) + row_a), np.int32(k_b * (COLUMNS + 4) + row_b)
+    quick = (i0 + ROWS <= m and j0 + COLUMNS <= width and (together_a or a_k == 1)
+             and (together_b or (b1_k == 1 and b2_k == 1 and b3_k == 1)))  # fmt: skip
+    at_a, at_b, whole = np.int32(0), np.int32(0), np.int32(0)
+    summed = np.int32(DEPTH if extra and i0 == 0 and t < COLUMNS else 0)
+    column_sum, stage, next_stage = NOTHING, np.int32(0), np.int32(0)
+    for step in range(np.int32(first_step + 1 - STAGES), steps):
+        ahead = np.int32(step + (STAGES - 1))
+        if ahead == first_step or (DEEPLY and (ahead == steps1 or ahead == steps1 + steps2)):
             if DEEPLY:
-                piece = 0 if ahead < steps1 else 1 if ahead < steps1 + steps2 else 2
-                k0 = (ahead - chosen(piece, 0, steps1, steps1 + steps2)) * DEPTH
-                end, a_from = chosen(piece, depth, n2, n3), a_at + chosen(piece, 0, depth, depth + n2) * a_k
+                piece, begin = piece_at(ahead, steps1, steps2)
+                end = chosen(piece, depth, n2, n3)
+                a_from = np.int32(a_at + chosen(piece, 0, depth, depth + n2) * a_k)
                 b, b_k = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k)
                 b_j = chosen(piece, b1_j, b2_j, b3_j)
+            at_a = np.int32(a_from + (i0 + row_a) * a_i + (first_k + k_a) * a_k)
+            at_b = np.int32(b_from + (j0 + row_b) * b_j + (first_k + k_b) * b_k)
+            whole = np.int32(begin + (end - first_k) // DEPTH if quick else 0)  # as far as all of a step is there
+        if ahead < whole:
+            WHOLE_A(left, next_stage * (DEPTH * (ROWS + 4)) + put_a, a, at_a, a_i, a_k, together_a)
+            WHOLE_B(right, next_stage * (DEPTH * (COLUMNS + 4)) + put_b, b, at_b, b_j, b_k, together_b)
+            at_a, at_b = np.int32(at_a + DEPTH * a_k), np.int32(at_b + DEPTH * b_k)
+        elif ahead < steps:
+            k0 = np.int32(first_k + (ahead - begin) * DEPTH)
             BRING_A(left, next_stage * (DEPTH * (ROWS + 4)), a, a_from, a_i, a_k, i0, m, k0, end, wide_a, t)
             BRING_B(right, next_stage * (DEPTH * (COLUMNS + 4)), b, b_from, b_j, b_k, j0, width, k0, end, wide_b, t)
-            next_stage = next_stage + 1 if next_stage + 1 < STAGES else 0
-            k0 += DEPTH
+        next_stage = np.int32(next_stage + 1 if next_stage + 1 < STAGES else 0)
         commit()
         if step >= first_step:
+            for k in range(summed):
+                column_sum += load1(right, (stage * DEPTH + k) * (COLUMNS + 4) + t)
             l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
-            for _ in range(DEPTH // AT_ONCE):
-                for k in unroll(AT_ONCE):
+            for k in unroll(DEPTH):
+                if k == DEPTH - 1:
+                    stage = np.int32(stage + 1 if stage + 1 < STAGES else 0)
+                    l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
+                    arrived(STAGES - 2)
+                    cuda.syncthreads()
+                for s in unroll(ALONG // 4):
                     for r in unroll(ACROSS // 4):
-                        x[r] = load4(left, l0 + k * (ROWS + 4) + r * (4 * ROWS // ACROSS))
-                    for s in unroll(ALONG // 4):
-                        y[s] = load4(right, r0 + k * (COLUMNS + 4) + s * (4 * COLUMNS // ALONG))
-                    for r in unroll(ACROSS // 4):
-                        for s in unroll(ALONG // 4):
-                            acc[r, s] = add_outer(acc[r, s], x[r], y[s])
-                l0 += AT_ONCE * (ROWS + 4)
-                r0 += AT_ONCE * (COLUMNS + 4)
-            if extra and i0 == 0 and t < COLUMNS:
-                for k in range(DEPTH):
-                    column_sum += load1(right, (stage * DEPTH + k) * (COLUMNS + 4) + t)
-            stage = stage + 1 if stage + 1 < STAGES else 0
+                        acc[r, s] = add_outer(acc[r, s], x[r], y[s])
+                        if s == ALONG // 4 - 1:  # its last use: on with the next step of k
+                            x[r] = load4(left, l0 + (k + 1) % DEPTH * (ROWS + 4) + r * (4 * ROWS // ACROSS))
+                    y[s] = load4(right, r0 + (k + 1) % DEPTH * (COLUMNS + 4) + s * (4 * COLUMNS // ALONG))
+        elif step == first_step - 1:
+            arrived(STAGES - 2)
+            cuda.syncthreads()
+            for r in unroll(ACROSS // 4):
+                x[r] = load4(left, ty + r * (4 * ROWS // ACROSS))
+            for s in unroll(ALONG // 4):
+                y[s] = load4(right, tx + s * (4 * COLUMNS // ALONG))
 
     row, c_at = total, (cuda.blockIdx.y * cuda.gridDim.z + z) * np.int64(m) * total + before
     if mode == GRADIENT:

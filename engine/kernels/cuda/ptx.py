@@ -1,4 +1,4 @@
-"""What CUDA's Python lacks, as intrinsics: 128-bit loads and stores, and tiles of numbers in registers.
+"""What CUDA's Python lacks, as intrinsics: wide loads and stores, and tiles of numbers in registers.
 
 Tuples hold what must stay in registers. An index counts elements; where four are moved at once it must be a multiple of
 four, in memory that is aligned to 16 bytes.
@@ -30,6 +30,25 @@ def _vector(builder: Any, pointer: Any, count: int) -> Any:
     from llvmlite import ir
 
     return builder.bitcast(pointer, ir.VectorType(pointer.type.pointee, count).as_pointer(pointer.type.addrspace))
+
+
+def _storing(count: int) -> Any:
+    """The codegen of a store of `count` numbers at once."""
+
+    def codegen(context, builder, sig, values):
+        from llvmlite import ir
+
+        kind = sig.args[0]
+        pointer = address_of(context, builder, kind, values[0], sig.args[1], values[1])
+        vector = ir.Constant(ir.VectorType(pointer.type.pointee, count), ir.Undefined)
+        for lane in range(count):
+            number = context.cast(builder, values[2 + lane], sig.args[2 + lane], kind.dtype)
+            vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), lane))
+        store = builder.store(vector, _vector(builder, pointer, count))
+        store.align = count * context.get_abi_sizeof(context.get_data_type(kind.dtype))
+        return context.get_dummy_value()
+
+    return codegen
 
 
 def _load1_twin(x, i):
@@ -78,21 +97,22 @@ def _store4_twin(x, i, a, b, c, d):
 @intrinsic(thread=_store4_twin)
 def store4(typing_context, x, i, a, b, c, d):
     """x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d by one instruction."""
-    from llvmlite import ir
-
     from .provider import types
 
-    def codegen(context, builder, sig, values):
-        pointer = address_of(context, builder, x, values[0], i, values[1])
-        vector = ir.Constant(ir.VectorType(pointer.type.pointee, 4), ir.Undefined)
-        for lane in range(4):
-            number = context.cast(builder, values[2 + lane], sig.args[2 + lane], x.dtype)
-            vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), lane))
-        store = builder.store(vector, _vector(builder, pointer, 4))
-        store.align = 4 * context.get_abi_sizeof(context.get_data_type(x.dtype))
-        return context.get_dummy_value()
+    return types.void(x, i, a, b, c, d), _storing(4)
 
-    return types.void(x, i, a, b, c, d), codegen
+
+def _store2_twin(x, i, a, b):
+    together(x, i, 2)
+    x[i], x[i + 1] = a, b
+
+
+@intrinsic(thread=_store2_twin)
+def store2(typing_context, x, i, a, b):
+    """x[i], x[i + 1] = a, b by one instruction; i is a multiple of two, in memory aligned to 8 bytes."""
+    from .provider import types
+
+    return types.void(x, i, a, b), _storing(2)
 
 
 def _zeros_twin(n):

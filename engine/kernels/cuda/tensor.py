@@ -5,7 +5,13 @@ next steps are on their way. A step is DEPTH words: a word is one float32, which
 two bfloat16 neighbours along k (`PAIR` 2), to which `words.py` has rounded the operands before. In shared memory lie
 words as they lie in memory: neighbours along k, each row DEPTH + 4 behind the last, or neighbours along rows, each
 step of words ROWS + 8 (COLUMNS + 8) behind the last; in either case the lanes of a warp find what `mma` wants of them
-in different banks. A warp makes TALL × WIDE products of 16 × 8.
+in different banks. A warp makes TALL × WIDE products of 16 × 8, of eight words at a time, while it reads the next
+eight, also those of the next step.
+
+Tensor cores do not look at the last 13 bits of a float32 as TF32. To cut them off would make every number smaller, by
+half a unit of TF32 on average; so each is made larger before by what that is on average for numbers of all mantissas.
+The error is at most 2/3 of a unit, where that of rounding is 1/2, and 5 % larger on average; it takes one
+multiplication, and leaves infinities and NaN alone.
 """
 
 import numpy as np
@@ -13,54 +19,86 @@ import numpy as np
 from ..compiled import scalar
 from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
-from .mma import mma_bf16, mma_tf32, to_tf32
-from .product import DEEP, GRADIENT, NOTHING, SIGNATURE, above, chosen, piece_of, steps_of
-from .ptx import load1, zeros
+from .mma import load_matrices, mma_bf16, mma_tf32
+from .product import (
+    DEEP,
+    GRADIENT,
+    NOTHING,
+    SIGNATURE,
+    above,
+    chosen,
+    moved_back,
+    piece_at,
+    piece_of,
+    steps_of,
+    tile_of,
+)
+from .ptx import load1, store2, zeros
 from .template import registers, template, unroll
 
+HALF_A_UNIT = np.float32(1 + 2 / 3 * 2**-11)  # times a number: it and half a unit of TF32, about
+NO_WORDS = (np.int32(0),) * 4
 WORDS = SIGNATURE.replace("float32[...]", "int32[...]")
 
 
 @template
-def bring_words(shared, to, x, start, x_i, x_k, i0, rows, k0, end, wide, t, *, ROWS, DEPTH, THREADS, ALONG):
-    """Ask for a tile of ROWS rows from i0 on, and DEPTH words of k from k0 on; zeros from `rows` and `end` on.
+def place_words(n, *, ROWS, DEPTH, ALONG):
+    """(row, k) of the n-th four words of a tile, in the order in which threads bring them."""
+    if ALONG:
+        return n // (DEPTH // 4), n % (DEPTH // 4) * 4
+    return n % (ROWS // 4) * 4, n // (ROWS // 4)
+
+
+@template
+def bring_whole_words(shared, to, x, at, x_i, x_k, *, ROWS, DEPTH, THREADS, ALONG):
+    """Ask for a tile of ROWS rows and DEPTH words of k that is all there, four neighbours at a time. `at` and `to`:
+    where this thread's first four are and go.
 
     ALONG: neighbours along k come together, and lie so in shared memory; else neighbours along the rows.
     """
-    if ALONG:
-        if wide:
-            row, k = t // (DEPTH // 4), t % (DEPTH // 4) * 4
-            at, put = np.int32(start + (i0 + row) * x_i + (k0 + k)), np.int32(to + row * (DEPTH + 4) + k)
-            further, left, there = np.int32(4 * THREADS // DEPTH * x_i), rows - i0 - row, max(0, min(4, end - k0 - k))
-            for u in unroll(ROWS * DEPTH // (4 * THREADS)):
-                copy4(shared, put + u * (4 * THREADS // DEPTH) * (DEPTH + 4), x, at,
-                      there if left > u * (4 * THREADS // DEPTH) else 0)  # fmt: skip
-                at = np.int32(at + further)
+    hop = np.int32(4 * THREADS // DEPTH * x_i) if ALONG else np.int32(4 * THREADS // ROWS * x_k)
+    for u in unroll(ROWS * DEPTH // (4 * THREADS)):
+        if ALONG:
+            copy4(shared, to + u * (4 * THREADS // DEPTH) * (DEPTH + 4), x, at, 4)
         else:
-            for e in range(t, ROWS * DEPTH, THREADS):
-                row, k = e // DEPTH, e % DEPTH
-                copy1(shared, to + row * (DEPTH + 4) + k, x, start + (i0 + row) * x_i + (k0 + k),
-                      i0 + row < rows and k0 + k < end)  # fmt: skip
-    elif wide and x_i == 1:
-        row, k = t % (ROWS // 4) * 4, t // (ROWS // 4)
-        at, put = np.int32(start + (i0 + row) + (k0 + k) * x_k), np.int32(to + k * (ROWS + 8) + row)
-        further, left, there = np.int32(4 * THREADS // ROWS * x_k), end - k0 - k, max(0, min(4, rows - i0 - row))
-        for u in unroll(ROWS * DEPTH // (4 * THREADS)):
-            copy4(shared, put + u * (4 * THREADS // ROWS) * (ROWS + 8), x, at,
-                  there if left > u * (4 * THREADS // ROWS) else 0)  # fmt: skip
-            at = np.int32(at + further)
-    else:
-        for e in range(t, ROWS * DEPTH, THREADS):
-            row, k = e % ROWS, e // ROWS
-            copy1(shared, to + k * (ROWS + 8) + row, x, start + (i0 + row) * x_i + (k0 + k) * x_k,
-                  i0 + row < rows and k0 + k < end)  # fmt: skip
+            copy4(shared, to + u * (4 * THREADS // ROWS) * (ROWS + 8), x, at, 4)
+        at = np.int32(at + hop)
+
+
+@template
+def bring_words(shared, to, x, start, x_i, x_k, i0, rows, k0, end, wide, t, *, ROWS, DEPTH, THREADS, ALONG, PLACE):
+    """Ask for any tile of ROWS rows from i0 on, and DEPTH words of k from k0 on; zeros from `rows` and `end` on."""
+    fours = wide and (ALONG or x_i == 1)
+    for n in range(t, ROWS * DEPTH // 4 if fours else ROWS * DEPTH, THREADS):
+        row, k = PLACE(n)
+        if not fours:
+            row, k = (n // DEPTH, n % DEPTH) if ALONG else (n % ROWS, n // ROWS)
+        put = to + (row * (DEPTH + 4) + k if ALONG else k * (ROWS + 8) + row)
+        at, rows_left, k_left = start + (i0 + row) * x_i + (k0 + k) * x_k, rows - i0 - row, end - k0 - k
+        if not fours:
+            copy1(shared, put, x, at, rows_left > 0 and k_left > 0)
+        elif ALONG:
+            copy4(shared, put, x, at, max(0, min(4, k_left)) if rows_left > 0 else 0)
+        else:
+            copy4(shared, put, x, at, max(0, min(4, rows_left)) if k_left > 0 else 0)
 
 
 @jit
-def factor(memory, at, pair):
-    """A word as `mma` takes it: a float32 rounded to TF32, or two bfloat16 as they are."""
-    word = load1(memory, at)
-    return to_tf32(scalar.from_bits(word)) if pair == 1 else word
+def rounded(word):
+    """A float32 of which the tensor cores cut off what TF32 has no room for."""
+    return scalar.bits(scalar.from_bits(word) * HALF_A_UNIT)
+
+
+@template
+def read_words(memory, at, *, ALONG, PAIR, FIRST, SECOND):
+    """Four words as `mma` takes them. ALONG: this lane's row of one of four matrices begins `at`; else the first word
+    lies there, the second FIRST further, and two more SECOND further than they."""
+    if ALONG:
+        a, b, c, d = load_matrices(memory, at)
+    else:
+        a, b = load1(memory, at), load1(memory, at + FIRST)
+        c, d = load1(memory, at + SECOND), load1(memory, at + (FIRST + SECOND))
+    return (rounded(a), rounded(b), rounded(c), rounded(d)) if PAIR == 1 else (a, b, c, d)
 
 
 @jit
@@ -70,14 +108,20 @@ def number(word, half):
 
 
 @jit
-def put_pair(c, at, j, there, width, bias, adding, relu, y, z):
+def put_pair(c, at, j, there, width, wide, bias, adding, relu, y, z):
     """Write c[at + j] and c[at + j + 1], with bias and relu, as far as they are there."""
     if there and j < width:
-        y = y + bias[j] if adding else y
-        c[at + j] = above(y) if relu else y
-        if j + 1 < width:
-            z = z + bias[j + 1] if adding else z
-            c[at + j + 1] = above(z) if relu else z
+        if adding:
+            y += bias[j]
+            z += bias[j + 1] if j + 1 < width else NOTHING
+        if relu:
+            y, z = above(y), above(z)
+        if wide:
+            store2(c, at + j, y, z)
+        else:
+            c[at + j] = y
+            if j + 1 < width:
+                c[at + j + 1] = z
 
 
 @template
@@ -85,7 +129,7 @@ def tensor_product(
     a, b1, b2, b3, c, bias1, bias2, bias3, key, m, n1, n2, n3, depth, a_i, a_k, b1_k, b2_k, b3_k, b1_j, b2_j, b3_j,
     a_outer, a_inner, b_outer, b_inner, inner, mode, chunk, extra, wide_a, wide_b, wide_c, biased, relu, threshold,
     scale, *, ROWS, COLUMNS, DEPTH, STAGES, PAIR, TALL, WIDE, THREADS, LEFT, RIGHT, A_ROW, A_K, B_ROW, B_K,
-    BRING_A, BRING_B,
+    A_ALONG, B_ALONG, PLACE_A, PLACE_B, WHOLE_A, WHOLE_B, BRING_A, BRING_B, READ_A, READ_B,
 ):  # fmt: skip
     """c = a b as `product.product` makes it, without dropout; all that counts along k counts words.
 
@@ -93,73 +137,104 @@ def tensor_product(
     """
     memory = cuda.shared.array(0, np.int32)
     t, z = cuda.threadIdx.x, cuda.blockIdx.z
-    tiles_m = (m + ROWS - 1) // ROWS
-    i0 = cuda.blockIdx.x % tiles_m * ROWS
-    piece, j0, width, total = 0, cuda.blockIdx.x // tiles_m * COLUMNS, n1, n1
+    tile_i, tile_j = tile_of(cuda.blockIdx.x, (m + ROWS - 1) // ROWS)
+    i0 = tile_i * ROWS
+    piece, j0, width, total = 0, tile_j * COLUMNS, n1, n1
     if mode != DEEP:
-        piece, j0 = piece_of(cuda.blockIdx.x // tiles_m, n1, n2, COLUMNS)
-        width, total = chosen(piece, n1, n2, n3), n1 + n2 + n3
-    before = chosen(piece, 0, n1, n1 + n2)
-    a_at = z // inner * a_outer + z % inner * a_inner
-    b_at = z // inner * b_outer + z % inner * b_inner
-    first_k, last_k = cuda.blockIdx.y * chunk, min(depth, (cuda.blockIdx.y + 1) * chunk)
-    steps = (last_k - first_k + DEPTH - 1) // DEPTH
+        piece, j0 = piece_of(tile_j, n1, n2, COLUMNS)
+        width, total = chosen(piece, n1, n2, n3), np.int32(n1 + n2 + n3)
+    i0, j0 = moved_back(i0, ROWS, m, a_i == 1), moved_back(j0, COLUMNS, width, True)
+    before = np.int32(chosen(piece, 0, n1, n1 + n2))
+    a_at = np.int32(z // inner * a_outer + z % inner * a_inner)
+    b_at = np.int32(z // inner * b_outer + z % inner * b_inner)
+    first_k, last_k = np.int32(cuda.blockIdx.y * chunk), np.int32(min(depth, (cuda.blockIdx.y + 1) * chunk))
+    steps = np.int32((last_k - first_k + DEPTH - 1) // DEPTH)
     b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
-    k0, end, a_from, b_from = first_k, last_k, a_at, b_at + before * b_j if mode == GRADIENT else b_at
-    first_step, steps1, steps2 = 0, (depth + DEPTH - 1) // DEPTH, (n2 + DEPTH - 1) // DEPTH
+    a_from, b_from = a_at, np.int32(b_at + before * b_j if mode == GRADIENT else b_at)
+    first_step, begin, end = np.int32(0), np.int32(0), last_k
+    steps1, steps2 = np.int32((depth + DEPTH - 1) // DEPTH), np.int32((n2 + DEPTH - 1) // DEPTH)
     if mode == DEEP:
+        first_k = np.int32(0)
         first_step, steps = steps_of(steps1, steps2, (n3 + DEPTH - 1) // DEPTH)
 
-    acc, x, y = registers(TALL, WIDE), registers(TALL), registers(2)
+    acc, x, y = registers(TALL, WIDE), registers(2, TALL), registers(WIDE // 2)
     for r in unroll(TALL):
         for s in unroll(WIDE):
-            acc[r, s] = zeros(4)
+            acc[r, s], x[0, r], y[s // 2] = zeros(4), NO_WORDS, NO_WORDS
     lane, warp = t & 31, t >> 5
     g, w = lane >> 2, lane & 3
-    row0, column0 = warp // (COLUMNS // (8 * WIDE)) * (16 * TALL) + g, warp % (COLUMNS // (8 * WIDE)) * (8 * WIDE) + g
-    column_sum, stage, next_stage = NOTHING, 0, 0
-    for step in range(first_step + 1 - STAGES, steps):
-        if step >= first_step:
-            arrived(STAGES - 2)
-            cuda.syncthreads()
-        ahead = step + STAGES - 1
-        if ahead < steps:
+    row0, column0 = warp // (COLUMNS // (8 * WIDE)) * (16 * TALL), warp % (COLUMNS // (8 * WIDE)) * (8 * WIDE)
+    l0, r0 = (row0 + g) * A_ROW + w * A_K, STAGES * LEFT + (column0 + g) * B_ROW + w * B_K
+    if A_ALONG:  # this lane's row of four matrices
+        l0 = (row0 + (lane & 15)) * A_ROW + (lane >> 4) * 4
+    if B_ALONG:
+        r0 = STAGES * LEFT + (column0 + (lane & 7) + (lane >> 4) * 8) * B_ROW + (lane >> 3 & 1) * 4
+    row_a, k_a = PLACE_A(t)
+    row_b, k_b = PLACE_B(t)
+    put_a, put_b = np.int32(row_a * A_ROW + k_a * A_K), np.int32(STAGES * LEFT + row_b * B_ROW + k_b * B_K)
+    quick = (i0 + ROWS <= m and j0 + COLUMNS <= width and wide_a and (A_ALONG or a_i == 1)
+             and wide_b and (B_ALONG or (b1_j == 1 and b2_j == 1 and b3_j == 1)))  # fmt: skip
+    at_a, at_b, whole = np.int32(0), np.int32(0), np.int32(0)
+    summed = np.int32(DEPTH if extra and i0 == 0 and t < COLUMNS else 0)
+    column_sum, stage, next_stage = NOTHING, np.int32(0), np.int32(0)
+    for step in range(np.int32(first_step + 1 - STAGES), steps):
+        ahead = np.int32(step + (STAGES - 1))
+        if ahead == first_step or (mode == DEEP and (ahead == steps1 or ahead == steps1 + steps2)):
             if mode == DEEP:
-                piece = 0 if ahead < steps1 else 1 if ahead < steps1 + steps2 else 2
-                k0 = (ahead - chosen(piece, 0, steps1, steps1 + steps2)) * DEPTH
-                end, a_from = chosen(piece, depth, n2, n3), a_at + chosen(piece, 0, depth, depth + n2) * a_k
+                piece, begin = piece_at(ahead, steps1, steps2)
+                end = chosen(piece, depth, n2, n3)
+                a_from = np.int32(a_at + chosen(piece, 0, depth, depth + n2) * a_k)
                 b, b_k = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k)
                 b_j = chosen(piece, b1_j, b2_j, b3_j)
+            at_a = np.int32(a_from + (i0 + row_a) * a_i + (first_k + k_a) * a_k)
+            at_b = np.int32(b_from + (j0 + row_b) * b_j + (first_k + k_b) * b_k)
+            whole = np.int32(begin + (end - first_k) // DEPTH if quick else 0)  # as far as all of a step is there
+        if ahead < whole:
+            WHOLE_A(memory, next_stage * LEFT + put_a, a, at_a, a_i, a_k)
+            WHOLE_B(memory, next_stage * RIGHT + put_b, b, at_b, b_j, b_k)
+            at_a, at_b = np.int32(at_a + DEPTH * a_k), np.int32(at_b + DEPTH * b_k)
+        elif ahead < steps:
+            k0 = np.int32(first_k + (ahead - begin) * DEPTH)
             BRING_A(memory, next_stage * LEFT, a, a_from, a_i, a_k, i0, m, k0, end, wide_a, t)
             BRING_B(memory, STAGES * LEFT + next_stage * RIGHT, b, b_from, b_j, b_k, j0, width, k0, end, wide_b, t)
-            next_stage = next_stage + 1 if next_stage + 1 < STAGES else 0
-            k0 += DEPTH
+        next_stage = np.int32(next_stage + 1 if next_stage + 1 < STAGES else 0)
         commit()
         if step >= first_step:
-            l0, r0 = stage * LEFT + row0 * A_ROW + w * A_K, STAGES * LEFT + stage * RIGHT + column0 * B_ROW + w * B_K
-            for k in unroll(0, DEPTH, 8):
+            for k in range(summed):
+                word = load1(memory, STAGES * LEFT + stage * RIGHT + t * B_ROW + k * B_K)
+                if PAIR == 1:
+                    column_sum += scalar.from_bits(word)
+                else:
+                    column_sum += number(word, False)
+                    column_sum += number(word, True)
+            l_at, r_at = l0 + stage * LEFT, r0 + stage * RIGHT
+            for k in unroll(DEPTH // 8):
+                if k == DEPTH // 8 - 1:
+                    stage = np.int32(stage + 1 if stage + 1 < STAGES else 0)
+                    l_at, r_at = l0 + stage * LEFT, r0 + stage * RIGHT
+                    arrived(STAGES - 2)
+                    cuda.syncthreads()
                 for r in unroll(TALL):
-                    at = l0 + k * A_K + 16 * r * A_ROW
-                    x[r] = (factor(memory, at, PAIR), factor(memory, at + 8 * A_ROW, PAIR),
-                            factor(memory, at + 4 * A_K, PAIR), factor(memory, at + 8 * A_ROW + 4 * A_K, PAIR)
-                            )  # fmt: skip
+                    x[(k + 1) % 2, r] = READ_A(memory, l_at + ((k + 1) % (DEPTH // 8) * (8 * A_K)
+                                                               + r * (16 * A_ROW)))  # fmt: skip
                 for s in unroll(WIDE):
-                    at = r0 + k * B_K + 8 * s * B_ROW
-                    y[0] = (factor(memory, at, PAIR), factor(memory, at + 4 * B_K, PAIR))
                     for r in unroll(TALL):
                         if PAIR == 1:
-                            acc[r, s] = mma_tf32(x[r], y[0], acc[r, s])
+                            acc[r, s] = mma_tf32(x[k % 2, r], (y[s // 2][s % 2 * 2], y[s // 2][s % 2 * 2 + 1]),
+                                                 acc[r, s])  # fmt: skip
                         else:
-                            acc[r, s] = mma_bf16(x[r], y[0], acc[r, s])
-            if extra and i0 == 0 and t < COLUMNS:
-                for k in range(DEPTH):
-                    word = factor(memory, STAGES * LEFT + stage * RIGHT + t * B_ROW + k * B_K, PAIR)
-                    if PAIR == 1:
-                        column_sum += scalar.from_bits(word)
-                    else:
-                        column_sum += number(word, False)
-                        column_sum += number(word, True)
-            stage = stage + 1 if stage + 1 < STAGES else 0
+                            acc[r, s] = mma_bf16(x[k % 2, r], (y[s // 2][s % 2 * 2], y[s // 2][s % 2 * 2 + 1]),
+                                                 acc[r, s])  # fmt: skip
+                    if s % 2 == 1:
+                        y[s // 2] = READ_B(memory, r_at + ((k + 1) % (DEPTH // 8) * (8 * B_K)
+                                                   + s // 2 * (16 * B_ROW)))  # fmt: skip
+        elif step == first_step - 1:
+            arrived(STAGES - 2)
+            cuda.syncthreads()
+            for r in unroll(TALL):
+                x[0, r] = READ_A(memory, l0 + r * (16 * A_ROW))
+            for s in unroll(WIDE // 2):
+                y[s] = READ_B(memory, r0 + s * (16 * B_ROW))
 
     row, c_at = total, (cuda.blockIdx.y * cuda.gridDim.z + z) * np.int64(m) * total + before
     if mode == GRADIENT:
@@ -169,9 +244,9 @@ def tensor_product(
     bias = chosen(piece, bias1, bias2, bias3)
     adding = biased >> piece & 1
     for s in unroll(WIDE):
-        j = j0 + column0 - g + 8 * s + 2 * w
+        j = j0 + column0 + 8 * s + 2 * w
         for r in unroll(TALL):
             for half in unroll(2):
-                i = i0 + row0 + 16 * r + 8 * half
-                put_pair(c, c_at + i * np.int64(row), j, i < m, width, bias, adding, relu, acc[r, s][2 * half],
-                         acc[r, s][2 * half + 1])  # fmt: skip
+                i = i0 + row0 + g + 16 * r + 8 * half
+                put_pair(c, c_at + i * np.int64(row), j, i < m, width, wide_c, bias, adding, relu,
+                         acc[r, s][2 * half], acc[r, s][2 * half + 1])  # fmt: skip

@@ -4,14 +4,13 @@ import math
 from typing import Any, NamedTuple
 
 from .jit import Kernel, jit, kernel
-from .product import SIGNATURE, bring, product
-from .tensor import WORDS, bring_words, tensor_product
+from .product import SIGNATURE, bring, bring_whole, place, product
+from .tensor import WORDS, bring_whole_words, bring_words, place_words, read_words, tensor_product
 
 MULTIPROCESSORS = 132  # of a Hopper card: what work is cut for
 LEAST_DEPTH = 64  # steps of k in a part of k, where k is cut
 CHUNK, NARROW, MOST_PARTS = 512, 1024, 16  # k is cut in such parts where it is longer and c has no more columns
 UNIT = 32  # a part of k is a multiple of it, as it is of every tile's steps
-AT_ONCE = 8  # steps of k in straight code
 BEGINNING, ADDING = 3000, 1500  # nanoseconds till the first product, and till parts are added up
 WRITING = 1.5e-3  # nanoseconds to write or read a number
 
@@ -35,23 +34,29 @@ class Tile(NamedTuple):
         return self.rows * self.columns // (self.across * self.along)
 
 
-TILES = (Tile(128, 128, 16, 2, 8, 8, 2, 131, 109), Tile(64, 64, 32, 2, 8, 8, 4, 60, 28),
-         Tile(32, 32, 32, 3, 4, 4, 8, 25, 10.5))  # fmt: skip
-TENSOR_TILES = (Tile(128, 128, 32, 3, 64, 64, 2, 45, 28), Tile(64, 64, 32, 3, 32, 32, 3, 18, 9))  # a word
+TILES = (Tile(128, 128, 16, 2, 8, 8, 2, 113, 96), Tile(64, 64, 32, 2, 4, 8, 4, 36, 26),
+         Tile(32, 32, 32, 3, 4, 4, 8, 21, 9.8))  # fmt: skip
+_SMALL = Tile(64, 64, 32, 3, 32, 32, 3, 16, 10.6), Tile(32, 64, 32, 4, 16, 32, 4, 12.5, 7.3)  # a word, as all below
+TENSOR_TILES = {
+    "tf32": (Tile(128, 128, 32, 3, 64, 64, 2, 31, 22.7), *_SMALL),
+    "bf16": (Tile(128, 256, 32, 3, 64, 64, 1, 50, 42), Tile(128, 128, 32, 3, 64, 64, 2, 31, 23), *_SMALL),
+}
 PAIRS = {"tf32": 1, "bf16": 2}  # numbers of a word
-
-
-def _bringing(tile: Tile, rows: int) -> Any:
-    return jit(bring(f"bring_{rows}", ROWS=rows, DEPTH=tile.depth, THREADS=tile.parts))
 
 
 def made(tile: Tile, kind: str = "") -> Kernel:
     """The kernel of a tile: a plain one, "_dropping", or "_deep"."""
+    title = f"product_{tile.rows}x{tile.columns}{kind}"
+    parts: dict[str, Any] = {}
+    for side, rows in (("A", tile.rows), ("B", tile.columns)):
+        placing = jit(place(f"place_{side}_of_{title}", ROWS=rows))
+        sizes = {"ROWS": rows, "DEPTH": tile.depth, "THREADS": tile.parts}
+        parts |= {f"PLACE_{side}": placing, f"WHOLE_{side}": jit(bring_whole(f"whole_{side}_of_{title}", **sizes)),
+                  f"BRING_{side}": jit(bring(f"bring_{side}_of_{title}", **sizes, PLACE=placing))}
     function = product(
-        f"product_{tile.rows}x{tile.columns}{kind}", ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
-        STAGES=tile.stages, ACROSS=tile.across, ALONG=tile.along, THREADS=tile.parts, AT_ONCE=AT_ONCE,
-        DROPPING=kind == "_dropping", DEEPLY=kind == "_deep", BRING_A=_bringing(tile, tile.rows),
-        BRING_B=_bringing(tile, tile.columns),
+        title, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES=tile.stages, ACROSS=tile.across,
+        ALONG=tile.along, THREADS=tile.parts, DROPPING=kind == "_dropping",
+        DEEPLY=kind == "_deep", **parts,
     )  # fmt: skip
     return kernel(SIGNATURE, threads=tile.parts, blocks_per_multiprocessor=tile.at_once)(function)
 
@@ -64,30 +69,35 @@ class Side(NamedTuple):
     k: int
 
 
-def side(rows: int, depth: int, along: bool) -> Side:
+def operand(rows: int, depth: int, along: bool) -> Side:
     """An operand whose neighbours in memory are neighbours along k, or along the rows."""
     return Side(rows * (depth + 4), depth + 4, 1) if along else Side(depth * (rows + 8), 1, rows + 8)
 
 
 def shared_bytes(tile: Tile, a_along: bool, b_along: bool) -> int:
     """Dynamic shared memory of a block on tensor cores."""
-    operands = side(tile.rows, tile.depth, a_along), side(tile.columns, tile.depth, b_along)
-    return 4 * tile.stages * sum(operand.words for operand in operands)
+    operands = operand(tile.rows, tile.depth, a_along), operand(tile.columns, tile.depth, b_along)
+    return 4 * tile.stages * sum(side.words for side in operands)
 
 
 def made_for_tensor_cores(tile: Tile, name: str, a_along: bool, b_along: bool) -> Kernel:
     """The kernel of a tile for a precision and operands that lie along k, or along the rows."""
-    a, b = side(tile.rows, tile.depth, a_along), side(tile.columns, tile.depth, b_along)
-    threads = 32 * tile.parts
-    bringing = [jit(bring_words(f"bring_{rows}_{'along' if along else 'across'}", ROWS=rows, DEPTH=tile.depth,
-                                THREADS=threads, ALONG=along))
-                for rows, along in ((tile.rows, a_along), (tile.columns, b_along))]  # fmt: skip
+    a, b = operand(tile.rows, tile.depth, a_along), operand(tile.columns, tile.depth, b_along)
     layout = "" if name == "bf16" else "_" + "kr"[not a_along] + "kr"[not b_along]
+    title, threads = f"{name}_product_{tile.rows}x{tile.columns}{layout}", 32 * tile.parts
+    parts: dict[str, Any] = {}
+    for side, rows, along, first, second in (("A", tile.rows, a_along, 8 * a.row, 4 * a.k),
+                                             ("B", tile.columns, b_along, 4 * b.k, 8 * b.row)):  # fmt: skip
+        placing = jit(place_words(f"place_{side}_of_{title}", ROWS=rows, DEPTH=tile.depth, ALONG=along))
+        sizes = {"ROWS": rows, "DEPTH": tile.depth, "THREADS": threads, "ALONG": along}
+        reading = read_words(f"{side}_of_{title}", ALONG=along, PAIR=PAIRS[name], FIRST=first, SECOND=second)
+        parts |= {f"PLACE_{side}": placing, f"READ_{side}": jit(reading), f"{side}_ALONG": along,
+                  f"WHOLE_{side}": jit(bring_whole_words(f"whole_{side}_of_{title}", **sizes)),
+                  f"BRING_{side}": jit(bring_words(f"bring_{side}_of_{title}", **sizes, PLACE=placing))}
     function = tensor_product(
-        f"{name}_product_{tile.rows}x{tile.columns}{layout}", ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
-        STAGES=tile.stages, PAIR=PAIRS[name], TALL=tile.across // 16, WIDE=tile.along // 8, THREADS=threads,
-        LEFT=a.words, RIGHT=b.words, A_ROW=a.row, A_K=a.k, B_ROW=b.row, B_K=b.k, BRING_A=bringing[0],
-        BRING_B=bringing[1],
+        title, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES=tile.stages, PAIR=PAIRS[name],
+        TALL=tile.across // 16, WIDE=tile.along // 8, THREADS=threads, LEFT=a.words, RIGHT=b.words, A_ROW=a.row,
+        A_K=a.k, B_ROW=b.row, B_K=b.k, **parts,
     )  # fmt: skip
     return kernel(WORDS, threads=threads, blocks_per_multiprocessor=tile.at_once)(function)
 
@@ -95,7 +105,7 @@ def made_for_tensor_cores(tile: Tile, name: str, a_along: bool, b_along: bool) -
 PRODUCTS = {(tile, kind): made(tile, kind) for tile in TILES for kind in ("", "_dropping", "_deep")}
 TENSOR_PRODUCTS = {
     (name, tile, a, b): made_for_tensor_cores(tile, name, a, b)
-    for tile in TENSOR_TILES for name in PAIRS for a in (True, False) for b in (True, False)
+    for name in PAIRS for tile in TENSOR_TILES[name] for a in (True, False) for b in (True, False)
     if name == "tf32" or (a and b)  # words of bfloat16 always lie along k
 }  # fmt: skip
 

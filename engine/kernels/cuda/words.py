@@ -10,6 +10,7 @@ import numpy as np
 from . import tape
 from .jit import cuda, kernel
 from .mma import pack_bf16
+from .product import fetch
 from .ptx import store4
 from .rows import ZERO, get4
 
@@ -36,25 +37,23 @@ def _along(x, out, x_at, out_at, rows, depth, x_i, out_i, x_outer, x_inner, out_
                pack_bf16(b[0], b[1]), pack_bf16(b[2], b[3]))  # fmt: skip
 
 
-@kernel("float32[...], int32[::1], int, int, int32, int32, int, int, int, int, int, int, int, int32",
+@kernel("float32[...], int32[::1], int, int, int32, int32, int, int, int, int, int, int, int, int32, bool",
         threads=THREADS)  # fmt: skip
-def _across(x, out, x_at, out_at, rows, depth, x_i, x_k, out_i, x_outer, x_inner, out_step, words, inner):
-    """Any other matrix: tiles of TILE rows and as many words, read along the rows and written along k."""
+def _across(x, out, x_at, out_at, rows, depth, x_i, x_k, out_i, x_outer, x_inner, out_step, words, inner, wide):
+    """Any other matrix: tiles of TILE rows and as many words, read four rows and written four words at a time."""
     tile = cuda.shared.array(SPACE, np.int32)
-    lane, warp, z = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5, cuda.blockIdx.z
+    line, four, z = cuda.threadIdx.x // (TILE // 4), cuda.threadIdx.x % (TILE // 4) * 4, cuda.blockIdx.z
     row0, word0 = cuda.blockIdx.x * TILE, cuda.blockIdx.y * TILE
-    row = row0 + lane
-    at = x_at + z // inner * x_outer + z % inner * x_inner + row * x_i
-    for w in range(warp, TILE, THREADS // 32):
-        k = 2 * (word0 + w)
-        low = x[at + k * x_k] if row < rows and k < depth else ZERO
-        high = x[at + (k + 1) * x_k] if row < rows and k + 1 < depth else ZERO
-        tile[w * STEP + lane] = pack_bf16(low, high)
+    at, k = x_at + z // inner * x_outer + z % inner * x_inner, 2 * (word0 + line)
+    low = fetch(x, at, row0 + four, k, x_i, x_k, rows, depth, False, wide and x_i == 1)
+    high = fetch(x, at, row0 + four, k + 1, x_i, x_k, rows, depth, False, wide and x_i == 1)
+    put = line * STEP + four
+    tile[put], tile[put + 1] = pack_bf16(low[0], high[0]), pack_bf16(low[1], high[1])
+    tile[put + 2], tile[put + 3] = pack_bf16(low[2], high[2]), pack_bf16(low[3], high[3])
     cuda.syncthreads()
-    word = word0 + lane
-    for r in range(warp, TILE, THREADS // 32):
-        if row0 + r < rows and word < words:
-            out[out_at + z * out_step + (row0 + r) * out_i + word] = tile[lane * STEP + r]
+    if row0 + line < rows and word0 + four < words:
+        store4(out, out_at + z * out_step + (row0 + line) * out_i + word0 + four, tile[four * STEP + line],
+               tile[(four + 1) * STEP + line], tile[(four + 2) * STEP + line], tile[(four + 3) * STEP + line])
 
 
 def words_of(depth: int) -> int:
@@ -78,7 +77,7 @@ def write_words(
         _along[grid, THREADS](x, out, at, out_at, rows, depth, x_i, out_i, *steps, step, words, batch[1], wide)
     else:
         grid3 = -(-rows // TILE), -(-words // TILE), many
-        _across[grid3, THREADS](x, out, at, out_at, rows, depth, x_i, x_k, out_i, *steps, step, words, batch[1])
+        _across[grid3, THREADS](x, out, at, out_at, rows, depth, x_i, x_k, out_i, *steps, step, words, batch[1], wide)
 
 
 def matrix(
