@@ -16,17 +16,23 @@ SCHEDULES = ("paper", "inverse-sqrt", "constant")
 AVERAGE = "average"                      # the slot of the average of the parameters
 
 
-def rate(schedule: str, step: int, peak: float, warmup: int, d_model: int) -> float:
+def rate(schedule: str, step: int, peak: float, warmup: int, d_model: int, last: int | None = None,
+         cooldown: int = 0) -> float:
     """The learning rate of update `step` (the first is 1).
 
     "paper": peak · D^(−½) · min(step^(−½), step · warmup^(−³⁄₂)), equation 3 with a factor in front (the paper's is 1).
     "inverse-sqrt": linear to `peak` at step `warmup`, then peak · √(warmup / step). "constant": linear, then `peak`.
+    The last `cooldown` updates up to `last` take less and less of it, in a straight line that would be 0 one update
+    later (Zhai et al. 2022, "Scaling Vision Transformers", §3.5; Hägele et al. 2024, "Scaling Laws and Compute-Optimal
+    Training Beyond Fixed Training Durations").
     """
     warmup = max(warmup, 1)
-    if schedule == "paper":
-        return peak * d_model ** -0.5 * min(step ** -0.5, step * warmup ** -1.5)
     if schedule not in SCHEDULES:
         raise UserError(f"there is no schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
+    if cooldown and last is not None and step > last - cooldown:
+        peak *= max(0, last + 1 - step) / (cooldown + 1)
+    if schedule == "paper":
+        return peak * d_model ** -0.5 * min(step ** -0.5, step * warmup ** -1.5)
     if step < warmup:
         return peak * step / warmup
     return peak if schedule == "constant" else peak * math.sqrt(warmup / step)

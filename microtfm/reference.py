@@ -128,10 +128,11 @@ def of(settings: Settings) -> Reference | None:
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
-    """The settings that decide what is learnt, and how fast, by their dotted names."""
+    """The settings that decide what is learnt, and how fast, by their dotted names; but for the cool-down at the end,
+    where no reference reaches."""
     table = settings.to_dict()
     return {f"{group}.{name}": value for group in ("model", "train", "tokens") for name, value in table[group].items()
-            if group != "train" or name not in LEAVE}
+            if group != "train" or name not in (*LEAVE, "cooldown")}
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

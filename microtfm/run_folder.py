@@ -177,6 +177,8 @@ def run_code(settings: Settings, source: Tokenizer, target: Tokenizer, data: str
     settings: those that decide a number of the weights count. data: digest of the training text. start: first weights.
     """
     train = {name: value for name, value in dataclasses.asdict(settings.train).items() if name not in LEAVE}
+    if settings.train.cooldown:          # it is counted back from the last step
+        train["steps"] = settings.train.last_step
     deciding = {"seed": settings.seed, "model": dataclasses.asdict(settings.model), "train": train, "data": data,
                 "vocabulary": tokens.fingerprint(source, target), "token_dropout": settings.tokens.dropout}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())

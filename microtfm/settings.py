@@ -87,6 +87,8 @@ class TrainSettings:
     """Updates until the peak rate is reached."""
     schedule: Literal["inverse-sqrt", "paper", "constant"] = "inverse-sqrt"
     """Rate after warm-up: falling with the root of the step, the paper's (§5.3; lr is then a factor), or constant."""
+    cooldown: int = 0
+    """The last updates before steps, over which the rate falls to zero in a straight line. 0: it does not."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Rule of the update."""
     weight_decay: float = 0.0
@@ -118,8 +120,11 @@ class TrainSettings:
         _check_types(self, "train")
         _at_least("train", self, 1, "steps", "batch_tokens", "accumulate", "warmup", "save_every", "validate_every",
                   "validate_sentences", "log_every")
-        _at_least("train", self, 0, "patience", "weight_decay", "clip_norm", "average", "keep",
-                  "consistency")
+        _at_least("train", self, 0, "patience", "weight_decay", "clip_norm", "average", "keep", "consistency",
+                  "cooldown")
+        if self.cooldown and (self.last_step is None or self.cooldown > self.last_step):
+            raise UserError(f"train.cooldown = {self.cooldown} is counted back from the last update, but train.steps = "
+                            f"{self.last_step}. Use --train.steps N, and a cool-down of no more.")
         _share("train", self, "label_smoothing")
         for name in ("minutes", "lr"):
             value = getattr(self, name)

@@ -223,7 +223,8 @@ class _Training:
         settings, now = self.settings.train, self.progress
         batches = list(self._portion(settings.accumulate))
         total = sum(batch.tokens for batch in batches)
-        lr = rate(settings.schedule, now.step + 1, settings.lr, settings.warmup, self.settings.model.d_model)
+        lr = rate(settings.schedule, now.step + 1, settings.lr, settings.warmup, self.settings.model.d_model,
+                  settings.last_step, settings.cooldown)
         randomness = engine.random.get_state()
         try:
             loss_sum, length = self.learner(batches, lr, total)

@@ -209,43 +209,37 @@ def seconds_of(work: Callable[[], Any], least: float = 0.15) -> float:
 
 
 def products(simulated: bool) -> list[dict[str, Any]]:
-    """Square products in each precision beside cuBLAS (through PyTorch): TFLOP/s and our share."""
+    """Square products in each precision beside cuBLAS (through PyTorch), in graphs of several: TFLOP/s and our share;
+    for bfloat16 also beside PyTorch where it rounds the same float32 matrices as we do."""
     import numpy as np
 
     import engine
-    sizes = (33,) if simulated else (512, 1024, 2048, 4096, 8192)
     rows = []
     with engine.default_device("cuda"), engine.no_grad():
         for precision in ("float32", "tf32", "bf16"):
-            for n in sizes:
+            for n in (33,) if simulated else (512, 1024, 2048, 4096, 8192):
                 rng = np.random.default_rng(n)
-                a, b = (engine.Tensor(rng.standard_normal((n, n)).astype(np.float32)) for _ in range(2))
+                x, y = (rng.standard_normal((n, n)).astype(np.float32) for _ in range(2))
+                a, b = engine.Tensor(x), engine.Tensor(y)
                 with engine.precision(precision):
-                    ours = seconds_of(lambda a=a, b=b: engine.matmul(a, b))
-                row = {"n": n, "precision": precision, "ms": ours * 1e3, "tflops": 2 * n**3 / ours / 1e12}
-                if not simulated:
-                    theirs = cublas(n, precision)
-                    row |= {"cublas_tflops": 2 * n**3 / theirs / 1e12, "share": theirs / ours}
-                rows.append(row)
+                    rows.append({"n": n, "precision": precision, **_product(lambda a=a, b=b: engine.matmul(a, b), n,
+                                                                            precision, x, y, simulated)})
     return rows
 
 
-def cublas(n: int, precision: str) -> float:
-    """Seconds of PyTorch's product."""
-    import torch
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(n, n, device="cuda", dtype=kind) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    torch.cuda.synchronize()
-    start, end, count = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True), 10
-    start.record()
-    for _ in range(count):
-        a @ b
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000 / count
+def _product(work: Callable[[], Any], n: int, precision: str, x: Any, y: Any, simulated: bool) -> dict[str, float]:
+    if simulated:
+        taken = seconds_of(work)
+        return {"ms": taken * 1e3, "tflops": 2 * n**3 / taken / 1e12}
+    from engine.kernels.cuda import provider
+    from tests.gpu_tiles import cublas, microseconds
+    repeats, (x, y) = max(1, min(20, round(4e10 / n**3))), map(provider.cupy().asarray, (x, y))
+    ours, theirs = microseconds(work, repeats), cublas(x, y, precision, repeats)
+    found = {"ms": ours / 1e3, "tflops": 2 * n**3 / ours / 1e6, "cublas_tflops": 2 * n**3 / theirs / 1e6,
+             "share": theirs / ours}
+    if precision == "bf16":
+        found["share_with_rounding"] = cublas(x, y, precision, repeats, True) / ours
+    return found
 
 
 def bandwidths(simulated: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import engine
 from engine import Tensor
 from microtfm.errors import UserError
-from microtfm.optim import SGD, Adam, AdamW, Optimiser, global_norm, rate
+from microtfm.optim import SCHEDULES, SGD, Adam, AdamW, Optimiser, global_norm, rate
 
 
 def parameters(seed: int = 0) -> list[tuple[str, Tensor]]:
@@ -204,3 +204,14 @@ def test_schedules() -> None:
     assert rate("constant", 1, 0.1, 0, 128) == pytest.approx(0.1)
     with pytest.raises(UserError, match="cosine"):
         rate("cosine", 1, 0.1, 10, 128)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_cooldown_ends_one_step_before_zero(schedule: str) -> None:
+    plain = [rate(schedule, step, 0.1, 10, 128) for step in range(1, 101)]
+    cooled = [rate(schedule, step, 0.1, 10, 128, last=100, cooldown=20) for step in range(1, 101)]
+    assert cooled[:80] == plain[:80]
+    shares = [a / b for a, b in zip(cooled[80:], plain[80:], strict=True)]
+    assert shares == pytest.approx([(20 - i) / 21 for i in range(20)])
+    assert rate(schedule, 101, 0.1, 10, 128, last=100, cooldown=20) == 0
+    assert rate(schedule, 95, 0.1, 10, 128, last=None, cooldown=20) == plain[94]

@@ -209,10 +209,10 @@ def product(
         steps2 = np.int32((n2 + DEPTH - 1) // DEPTH)
         first_step, steps = steps_of(steps1, steps2, (n3 + DEPTH - 1) // DEPTH)
 
-    acc, x, y = registers(ACROSS // 4, ALONG // 4), registers(ACROSS // 4), registers(ALONG // 4)
+    acc, x, y = registers(ACROSS // 4, ALONG // 4), registers(2, ACROSS // 4), registers(ALONG // 4)
     for r in unroll(ACROSS // 4):
         for s in unroll(ALONG // 4):
-            acc[r, s], x[r], y[s] = zeros(16), zeros(4), zeros(4)
+            acc[r, s], x[0, r], y[s] = zeros(16), zeros(4), zeros(4)
     # 8 × 4 threads of a warp: lanes 2 i and 2 i + 1 read the same of a, and lanes i and i + 2 the same of b, so that
     # half a warp's 128-bit loads are one access to shared memory
     tx = (t // 32 % (COLUMNS // ALONG // 8) * 8 + t % 2 + t // 4 % 4 * 2) * 4
@@ -258,17 +258,17 @@ def product(
                     l0, r0 = stage * (DEPTH * (ROWS + 4)) + ty, stage * (DEPTH * (COLUMNS + 4)) + tx
                     arrived(STAGES - 2)
                     cuda.syncthreads()
+                for r in unroll(ACROSS // 4):
+                    x[(k + 1) % 2, r] = load4(left, l0 + (k + 1) % DEPTH * (ROWS + 4) + r * (4 * ROWS // ACROSS))
                 for s in unroll(ALONG // 4):
                     for r in unroll(ACROSS // 4):
-                        acc[r, s] = add_outer(acc[r, s], x[r], y[s])
-                        if s == ALONG // 4 - 1:  # its last use: on with the next step of k
-                            x[r] = load4(left, l0 + (k + 1) % DEPTH * (ROWS + 4) + r * (4 * ROWS // ACROSS))
+                        acc[r, s] = add_outer(acc[r, s], x[k % 2, r], y[s])
                     y[s] = load4(right, r0 + (k + 1) % DEPTH * (COLUMNS + 4) + s * (4 * COLUMNS // ALONG))
         elif step == first_step - 1:
             arrived(STAGES - 2)
             cuda.syncthreads()
             for r in unroll(ACROSS // 4):
-                x[r] = load4(left, ty + r * (4 * ROWS // ACROSS))
+                x[0, r] = load4(left, ty + r * (4 * ROWS // ACROSS))
             for s in unroll(ALONG // 4):
                 y[s] = load4(right, tx + s * (4 * COLUMNS // ALONG))
 
@@ -286,13 +286,13 @@ def product(
     bias = chosen(piece, bias1, bias2, bias3)
     for s in unroll(ALONG // 4):
         j = j0 + s * (4 * COLUMNS // ALONG) + tx
-        x[0] = fetch(bias, 0, 0, j, 0, 1, 1, width if biased >> piece & 1 else 0, True, False)
+        x[0, 0] = fetch(bias, 0, 0, j, 0, 1, 1, width if biased >> piece & 1 else 0, True, False)
         for r in unroll(ACROSS // 4):
             for e in unroll(4):
                 i = i0 + r * (4 * ROWS // ACROSS) + ty + e
                 y[0] = (acc[r, s][4 * e], acc[r, s][4 * e + 1], acc[r, s][4 * e + 2], acc[r, s][4 * e + 3])
                 if i < m:
-                    y[0] = finished(y[0], x[0], relu)
+                    y[0] = finished(y[0], x[0, 0], relu)
                     if DROPPING:
                         y[0] = dropped(y[0], kept >> np.uint64(4 * (s * ACROSS + r * 4 + e)), scale)
                     put4(c, c_at + i * row, j, width, wide_c, y[0][0], y[0][1], y[0][2], y[0][3])
