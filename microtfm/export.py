@@ -8,8 +8,9 @@ The layout, version 1:
   `target_embedding.weight` is also the latter.
 - The metadata has `format` "microtfm", `format_version`, `sha256` of the whole file (computed with its own 64
   characters as zeros) and `facts`, a JSON object: `kind` "export", `layout` 1, `model` (the model settings: heads, norm
-  and so on), `search` (beam, length_penalty), `max_length` (source tokens of a piece), and `tokenizers`: one JSON text
-  for both languages, or two, source and target, as in the tokenizer files of a run folder.
+  and so on), `search` (beam, length_penalty), `max_length` (source tokens of a piece, at most), `piece_length` (and
+  where a line is cut at the ends of sentences), and `tokenizers`: one JSON text for both languages, or two, source and
+  target, as in the tokenizer files of a run folder.
 
 `Translator.load(file)` reads it; examples/read_export.py does with NumPy and safetensors alone.
 """
@@ -44,7 +45,7 @@ def export(folder: Path, out: Path) -> dict[str, Any]:
         "kind": "export", "layout": LAYOUT,
         "model": {**dataclasses.asdict(settings.model), "final_norm": settings.model.ends_with_norm},
         "search": {"beam": settings.beam, "length_penalty": settings.length_penalty},
-        "max_length": settings.tokens.max_length,
+        "max_length": settings.tokens.max_length, "piece_length": settings.tokens.piece_length,
         "tokenizers": [each.to_bytes().decode() for each in ([source] if source is target else [source, target])]})
     return {"file": str(out), "bytes": out.stat().st_size, "tensors": len(weights), "parameters": model.count()}
 
@@ -68,7 +69,8 @@ def load(path: Path) -> tuple[Model, Tokenizer, Tokenizer, Settings]:
         raise UserError(f"{path} holds no tokenizers.")
     tokenizers = [tokens.from_bytes(text.encode(errors="replace"), where) for text in texts]
     settings = Settings.from_dict({"model": facts.get("model", {}), **_table(facts.get("search")),
-                                   "tokens": {"max_length": facts.get("max_length", 100), "joint": len(texts) == 1}},
+                                   "tokens": {"max_length": facts.get("max_length", 100), "joint": len(texts) == 1,
+                                              "piece_length": facts.get("piece_length")}},
                                   str(path))
     model = loaded(found.arrays, _without_dropout(settings.model), tokenizers[0], tokenizers[-1], path)
     return model, tokenizers[0], tokenizers[-1], settings

@@ -57,6 +57,11 @@ class Material:
         """The sentences of the training pairs, source and target, as their ids say them."""
         return [self.source.decode(a) for a, _ in self.train], [self.target.decode(b) for _, b in self.train]
 
+    @property
+    def usual_length(self) -> int:
+        """The source tokens that all but one in a thousand of the training sentences have at most."""
+        return max(1, int(np.quantile([len(source) for source, _ in self.train], 0.999, method="higher")))
+
     def pass_over(self, settings: Settings, epoch: int) -> list[tuple[Ids, Ids]]:
         """The training pairs of an epoch, cut into subwords anew where tokens.dropout is not 0.
 

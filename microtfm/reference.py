@@ -132,7 +132,7 @@ def deciding(settings: Settings) -> dict[str, Any]:
     where no reference reaches."""
     table = settings.to_dict()
     return {f"{group}.{name}": value for group in ("model", "train", "tokens") for name, value in table[group].items()
-            if group != "train" or name not in (*LEAVE, "cooldown")}
+            if name not in (*LEAVE, "cooldown", "piece_length")}
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

@@ -13,17 +13,19 @@ CUTS = (                                 # where to cut, the best places first; 
 )
 
 
-def pieces(text: str, longest: int, length: Callable[[str], int]) -> list[str]:
-    """The text in pieces of at most `longest` by the measure of `length`, each filled as far as it goes.
+def pieces(text: str, longest: int, length: Callable[[str], int], usual: int | None = None) -> list[str]:
+    """The text in pieces of at most `usual` by the measure of `length`, each filled as far as it goes; a sentence that
+    is longer by itself stays whole up to `longest` [usual].
 
     It is cut at the ends of sentences; inside a sentence that is too long by itself, behind commas and their kin; then
     between words; and what has no such place, in halves. A single character is never cut.
     """
-    return _pieces(text, length(text), longest, length, 0)
+    usual, size = min(longest, usual or longest), length(text)
+    return [text] if size <= usual else _pieces(text, usual, longest, length, 0)
 
 
-def _pieces(text: str, size: int, longest: int, length: Callable[[str], int], level: int) -> list[str]:
-    if size <= longest or len(text) < 2:
+def _pieces(text: str, usual: int, longest: int, length: Callable[[str], int], level: int) -> list[str]:
+    if len(text) < 2:
         return [text]
     parts = _cut(text, level)
     sizes = [length(part) for part in parts]
@@ -37,8 +39,8 @@ def _pieces(text: str, size: int, longest: int, length: Callable[[str], int], le
             room -= part_size
         else:
             small = part_size <= longest
-            found += [part] if small else _pieces(part, part_size, longest, length, min(level + 1, len(CUTS)))
-            room = longest - part_size if small else 0
+            found += [part] if small else _pieces(part, usual, longest, length, min(level + 1, len(CUTS)))
+            room = usual - part_size if small else 0
         end = begin + len(part)
     return found
 

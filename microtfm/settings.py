@@ -120,11 +120,10 @@ class TrainSettings:
         _check_types(self, "train")
         _at_least("train", self, 1, "steps", "batch_tokens", "accumulate", "warmup", "save_every", "validate_every",
                   "validate_sentences", "log_every")
-        _at_least("train", self, 0, "patience", "weight_decay", "clip_norm", "average", "keep", "consistency",
-                  "cooldown")
+        _at_least("train", self, 0, "cooldown", "weight_decay", "consistency", "clip_norm", "average", "patience",
+                  "keep")
         if self.cooldown and (self.last_step is None or self.cooldown > self.last_step):
-            raise UserError(f"train.cooldown = {self.cooldown} is counted back from the last update, but train.steps = "
-                            f"{self.last_step}. Use --train.steps N, and a cool-down of no more.")
+            raise UserError(f"train.cooldown = {self.cooldown} ends at train.steps = {self.last_step}. Use more steps.")
         _share("train", self, "label_smoothing")
         for name in ("minutes", "lr"):
             value = getattr(self, name)
@@ -152,6 +151,8 @@ class TokenSettings:
     """One vocabulary for both languages."""
     max_length: int = 100
     """Sentence pairs with more tokens on a side are left out of training, counted and said."""
+    piece_length: int | None = None
+    """Source lines of more tokens are cut where sentences end. Unset: what one in 1,000 training sentences exceeds."""
     dropout: float = 0.0
     """Share of the merges of subwords that each pass over the training text leaves out at random, so that a word is
     learnt in many cuts (BPE-dropout, Provilkov et al. 2020). 0: none."""
@@ -159,7 +160,7 @@ class TokenSettings:
     def __post_init__(self) -> None:
         _check_types(self, "tokens")
         _at_least("tokens", self, 8, "size")
-        _at_least("tokens", self, 1, "max_length")
+        _at_least("tokens", self, 1, "max_length", "piece_length")
         _share("tokens", self, "dropout")
         if self.dropout and self.kind != "subword":
             raise UserError(f"tokens.dropout = {self.dropout} leaves out merges of subwords, but tokens.kind = "

@@ -70,7 +70,8 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
     check_free(out, settings.force)
     first = RunFolder.open(settings.init) if settings.init is not None else None
     if first is not None:
-        settings = replace(settings, model=first.settings.model, tokens=first.settings.tokens)
+        settings = replace(settings, model=first.settings.model, tokens=replace(
+            first.settings.tokens, piece_length=settings.tokens.piece_length))
         events.notice(f"Starting from {first.path}: its weights, tokenizer, model and token settings are taken.")
     texts = Texts(*corpus) if corpus is not None else materials.read(settings)
     source, target, said = (*first.tokenizers(), []) if first is not None else materials.tokenizers(texts, settings)
@@ -79,7 +80,7 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
         events.notice(notice)
     engine.seed(settings.seed)
     model = build(settings.model, len(source), len(target)) if first is None else first.load_model()
-    settings = _resolved(settings, out, corpus is not None)
+    settings = _resolved(settings, out, corpus is not None, material)
     run = RunFolder(out, settings, run_code(settings, source, target, material.digest, model.state_dict()))
     files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
     training = _Training(run, material, model, events, started, place)
@@ -118,7 +119,7 @@ def _resume(run: RunFolder, before: Settings, events: Events, started: float, ch
         return training.run_all(stopping)
 
 
-def _resolved(settings: Settings, out: Path, own_text: bool) -> Settings:
+def _resolved(settings: Settings, out: Path, own_text: bool, material: Material) -> Settings:
     """The settings as config.toml keeps them: nothing left open, paths that hold from anywhere."""
     def fixed(path: Path | None) -> Path | None:
         return path.absolute() if path is not None else None
@@ -127,7 +128,8 @@ def _resolved(settings: Settings, out: Path, own_text: bool) -> Settings:
         settings = replace(settings, src=out / "train.tsv", valid_src=out / "valid.tsv")
     return replace(settings, src=fixed(settings.src), tgt=fixed(settings.tgt), valid_src=fixed(settings.valid_src),
                    valid_tgt=fixed(settings.valid_tgt), init=fixed(settings.init), out=fixed(out),
-                   train=replace(settings.train, steps=settings.train.last_step))
+                   train=replace(settings.train, steps=settings.train.last_step),
+                   tokens=replace(settings.tokens, piece_length=settings.tokens.piece_length or material.usual_length))
 
 
 def _optimiser(model: Model, settings: TrainSettings) -> Optimiser:

@@ -51,9 +51,11 @@ class Translator:
     """
 
     def __init__(self, model: Model, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST, beam: int = 1,
-                 length_penalty: float = 1.0) -> None:
-        """`max_length`: source tokens of the longest sentence in training; longer lines are translated in pieces."""
+                 length_penalty: float = 1.0, piece_length: int | None = None) -> None:
+        """`piece_length`: source tokens that sentences in training usually have at most; longer lines are translated in
+        pieces, cut where sentences end. `max_length`: those of the longest; longer sentences are cut, too."""
         self.model, self.source, self.target, self.max_length = model, source, target, min(max_length, LONGEST)
+        self.piece_length = min(piece_length or self.max_length, self.max_length)
         self.beam, self.length_penalty = beam, length_penalty
         self.notices: list[str] = []     # what there is to say about the last call of `translate`
 
@@ -70,7 +72,8 @@ class Translator:
             else:
                 run = RunFolder.open(Path(folder))
                 model, (source, target), settings = run.load_model(), run.tokenizers(), run.settings
-        return cls(model, source, target, settings.tokens.max_length, settings.beam, settings.length_penalty)
+        return cls(model, source, target, settings.tokens.max_length, settings.beam, settings.length_penalty,
+                   settings.tokens.piece_length)
 
     def translate(self, lines: Sequence[str], beam: int | None = None, length_penalty: float | None = None,
                   cache: bool = True) -> list[str]:
@@ -88,7 +91,7 @@ class Translator:
              cache: bool = True) -> Iterator[tuple[int, str]]:
         """(index, translation) of every line that has text, batch by batch, short sentences first.
 
-        A line of more than `max_length` tokens is cut at the ends of sentences, and its pieces are translated apart;
+        A line of more than `piece_length` tokens is cut at the ends of sentences, and its pieces are translated apart;
         `notices` counts such lines. No translation contains a line end.
         """
         width, penalty = self.search(beam, length_penalty)
@@ -184,9 +187,9 @@ class Translator:
     def _pieces(self, text: str) -> list[list[int]]:
         """The ids of a line, in pieces that are short enough; a line without text has none."""
         ids = self.source.encode(text)
-        if len(ids) <= self.max_length:
+        if len(ids) <= self.piece_length:
             return [ids] if ids else []
-        parts = pieces(text, self.max_length, lambda part: len(self.source.encode(part)))
+        parts = pieces(text, self.max_length, lambda part: len(self.source.encode(part)), self.piece_length)
         return [part[:LONGEST] for part in map(self.source.encode, parts) if part]
 
     def attention(self, line: str, beam: int | None = None, length_penalty: float | None = None) -> tuple[
@@ -199,7 +202,7 @@ class Translator:
         width, penalty = self.search(beam, length_penalty)
         parts = self._pieces(normalise(line))
         if len(parts) > 1:
-            raise UserError(f"This line has more tokens than the {self.max_length} of a sentence in training and is "
+            raise UserError(f"This line has more tokens than the {self.piece_length} of a sentence in training and is "
                             f"translated in {len(parts)} pieces; attention is that of one sentence. Give one.")
         with self._evaluating():
             source = pad_sources(parts or [[]])                                                    # (1, S)
@@ -215,7 +218,7 @@ class Translator:
         long = [i + 1 for i, parts in cut.items() if len(parts) > 1]
         lines = f"line{'s' * (len(long) > 1)} {', '.join(map(str, long[:5]))}{', …' if len(long) > 5 else ''}"
         return [] if not long else [
-            f"{len(long):,} of {len(cut):,} lines ({lines}) had more tokens than the {self.max_length} of a sentence "
+            f"{len(long):,} of {len(cut):,} lines ({lines}) had more tokens than the {self.piece_length} of a sentence "
             f"in training: each was translated in pieces, cut at the ends of sentences where there are any."]
 
 

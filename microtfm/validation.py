@@ -36,7 +36,8 @@ def validate(model: Model, material: Material, settings: Settings,
     loss = _loss(model, material, settings, interrupted)
     if loss is None:
         return None
-    translator = Translator(model, material.source, material.target, settings.tokens.max_length)
+    translator = Translator(model, material.source, material.target, settings.tokens.max_length,
+                            piece_length=settings.tokens.piece_length)
     translations = [""] * len(material.sentences)
     for index, text in translator.each([a for a, _ in material.sentences]):
         translations[index] = text

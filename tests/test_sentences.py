@@ -35,6 +35,26 @@ def test_chinese_text_is_cut_without_spaces(text: str, longest: int, found: list
     assert pieces(text, longest, len) == found
 
 
+def test_a_sentence_longer_than_usual_stays_whole_and_others_are_not_put_to_it() -> None:
+    text = "One two. Three four five six. Seven. Eight nine."
+    assert pieces(text, 10, words, 3) == ["One two.", "Three four five six.", "Seven. Eight nine."]
+    assert pieces(text, 3, words, 5) == pieces(text, 3, words) == ["One two.", "Three four five", "six.",
+                                                                   "Seven. Eight nine."]
+    assert pieces("a b, c d e f g, h", 6, words, 2) == ["a b,", "c d e f g,", "h"]
+
+
+@given(st.text("ab .,!?。，”"), st.integers(1, 9), st.integers(1, 9))
+def test_only_a_sentence_alone_is_longer_than_usual(text: str, longest: int, usual: int) -> None:
+    def letters(part: str) -> int:
+        return len("".join(part.split()))
+
+    found = pieces(text, longest, letters, usual)
+    assert "".join("".join(found).split()) == "".join(text.split())
+    for part in found:
+        assert letters(part) <= longest
+        assert letters(part) <= usual or pieces(part, longest, letters, usual) == [part.strip()]
+
+
 @given(st.text("ab .,!?。，”"), st.integers(1, 9))
 def test_nothing_is_lost_and_no_piece_is_too_long(text: str, longest: int) -> None:
     found = pieces(text, longest, lambda part: len(part.strip()))

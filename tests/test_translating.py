@@ -91,7 +91,8 @@ def test_alternatives_are_those_of_the_translation_that_is_given(translator: Tra
                                                                  capsys: pytest.CaptureFixture[str],
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Translator, "load", lambda folder: translator)
-    monkeypatch.setattr(translator, "max_length", 3)
+    for length in ("max_length", "piece_length"):
+        monkeypatch.setattr(translator, length, 3)
     lines = [LINES[0], "", LINES[1] + LINES[2], "  "]
     for more in ([], ["--nbest", "5"], ["--beam", "1"]):
         assert main(["translate", str(run), *lines, "--alternatives", "--json", *more]) == 0

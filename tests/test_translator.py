@@ -69,10 +69,11 @@ def test_text_that_was_never_seen_is_translated_somehow(folder: Path) -> None:
 def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     model = Translator.load(folder)
     long = "".join(f"{line}。" for line in LINES) * 4
-    assert len(long) > model.max_length == 100
+    usual = max(len(model.source.encode(line)) for line, _ in corpus()[0])
+    assert len(long) > model.max_length == 100 > model.piece_length == usual
     found = model.translate(["一", long, "", long])
-    assert "2 of 4 lines (lines 2, 4) had more tokens than the 100" in model.notices[0]
-    parts = sentences.pieces(long, 100, len)
+    assert f"2 of 4 lines (lines 2, 4) had more tokens than the {usual} of a sentence" in model.notices[0]
+    parts = sentences.pieces(long, 100, lambda part: len(model.source.encode(part)), usual)
     assert all(part.endswith("。") for part in parts)
     assert found[1] == found[3] == sentences.joined(model.translate(parts))
     assert model.notices == []
@@ -109,7 +110,7 @@ def test_attention_of_a_translation(folder: Path) -> None:
     for beam in (1, 3):
         target = translator.attention("一二三", beam)[2]
         assert " ".join(target[:-1]) == translator.translate(["一二三"], beam)[0]
-    translator.max_length = 2
+    translator.max_length = translator.piece_length = 2
     with pytest.raises(UserError, match="translated in 2 pieces"):
         translator.attention("一二三")
     weights, source, target = Translator.load(folder).attention("一二三")
