@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from microtfm import data, tokens
+from microtfm import data, sentences, tokens
 from microtfm.data import Batch, Ids, TextPair
 from microtfm.errors import UserError
 from microtfm.settings import Settings
@@ -56,11 +56,6 @@ class Material:
     def texts(self) -> tuple[list[str], list[str]]:
         """The sentences of the training pairs, source and target, as their ids say them."""
         return [self.source.decode(a) for a, _ in self.train], [self.target.decode(b) for _, b in self.train]
-
-    @property
-    def usual_length(self) -> int:
-        """The source tokens that all but one in a thousand of the training sentences have at most."""
-        return max(1, int(np.quantile([len(source) for source, _ in self.train], 0.999, method="higher")))
 
     def pass_over(self, settings: Settings, epoch: int) -> list[tuple[Ids, Ids]]:
         """The training pairs of an epoch, cut into subwords anew where tokens.dropout is not 0.
@@ -124,6 +119,15 @@ def prepare(texts: Texts, settings: Settings, source: Tokenizer, target: Tokeniz
         digest.update(np.array([len(a), *a, *b], "<i4").tobytes())
     return Material(source, target, train, valid, [texts.valid[i] for i in chosen], data.lengths(train),
                     digest.hexdigest(), [*texts.report, *said, *(f"Validation: {line}" for line in also)])
+
+
+def piece_length(texts: Texts, material: Material) -> int:
+    """The source tokens above which a line should be cut where its sentences end: 0 where a line of the training text
+    is one sentence (in 99 of 100), else what all but one in a thousand have at most."""
+    some = texts.train[::max(1, len(texts.train) // 10_000)]
+    if sum(1 for source, _ in some if sentences.ends(source)) < 0.01 * len(some):
+        return 0
+    return int(np.quantile([len(source) for source, _ in material.train], 0.999, method="higher"))
 
 
 def _longest(settings: Settings) -> int:

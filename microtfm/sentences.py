@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 
 from microtfm.tokens import IS_WIDE
 
+# behind which a full stop ends no sentence: a single letter, a small number, titles, a few words of three languages
+ABBREVIATION = re.compile(r"""(?<!\w)(?:[A-Za-z]|\d\d?|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Nos?|Vol|vs|etc|approx|"""
+                          r"""Nr|Hr|Fr|bzw|ca|usw|Mme|Mlle|MM|av|env)\.$""")
+FAR = 10                                 # characters that the longest of them and the one before it take
 CUTS = (                                 # where to cut, the best places first; each piece keeps the marks at its end
     re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+|(?<=[。！？｡])(?![。！？｡…”’」』）])\s*|(?<=[。！？｡…][”’」』）])\s*"""),
     re.compile(r"(?<=[,;:])\s+|(?<=[，；：、—])\s*"),
@@ -13,15 +17,31 @@ CUTS = (                                 # where to cut, the best places first; 
 )
 
 
+def ends(text: str) -> list[int]:
+    """Where inside the text a sentence has ended and the next one begins.
+
+    That is behind a mark that ends sentences, but not before a small letter, unless the text has no other, nor behind
+    an abbreviation or a number such as German's "2. Stock".
+    """
+    capitals, found = any(char.isupper() for char in text), []
+    for match in CUTS[0].finditer(text):
+        begin, end = match.span()
+        small = capitals and text[end:end + 1].islower()
+        if end < len(text) and not small and not ABBREVIATION.search(text[max(0, begin - FAR):begin]):
+            found.append(end)
+    return found
+
+
 def pieces(text: str, longest: int, length: Callable[[str], int], usual: int | None = None) -> list[str]:
     """The text in pieces of at most `usual` by the measure of `length`, each filled as far as it goes; a sentence that
     is longer by itself stays whole up to `longest` [usual].
 
-    It is cut at the ends of sentences; inside a sentence that is too long by itself, behind commas and their kin; then
-    between words; and what has no such place, in halves. A single character is never cut.
+    usual = 0: a piece for each sentence. The text is cut at the ends of sentences; inside a sentence that is too long
+    by itself, behind commas and their kin; then between words; and what has no such place, in halves. A single
+    character is never cut.
     """
-    usual, size = min(longest, usual or longest), length(text)
-    return [text] if size <= usual else _pieces(text, usual, longest, length, 0)
+    usual = longest if usual is None else min(longest, usual)
+    return [text] if length(text) <= usual else _pieces(text, usual, longest, length, 0)
 
 
 def _pieces(text: str, usual: int, longest: int, length: Callable[[str], int], level: int) -> list[str]:
@@ -48,8 +68,8 @@ def _pieces(text: str, usual: int, longest: int, length: Callable[[str], int], l
 def _cut(text: str, level: int) -> list[str]:
     if level == len(CUTS):
         return [text[:len(text) // 2], text[len(text) // 2:]]
-    ends = [match.end() for match in CUTS[level].finditer(text)]
-    parts = (text[begin:end].strip() for begin, end in zip([0, *ends], [*ends, len(text)], strict=True))
+    found = ends(text) if level == 0 else [match.end() for match in CUTS[level].finditer(text)]
+    parts = (text[begin:end].strip() for begin, end in zip([0, *found], [*found, len(text)], strict=True))
     return [part for part in parts if part]
 
 

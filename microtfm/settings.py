@@ -152,7 +152,7 @@ class TokenSettings:
     max_length: int = 100
     """Sentence pairs with more tokens on a side are left out of training, counted and said."""
     piece_length: int | None = None
-    """Source lines of more tokens are cut where sentences end. Unset: what one in 1,000 training sentences exceeds."""
+    """Source lines of more tokens are cut where sentences end. Unset: 0 if training has one a line, or its usual."""
     dropout: float = 0.0
     """Share of the merges of subwords that each pass over the training text leaves out at random, so that a word is
     learnt in many cuts (BPE-dropout, Provilkov et al. 2020). 0: none."""
@@ -160,7 +160,8 @@ class TokenSettings:
     def __post_init__(self) -> None:
         _check_types(self, "tokens")
         _at_least("tokens", self, 8, "size")
-        _at_least("tokens", self, 1, "max_length", "piece_length")
+        _at_least("tokens", self, 1, "max_length")
+        _at_least("tokens", self, 0, "piece_length")
         _share("tokens", self, "dropout")
         if self.dropout and self.kind != "subword":
             raise UserError(f"tokens.dropout = {self.dropout} leaves out merges of subwords, but tokens.kind = "
@@ -227,10 +228,9 @@ class Settings:
             if any("\ud800" <= char <= "\udfff" for char in str(getattr(self, name) or "")):
                 raise UserError(f"{name} = {str(getattr(self, name)).encode(errors='backslashreplace').decode()}: the "
                                 f"name is not UTF-8, and could not be written into config.toml. Rename it.")
-        if self.tgt is not None and self.src is None:
-            raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
-        if self.valid_tgt is not None and self.valid_src is None:
-            raise UserError("--valid-tgt was given without --valid-src. Give both files, or one TSV as --valid-src.")
+        for a, b in (("src", "tgt"), ("valid-src", "valid-tgt")):
+            if getattr(self, b.replace("-", "_")) is not None and getattr(self, a.replace("-", "_")) is None:
+                raise UserError(f"--{b} was given without --{a}. Give both files, or one TSV file as --{a}.")
 
     def _fill(self) -> None:
         """What was not given: the recipe's, or the default."""

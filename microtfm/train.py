@@ -80,7 +80,10 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
         events.notice(notice)
     engine.seed(settings.seed)
     model = build(settings.model, len(source), len(target)) if first is None else first.load_model()
-    settings = _resolved(settings, out, corpus is not None, material)
+    if settings.tokens.piece_length is None:
+        usual = materials.piece_length(texts, material)
+        settings = replace(settings, tokens=replace(settings.tokens, piece_length=usual))
+    settings = _resolved(settings, out, corpus is not None)
     run = RunFolder(out, settings, run_code(settings, source, target, material.digest, model.state_dict()))
     files = {"train.tsv": texts.train, "valid.tsv": texts.valid} if corpus is not None else {}
     training = _Training(run, material, model, events, started, place)
@@ -119,7 +122,7 @@ def _resume(run: RunFolder, before: Settings, events: Events, started: float, ch
         return training.run_all(stopping)
 
 
-def _resolved(settings: Settings, out: Path, own_text: bool, material: Material) -> Settings:
+def _resolved(settings: Settings, out: Path, own_text: bool) -> Settings:
     """The settings as config.toml keeps them: nothing left open, paths that hold from anywhere."""
     def fixed(path: Path | None) -> Path | None:
         return path.absolute() if path is not None else None
@@ -128,8 +131,7 @@ def _resolved(settings: Settings, out: Path, own_text: bool, material: Material)
         settings = replace(settings, src=out / "train.tsv", valid_src=out / "valid.tsv")
     return replace(settings, src=fixed(settings.src), tgt=fixed(settings.tgt), valid_src=fixed(settings.valid_src),
                    valid_tgt=fixed(settings.valid_tgt), init=fixed(settings.init), out=fixed(out),
-                   train=replace(settings.train, steps=settings.train.last_step),
-                   tokens=replace(settings.tokens, piece_length=settings.tokens.piece_length or material.usual_length))
+                   train=replace(settings.train, steps=settings.train.last_step))
 
 
 def _optimiser(model: Model, settings: TrainSettings) -> Optimiser:

@@ -17,7 +17,7 @@ from microtfm.data import pad_sources
 from microtfm.errors import UserError
 from microtfm.forced import Choice, Scored
 from microtfm.run_folder import RunFolder
-from microtfm.sentences import joined, pieces
+from microtfm.sentences import ends, joined, pieces
 from microtfm.settings import WIDEST
 from microtfm.tokens import BOS, Tokenizer, normalise
 
@@ -52,10 +52,10 @@ class Translator:
 
     def __init__(self, model: Model, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST, beam: int = 1,
                  length_penalty: float = 1.0, piece_length: int | None = None) -> None:
-        """`piece_length`: source tokens that sentences in training usually have at most; longer lines are translated in
-        pieces, cut where sentences end. `max_length`: those of the longest; longer sentences are cut, too."""
+        """`piece_length`: source tokens above which a line is cut where its sentences end, and translated in pieces
+        [max_length]. `max_length`: above which a sentence is cut, too."""
         self.model, self.source, self.target, self.max_length = model, source, target, min(max_length, LONGEST)
-        self.piece_length = min(piece_length or self.max_length, self.max_length)
+        self.piece_length = self.max_length if piece_length is None else min(piece_length, self.max_length)
         self.beam, self.length_penalty = beam, length_penalty
         self.notices: list[str] = []     # what there is to say about the last call of `translate`
 
@@ -187,7 +187,7 @@ class Translator:
     def _pieces(self, text: str) -> list[list[int]]:
         """The ids of a line, in pieces that are short enough; a line without text has none."""
         ids = self.source.encode(text)
-        if len(ids) <= self.piece_length:
+        if len(ids) <= self.piece_length or (len(ids) <= self.max_length and not ends(text)):
             return [ids] if ids else []
         parts = pieces(text, self.max_length, lambda part: len(self.source.encode(part)), self.piece_length)
         return [part[:LONGEST] for part in map(self.source.encode, parts) if part]
@@ -202,8 +202,8 @@ class Translator:
         width, penalty = self.search(beam, length_penalty)
         parts = self._pieces(normalise(line))
         if len(parts) > 1:
-            raise UserError(f"This line has more tokens than the {self.piece_length} of a sentence in training and is "
-                            f"translated in {len(parts)} pieces; attention is that of one sentence. Give one.")
+            raise UserError(f"This line has {self._reason()}, and is translated in {len(parts)} pieces; attention is "
+                            f"that of one sentence. Give one.")
         with self._evaluating():
             source = pad_sources(parts or [[]])                                                    # (1, S)
             out = self._best(source, width, penalty)[0]
@@ -218,8 +218,12 @@ class Translator:
         long = [i + 1 for i, parts in cut.items() if len(parts) > 1]
         lines = f"line{'s' * (len(long) > 1)} {', '.join(map(str, long[:5]))}{', …' if len(long) > 5 else ''}"
         return [] if not long else [
-            f"{len(long):,} of {len(cut):,} lines ({lines}) had more tokens than the {self.piece_length} of a sentence "
-            f"in training: each was translated in pieces, cut at the ends of sentences where there are any."]
+            f"{len(long):,} of {len(cut):,} lines ({lines}) had {self._reason()}: each was translated in pieces, cut "
+            f"at the ends of sentences where there are any."]
+
+    def _reason(self) -> str:
+        more = f"more tokens than the {self.piece_length or self.max_length} of a sentence in training"
+        return more if self.piece_length else f"several sentences, where in training a line had one, or {more}"
 
 
 def _checked(lines: Sequence[str]) -> Sequence[str]:

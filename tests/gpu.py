@@ -359,8 +359,9 @@ def main() -> int:
         "kernels": (lambda: {"simulated": len(all_kernels())} if simulated else compile_all(proof), 60),
         "smoke": (smoke, 5),
         "products": (lambda: products(simulated), 20), "bandwidths": (lambda: bandwidths(simulated), 15),
+        "decode": (lambda: decoding(simulated), 20),
         "steps": (lambda: steps(simulated, proof, wish.peer or ["torch", "torch-compile"]), 60),
-        "decode": (lambda: decoding(simulated), 20), "each": (lambda: kernels(simulated), 30),
+        "each": (lambda: kernels(simulated), 30),
         "tests": (lambda: tested(proof, max(30.0, proof.left() - 5)), 40),
     }
     for name, (work, least) in stages.items():

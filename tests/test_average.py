@@ -76,7 +76,9 @@ def test_an_exported_model_translates_the_same(tmp_path: Path, joint: bool,
     assert main(["export", str(run), "-o", str(out)]) == 0
     lines = [a for a, _ in corpus()[1]]
     one, two = Translator.load(run), Translator.load(out)
+    lines.append(f"{lines[0]}。{lines[1]}。")
     assert one.translate(lines) == two.translate(lines) and two.beam == 2
+    assert one.piece_length == two.piece_length == 0
     assert main(["translate", str(out), lines[0]]) == 0
     for argv, said in ((["export", str(run), "-o", str(out)], "exists"),
                        (["export", str(run), "-o", str(tmp_path / "x.bin")], ".safetensors"),

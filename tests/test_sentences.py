@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microtfm.sentences import joined, pieces
+from microtfm.sentences import ends, joined, pieces
 
 
 def words(text: str) -> int:
@@ -43,7 +43,21 @@ def test_a_sentence_longer_than_usual_stays_whole_and_others_are_not_put_to_it()
     assert pieces("a b, c d e f g, h", 6, words, 2) == ["a b,", "c d e f g,", "h"]
 
 
-@given(st.text("ab .,!?。，”"), st.integers(1, 9), st.integers(1, 9))
+@pytest.mark.parametrize(("text", "found"), [
+    ("A man eats. A woman sleeps! Who? Me.", ["A man eats.", "A woman sleeps!", "Who?", "Me."]),
+    ("Mr. Smith met Dr. J. K. Hall, e.g. Today.", ["Mr. Smith met Dr. J. K. Hall, e.g. Today."]),
+    ("“Stop!” he said at 5 p.m. on Monday.", ["“Stop!” he said at 5 p.m. on Monday."]),
+    ("all small. no other letters.", ["all small.", "no other letters."]),
+    ("Im 2. Stock gibt es z. B. Hunde bzw. Katzen. Nr. 3 ist da.",
+     ["Im 2. Stock gibt es z. B. Hunde bzw. Katzen.", "Nr. 3 ist da."]),
+    ("我喜欢猫。你呢？很好", ["我喜欢猫。", "你呢？", "很好"]), ("One", ["One"]), ("", [""]),
+])
+def test_a_piece_for_each_sentence(text: str, found: list[str]) -> None:
+    assert pieces(text, 100, len, 0) == found
+    assert len(ends(text)) == len(found) - 1
+
+
+@given(st.text("ab .,!?。，”"), st.integers(1, 9), st.integers(0, 9))
 def test_only_a_sentence_alone_is_longer_than_usual(text: str, longest: int, usual: int) -> None:
     def letters(part: str) -> int:
         return len("".join(part.split()))

@@ -11,11 +11,13 @@ import pytest
 from tiny import corpus, pairs, settings
 
 import engine
-from microtfm import checkpoint, sentences, train, translator
+from microtfm import checkpoint, material, sentences, train, translator
 from microtfm.errors import UserError
 from microtfm.evaluate import exact_match
 from microtfm.inspection import inspect
+from microtfm.material import Texts
 from microtfm.run_folder import RunFolder
+from microtfm.settings import Settings
 from microtfm.translator import Translator
 
 
@@ -69,15 +71,31 @@ def test_text_that_was_never_seen_is_translated_somehow(folder: Path) -> None:
 def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     model = Translator.load(folder)
     long = "".join(f"{line}。" for line in LINES) * 4
-    usual = max(len(model.source.encode(line)) for line, _ in corpus()[0])
-    assert len(long) > model.max_length == 100 > model.piece_length == usual
+    assert len(long) > model.max_length == 100 and model.piece_length == 0
     found = model.translate(["一", long, "", long])
-    assert f"2 of 4 lines (lines 2, 4) had more tokens than the {usual} of a sentence" in model.notices[0]
-    parts = sentences.pieces(long, 100, lambda part: len(model.source.encode(part)), usual)
-    assert all(part.endswith("。") for part in parts)
+    assert "2 of 4 lines (lines 2, 4) had several sentences, where in training a line had one, or" in model.notices[0]
+    parts = [f"{line}。" for line in LINES] * 4
+    assert sentences.pieces(long, 100, len, 0) == parts
     assert found[1] == found[3] == sentences.joined(model.translate(parts))
     assert model.notices == []
     assert model.translate(["一" * 5_000])[0]
+    model.piece_length = 12
+    found = model.translate(["一", long])
+    assert "1 of 2 lines (line 2) had more tokens than the 12 of a sentence in training" in model.notices[0]
+    parts = sentences.pieces(long, 100, lambda part: len(model.source.encode(part)), 12)
+    assert len(parts) < 4 * len(LINES) and all(part.endswith("。") for part in parts)
+    assert found[1] == sentences.joined(model.translate(parts))
+
+
+def test_where_lines_are_cut_follows_from_the_training_text() -> None:
+    def found(several: int) -> int:
+        texts = [("One two. Three.", "x")] * several + [("One two three.", "x")] * (1000 - several)
+        chosen = Settings.from_dict({"tokens": {"kind": "word"}, "model": {"tie": "output"}})
+        source, target, _ = material.tokenizers(Texts(texts, texts[:1]), chosen)
+        learnt = material.prepare(Texts(texts, texts[:1]), chosen, source, target)
+        return material.piece_length(Texts(texts, []), learnt)
+
+    assert (found(0), found(9), found(10)) == (0, 0, 5)
 
 
 def test_no_translation_contains_a_line_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ layer gets its own GRADIENT, a matrix of c for each, with the sums of b over k a
 along k, DEEP, which is the gradient of such layers' input.
 """
 
-
 import numpy as np
 
 from .cp_async import arrived, commit, copy1, copy4
@@ -25,7 +24,7 @@ from .template import registers, template, unroll
 
 SIDE, GRADIENT, DEEP = range(3)
 NOTHING = np.float32(0)
-BAND = 16
+BAND = 16  # tiles
 
 SIGNATURE = (
     "float32[...], float32[...], float32[...], float32[...], float32[::1], float32[::1], float32[::1], float32[::1],"
