@@ -139,6 +139,31 @@ def chosen(piece, first, second, third):
 
 
 @jit
+def block_of(m, n1, n2, n3, turned, rows, columns, deep):
+    """(first row, first column in its piece, piece, columns before it, in it, and in all) of this block's tile."""
+    tile_i, tile_j = tile_of(cuda.blockIdx.x, (m + rows - 1) // rows)
+    piece, j0, width, total = 0, tile_j * columns, n1, n1
+    if not deep:
+        piece, j0 = piece_of(tile_j, n1, n2, columns)
+        width, total = chosen(piece, n1, n2, n3), np.int32(n1 + n2 + n3)
+    i0, j0 = moved_back(tile_i * rows, rows, m, turned), moved_back(j0, columns, width, True)
+    return i0, j0, piece, np.int32(chosen(piece, 0, n1, n1 + n2)), width, total
+
+
+@jit
+def part_of(depth, chunk, step):
+    """(first, last, steps) of this block's part of k."""
+    first, last = np.int32(cuda.blockIdx.y * chunk), np.int32(min(depth, (cuda.blockIdx.y + 1) * chunk))
+    return first, last, np.int32((last - first + step - 1) // step)
+
+
+@jit
+def matrix_at(z, inner, outer_step, inner_step):
+    """Where matrix z of a batch begins."""
+    return np.int32(z // inner * outer_step + z % inner * inner_step)
+
+
+@jit
 def piece_at(step, first, second):
     """(piece, its first step) of a step among those of pieces one behind the other, `first` and `second` long."""
     if step < first:
@@ -188,18 +213,9 @@ def product(
     left = cuda.shared.array(STAGES * DEPTH * (ROWS + 4), np.float32, 16)
     right = cuda.shared.array(STAGES * DEPTH * (COLUMNS + 4), np.float32, 16)
     t, z = cuda.threadIdx.x, cuda.blockIdx.z
-    tile_i, tile_j = tile_of(cuda.blockIdx.x, (m + ROWS - 1) // ROWS)
-    i0 = tile_i * ROWS
-    piece, j0, width, total = 0, tile_j * COLUMNS, n1, n1
-    if not DEEPLY:
-        piece, j0 = piece_of(tile_j, n1, n2, COLUMNS)
-        width, total = chosen(piece, n1, n2, n3), np.int32(n1 + n2 + n3)
-    i0, j0 = moved_back(i0, ROWS, m, a_i == 1), moved_back(j0, COLUMNS, width, True)
-    before = np.int32(chosen(piece, 0, n1, n1 + n2))
-    a_at = np.int32(z // inner * a_outer + z % inner * a_inner)
-    b_at = np.int32(z // inner * b_outer + z % inner * b_inner)
-    first_k, last_k = np.int32(cuda.blockIdx.y * chunk), np.int32(min(depth, (cuda.blockIdx.y + 1) * chunk))
-    steps = np.int32((last_k - first_k + DEPTH - 1) // DEPTH)
+    i0, j0, piece, before, width, total = block_of(m, n1, n2, n3, a_i == 1, ROWS, COLUMNS, DEEPLY)
+    first_k, last_k, steps = part_of(depth, chunk, DEPTH)
+    a_at, b_at = matrix_at(z, inner, a_outer, a_inner), matrix_at(z, inner, b_outer, b_inner)
     b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
     a_from, b_from = a_at, np.int32(b_at + before * b_j if mode == GRADIENT else b_at)
     first_step, begin, end, steps1, steps2 = np.int32(0), np.int32(0), last_k, steps, steps

@@ -20,19 +20,7 @@ from ..compiled import scalar
 from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
 from .mma import load_matrices, mma_bf16, mma_tf32
-from .product import (
-    DEEP,
-    GRADIENT,
-    NOTHING,
-    SIGNATURE,
-    above,
-    chosen,
-    moved_back,
-    piece_at,
-    piece_of,
-    steps_of,
-    tile_of,
-)
+from .product import DEEP, GRADIENT, NOTHING, SIGNATURE, above, block_of, chosen, matrix_at, part_of, piece_at, steps_of
 from .ptx import load1, store2, zeros
 from .template import registers, template, unroll
 
@@ -137,18 +125,9 @@ def tensor_product(
     """
     memory = cuda.shared.array(0, np.int32)
     t, z = cuda.threadIdx.x, cuda.blockIdx.z
-    tile_i, tile_j = tile_of(cuda.blockIdx.x, (m + ROWS - 1) // ROWS)
-    i0 = tile_i * ROWS
-    piece, j0, width, total = 0, tile_j * COLUMNS, n1, n1
-    if mode != DEEP:
-        piece, j0 = piece_of(tile_j, n1, n2, COLUMNS)
-        width, total = chosen(piece, n1, n2, n3), np.int32(n1 + n2 + n3)
-    i0, j0 = moved_back(i0, ROWS, m, a_i == 1), moved_back(j0, COLUMNS, width, True)
-    before = np.int32(chosen(piece, 0, n1, n1 + n2))
-    a_at = np.int32(z // inner * a_outer + z % inner * a_inner)
-    b_at = np.int32(z // inner * b_outer + z % inner * b_inner)
-    first_k, last_k = np.int32(cuda.blockIdx.y * chunk), np.int32(min(depth, (cuda.blockIdx.y + 1) * chunk))
-    steps = np.int32((last_k - first_k + DEPTH - 1) // DEPTH)
+    i0, j0, piece, before, width, total = block_of(m, n1, n2, n3, a_i == 1, ROWS, COLUMNS, mode == DEEP)
+    first_k, last_k, steps = part_of(depth, chunk, DEPTH)
+    a_at, b_at = matrix_at(z, inner, a_outer, a_inner), matrix_at(z, inner, b_outer, b_inner)
     b, b_k, b_j = chosen(piece, b1, b2, b3), chosen(piece, b1_k, b2_k, b3_k), chosen(piece, b1_j, b2_j, b3_j)
     a_from, b_from = a_at, np.int32(b_at + before * b_j if mode == GRADIENT else b_at)
     first_step, begin, end = np.int32(0), np.int32(0), last_k
