@@ -243,11 +243,12 @@ def _product(work: Callable[[], Any], n: int, precision: str, x: Any, y: Any, si
 
 
 def bandwidths(simulated: bool) -> dict[str, Any]:
-    """What a copy reaches, and the share of it that memory-bound kernels reach, on 256 MB and more."""
+    """What a copy reaches, and the share of it that memory-bound kernels reach, on 512 MB and more: less would be done
+    before the next is launched."""
     import numpy as np
 
     import engine
-    rows, n = {}, 256 if simulated else 64 * 2**20        # float32: 256 MB
+    rows, n = {}, 256 if simulated else 128 * 2**20       # float32: 512 MB
     width = 64 if simulated else 1024
     with engine.default_device("cuda"), engine.no_grad():
         x = engine.Tensor(np.random.default_rng(0).standard_normal((n // width, width)).astype(np.float32))
