@@ -11,7 +11,7 @@ from microtfm import decode
 from microtfm.attention_map import FAMILY, font_style
 from microtfm.data import pad_sources
 from microtfm.tokens import EOS
-from microtfm.translator import LONGEST, Translator
+from microtfm.translator import Translator
 
 Prefix = tuple[int, ...]
 WIDE, HIGH, MARGIN, TOP = 130.0, 26.0, 20.0, 74.0        # of a node's place
@@ -29,7 +29,8 @@ class Tree:
 
 
 def search(translator: Translator, line: str, beam: int, length_penalty: float = 1.0) -> Tree:
-    """Translate one line with beam search (§6.1) and keep what it looked at."""
+    """Translate one line with beam search (§6.1) and keep what it looked at. Raises UserError for a line that is
+    translated in pieces."""
     tree = Tree({(): 0.0}, {}, ())
 
     def watch(state: Any) -> None:
@@ -39,7 +40,7 @@ def search(translator: Translator, line: str, beam: int, length_penalty: float =
     was_training = translator.model.training
     translator.model.eval()
     try:
-        source = pad_sources([translator.source.encode(line)[:LONGEST]])
+        source = pad_sources([translator.sentence(line)])
         found = decode.beam(translator.model, source, beam, length_penalty, watch=watch)[0]
     finally:
         translator.model.train(was_training)

@@ -73,11 +73,14 @@ def probe(folder: Path, src: Path, tgt: Path | None) -> dict[str, Any]:
 
     corpus = read_parallel(src, tgt)
     sources, targets = [a for a, _ in corpus.pairs], [b for _, b in corpus.pairs]
-    scores = Translator.load(folder).score(sources, targets)
+    translator = Translator.load(folder)
+    scores, whole = translator.score(sources, targets), translator.in_pieces(sources)
+    notices = [] if not whole else [f"{whole:,} of {len(sources):,} sources would be translated in pieces, cut where "
+                                    f"sentences end; they are scored whole, which such a model finds improbable."]
     total, count = sum(each.log_probability for each in scores), sum(len(each.tokens) for each in scores)
     return {
         "folder": str(folder), "text": str(src), "sentences": len(scores), "tokens": count, "log_probability": total,
-        "perplexity": math.exp(min(-total / count, 700)), "notices": corpus.report,
+        "perplexity": math.exp(min(-total / count, 700)), "notices": [*corpus.report, *notices],
         "scores": [{"source": a, "target": b, "log_probability": each.log_probability,
                     "tokens": [{"token": token, "log_probability": p}
                                for token, p in zip(each.tokens, each.log_probabilities, strict=True)]}

@@ -45,11 +45,20 @@ def _flags(cls: Any, wanted: tuple[str, ...], defaults: Any, others: dict[str, s
             continue
         text = helps[each.name] + ("" if default is None or default is False else f" [default: {_shown(default)}]")
         negative = () if each.default is False else None
-        shown = Parameter(help=text, show_default=False, negative=negative)
+        whole = _whole if kind in (int, int | None) else None
+        shown = Parameter(help=text, show_default=False, negative=negative, converter=whole)
         fields.append((each.name, Annotated[kind | None, shown], dataclasses.field(default=None)))
     made = dataclasses.make_dataclass(cls.__name__.replace("Settings", "Flags"), fields, kw_only=True)
     made.__module__ = __name__           # cyclopts takes what comes from the standard library for a plain value
     return made
+
+
+def _whole(kind: Any, tokens: Any) -> int:
+    """A whole number as it was typed; cyclopts' own reading rounds 1.5."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number.") from None
 
 
 def _shown(default: Any) -> str:

@@ -101,6 +101,8 @@ class Reference:
 
     def _causes(self, settings: Settings, wrong: list[Place]) -> str:
         changed = differences(self.settings, deciding(settings))
+        if (settings.train.last_step or 0) - settings.train.cooldown >= self.reach:
+            changed = [each for each in changed if not each.startswith("train.cooldown")]
         if changed:
             return (f"This run has other settings than the reference ({', '.join(changed)}), which may be all there is "
                     f"to it.")
@@ -128,11 +130,10 @@ def of(settings: Settings) -> Reference | None:
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
-    """The settings that decide what is learnt, and how fast, by their dotted names; but for the cool-down at the end,
-    where no reference reaches."""
+    """The settings that decide what is learnt, and how fast, by their dotted names."""
     table = settings.to_dict()
     return {f"{group}.{name}": value for group in ("model", "train", "tokens") for name, value in table[group].items()
-            if name not in (*LEAVE, "cooldown", "piece_length")}
+            if name not in (*LEAVE, "piece_length")}
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

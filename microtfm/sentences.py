@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from microtfm.tokens import IS_WIDE
 
 # behind which a full stop ends no sentence: a single letter, a small number, titles, a few words of three languages
-ABBREVIATION = re.compile(r"""(?<!\w)(?:[A-Za-z]|\d\d?|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Nos?|Vol|vs|etc|approx|"""
-                          r"""Nr|Hr|Fr|bzw|ca|usw|Mme|Mlle|MM|av|env)\.$""")
+ABBREVIATION = re.compile(r"""(?<!\w)(?:[A-Za-z]|\d\d?|Mr|Mrs|Ms|Dr|Prof|St|Mt|Jr|Sr|Gen|Capt|Rev|vs|approx|"""
+                          r"""Hr|Fr|bzw|ca|Mio|Mrd|Mme|Mlle|MM|av|env)\.$""")
+NUMBERED = re.compile(r"""(?<!\w)(?:Nos?|Nr|Vol|Fig|Art|pp?|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.$""")
 FAR = 10                                 # characters that the longest of them and the one before it take
 CUTS = (                                 # where to cut, the best places first; each piece keeps the marks at its end
-    re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+|(?<=[。！？｡])(?![。！？｡…”’」』）])\s*|(?<=[。！？｡…][”’」』）])\s*"""),
+    re.compile(r"""(?<=[.!?…])(?:\s?»|["'”’)\]])*\s+|(?<=[。！？｡])(?![。！？｡…”’」』）])\s*|(?<=[。！？｡…][”’」』）])\s*"""),
     re.compile(r"(?<=[,;:])\s+|(?<=[，；：、—])\s*"),
     re.compile(r"\s+"),
 )
@@ -21,15 +22,32 @@ def ends(text: str) -> list[int]:
     """Where inside the text a sentence has ended and the next one begins.
 
     That is behind a mark that ends sentences, but not before a small letter, unless the text has no other, nor behind
-    an abbreviation or a number such as German's "2. Stock".
+    an abbreviation or a number such as German's "2. Stock"; and each has a letter or a digit.
     """
     capitals, found = any(char.isupper() for char in text), []
+    last = next((i for i in range(len(text) - 1, -1, -1) if text[i].isalnum()), -1)
+    first = _letter(text, 0)             # of the sentence that has begun
     for match in CUTS[0].finditer(text):
         begin, end = match.span()
-        small = capitals and text[end:end + 1].islower()
-        if end < len(text) and not small and not ABBREVIATION.search(text[max(0, begin - FAR):begin]):
+        if end > last:
+            break
+        if first < begin and not _goes_on(text, begin, end, capitals):
             found.append(end)
+            first = _letter(text, end)
     return found
+
+
+def _letter(text: str, start: int) -> int:
+    return next((i for i in range(start, len(text)) if text[i].isalnum()), len(text))
+
+
+def _goes_on(text: str, begin: int, end: int, capitals: bool) -> bool:
+    """Whether the sentence that a mark before `begin` may have ended goes on at `end`."""
+    before = text[max(0, begin - FAR):begin]
+    if before[-1:] not in ".!?…":        # a Chinese one
+        return False
+    small, digit = capitals and text[end].islower(), text[end].isdigit()
+    return small or bool(ABBREVIATION.search(before)) or (digit and bool(NUMBERED.search(before)))
 
 
 def pieces(text: str, longest: int, length: Callable[[str], int], usual: int | None = None) -> list[str]:
@@ -48,18 +66,20 @@ def _pieces(text: str, usual: int, longest: int, length: Callable[[str], int], l
     if len(text) < 2:
         return [text]
     parts = _cut(text, level)
-    sizes = [length(part) for part in parts]
+    sizes, gap = [length(part) for part in parts], length("a a") - 2 * length("a")         # what a space counts
     found: list[str] = []
     room = 0                             # of the last piece, for more
     end = 0
     for part, part_size in zip(parts, sizes, strict=True):
         begin = text.index(part, end)
-        if found and part_size <= room:
+        cost = part_size + gap * (begin - end)
+        if found and cost <= room:
             found[-1] += text[end:begin] + part
-            room -= part_size
+            room -= cost
         else:
             small = part_size <= longest
-            found += [part] if small else _pieces(part, usual, longest, length, min(level + 1, len(CUTS)))
+            found += [part] if small else _pieces(part, usual or longest, longest, length,
+                                                      min(level + 1, len(CUTS)))
             room = usual - part_size if small else 0
         end = begin + len(part)
     return found

@@ -122,8 +122,8 @@ class TrainSettings:
                   "validate_sentences", "log_every")
         _at_least("train", self, 0, "cooldown", "weight_decay", "consistency", "clip_norm", "average", "patience",
                   "keep")
-        if self.cooldown and (self.last_step is None or self.cooldown > self.last_step):
-            raise UserError(f"train.cooldown = {self.cooldown} ends at train.steps = {self.last_step}. Use more steps.")
+        if self.cooldown and self.cooldown > (self.last_step or 0):
+            raise UserError(f"train.cooldown = {self.cooldown} is counted back from train.steps: give as many or more.")
         _share("train", self, "label_smoothing")
         for name in ("minutes", "lr"):
             value = getattr(self, name)

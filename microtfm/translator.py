@@ -200,15 +200,23 @@ class Translator:
         line that is translated in pieces.
         """
         width, penalty = self.search(beam, length_penalty)
-        parts = self._pieces(normalise(line))
-        if len(parts) > 1:
-            raise UserError(f"This line has {self._reason()}, and is translated in {len(parts)} pieces; attention is "
-                            f"that of one sentence. Give one.")
         with self._evaluating():
-            source = pad_sources(parts or [[]])                                                    # (1, S)
+            source = pad_sources([self.sentence(line)])                                            # (1, S)
             out = self._best(source, width, penalty)[0]
             weights = self.model.attention(source, np.array([[BOS, *out]]))                     # (layers, H, T, S)
         return weights, self.source.pieces(source[0]), [*self.target.pieces(out), "<eos>"]
+
+    def sentence(self, line: str) -> list[int]:
+        """The ids of a line. Raises UserError for one that is translated in pieces."""
+        parts = self._pieces(normalise(line))
+        if len(parts) > 1:
+            raise UserError(f"This line has {self._reason()}, and is translated in {len(parts)} pieces; a picture or "
+                            f"attention is that of one sentence. Give one.")
+        return parts[0] if parts else []
+
+    def in_pieces(self, lines: Sequence[str]) -> int:
+        """How many of the lines are translated in pieces."""
+        return sum(len(self._pieces(normalise(line))) > 1 for line in lines)
 
     def notes(self, lines: Sequence[str]) -> list[str]:
         """What `notices` would hold after these lines."""

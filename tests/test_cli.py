@@ -14,6 +14,7 @@ from tiny import corpus, pairs, settings, text_files
 
 from microtfm import train
 from microtfm.cli import COMMANDS, main
+from microtfm.run_folder import RunFolder
 
 SMALL = ["--model.d-model", "16", "--model.heads", "2", "--model.layers", "1", "--model.ffn", "32"]
 TINY = [*SMALL, "--tokens.kind", "char", "--tokens.size", "60", "--train.steps", "4", "--train.batch-tokens", "100",
@@ -153,6 +154,14 @@ def test_train_resume_evaluate_info_and_translate(tmp_path: Path, capsys: pytest
     assert main(["train", str(run / "config.toml"), "--out", str(tmp_path / "again"), "--train.steps", "1"]) == 0
     capsys.readouterr()
     assert "--force" in complaint(capsys, "train", str(run / "config.toml"))
+    for name, lines in (("a", [f"{a}。{a}。" for a, _ in pairs()]), ("b", [f"{b}. {b}." for _, b in pairs()])):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    other = ["--src", str(tmp_path / "a"), "--tgt", str(tmp_path / "b"), "--out", str(tmp_path / "other"),
+             "--train.steps", "1"]
+    assert main(["train", str(run / "config.toml"), *other]) == 0
+    assert RunFolder.open(run).settings.tokens.piece_length == 0     # what was measured there does not count here
+    assert (RunFolder.open(tmp_path / "other").settings.tokens.piece_length or 0) > 4
+    assert "'1.5' is not a whole number" in complaint(capsys, "train", "--train.cooldown", "1.5")
 
 
 def test_info_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

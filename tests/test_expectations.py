@@ -91,6 +91,10 @@ def test_a_run_is_told_where_it_lies(tmp_path: Path) -> None:
     assert better is not None and not better[0] and "better than on some text" in better[1]
     other = told(1.0, Settings.from_recipe("tiny", train={"lr": 0.5}))
     assert other is not None and "train.lr = 0.5 instead of 0.005" in other[1]
+    cooled = told(1.1, Settings.from_recipe("tiny", train={"cooldown": 7500}))
+    assert cooled is not None and "train.cooldown = 7500 instead of 0" in cooled[1]
+    later = told(1.2, Settings.from_recipe("tiny", train={"cooldown": 2000}))      # from step 6,000 on
+    assert later is not None and "It learns less" in later[1]
     assert told(0.0, until=100) is None
     with pytest.raises(UserError, match=r"train.lr = 1.0 instead of 0.005"):
         make([tmp_path / "0", curve(tmp_path / "other", "tiny", 0.0, train={"lr": 1.0})], "x")

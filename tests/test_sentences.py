@@ -48,6 +48,12 @@ def test_a_sentence_longer_than_usual_stays_whole_and_others_are_not_put_to_it()
     ("Mr. Smith met Dr. J. K. Hall, e.g. Today.", ["Mr. Smith met Dr. J. K. Hall, e.g. Today."]),
     ("“Stop!” he said at 5 p.m. on Monday.", ["“Stop!” he said at 5 p.m. on Monday."]),
     ("all small. no other letters.", ["all small.", "no other letters."]),
+    ("« Bonjour. » Il crie « Au feu ! » et part.", ["« Bonjour. »", "Il crie « Au feu ! » et part."]),
+    ("« Quelle heure ? » « Dix heures. »", ["« Quelle heure ? »", "« Dix heures. »"]),
+    ("Wait . . . What? ...", ["Wait .", ". . What? ..."]), (". . . !", [". . . !"]),
+    ("Did he? No. See No. 3 and Fig. 2 of Jan. 5. Gen. Lee saw Mt. Blanc.",
+     ["Did he?", "No.", "See No. 3 and Fig. 2 of Jan. 5. Gen. Lee saw Mt. Blanc."]),
+    ("我喜欢iPhone。iPad也好。", ["我喜欢iPhone。", "iPad也好。"]),
     ("Im 2. Stock gibt es z. B. Hunde bzw. Katzen. Nr. 3 ist da.",
      ["Im 2. Stock gibt es z. B. Hunde bzw. Katzen.", "Nr. 3 ist da."]),
     ("我喜欢猫。你呢？很好", ["我喜欢猫。", "你呢？", "很好"]), ("One", ["One"]), ("", [""]),
@@ -55,6 +61,11 @@ def test_a_sentence_longer_than_usual_stays_whole_and_others_are_not_put_to_it()
 def test_a_piece_for_each_sentence(text: str, found: list[str]) -> None:
     assert pieces(text, 100, len, 0) == found
     assert len(ends(text)) == len(found) - 1
+
+
+def test_a_sentence_that_is_too_long_is_cut_into_full_pieces_where_each_sentence_is_one() -> None:
+    assert pieces("a a a a a a a end. B c.", 5, words, 0) == ["a a a a a", "a a end.", "B c."]
+    assert pieces("a, b, c, d, e, f, g hh. B c.", 5, words, 0) == ["a, b, c, d, e,", "f, g hh.", "B c."]
 
 
 @given(st.text("ab .,!?。，”"), st.integers(1, 9), st.integers(0, 9))

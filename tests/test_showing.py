@@ -75,6 +75,9 @@ def test_what_cannot_be_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "one sentence; 2 were given" in capsys.readouterr().err
     assert main(["translate", str(run), "一", "--show", "beam", "-o", "x.gif"]) == 2
     assert "must end in .svg or .html" in capsys.readouterr().err
+    for what in ("beam", "attention"):
+        assert main(["translate", str(run), "一二。三。", "--show", what]) == 2
+        assert "is translated in 2 pieces" in capsys.readouterr().err
 
 
 def test_encoding_and_masks_are_drawn_number_by_number() -> None:

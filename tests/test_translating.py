@@ -132,6 +132,9 @@ def test_score_from_files(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["score", str(run), "--src", str(tmp_path / "both.tsv"), "--tokens"]) == 0
     out = capsys.readouterr().out
     assert "<eos>" in out and "perplexity" in out and len(out.splitlines()) == 5
+    (tmp_path / "both.tsv").write_text("一二。三。\tthree two one\n一二\ttwo one\n", encoding="utf-8")
+    assert main(["score", str(run), "--src", str(tmp_path / "both.tsv")]) == 0
+    assert "1 of 2 sources would be translated in pieces" in capsys.readouterr().out
 
 
 def test_lines_are_answered_as_they_come(run: Path) -> None:

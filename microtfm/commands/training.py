@@ -78,6 +78,8 @@ def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
 
 def _settings_file(path: Path) -> dict[str, Any]:
     table = read_table(path)
+    if "run" in table and isinstance(table.get("tokens"), dict):
+        table["tokens"].pop("piece_length", None)        # it was measured on that run's text
     for name in ("format_version", "run"):               # config.toml of a run is a settings file too
         table.pop(name, None)
     Settings.from_dict(table, str(path))
