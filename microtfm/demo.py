@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microtfm.progress import Report
-from microtfm.run_folder import RunFolder, free_folder
+from microtfm.run_folder import RunFolder, check_free, free_folder
 from microtfm.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def run(settings: Settings, report: Report, started: float) -> dict[str, object]
     from microtfm import toy
     from microtfm.train import train
 
-    settings = settings if settings.out is not None else replace(settings, out=free_folder(FOLDER))
+    out = settings.out if settings.out is not None else free_folder(FOLDER)
+    check_free(out, settings.force)
+    settings = replace(settings, out=out)
     pairs, unseen = ([(a, b) for a, b in part] for part in toy.corpus(seed=settings.seed))
     valid, exam = unseen[:VALID], unseen[VALID:]
     report.say("microtfm demo: a Transformer learns to translate Chinese into English, here and from nothing.", "bold")

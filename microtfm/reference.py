@@ -100,9 +100,10 @@ class Reference:
         return False, f"unusual: {'; '.join(map(str, wrong))}. {causes}"
 
     def _causes(self, settings: Settings, wrong: list[Place]) -> str:
-        changed = differences(self.settings, deciding(settings))
+        found = deciding(settings)
         if (settings.train.last_step or 0) - settings.train.cooldown >= self.reach:
-            changed = [each for each in changed if not each.startswith("train.cooldown")]
+            found["train.cooldown"] = self.settings["train.cooldown"]    # it begins where nothing is known
+        changed = differences(self.settings, found)
         if changed:
             return (f"This run has other settings than the reference ({', '.join(changed)}), which may be all there is "
                     f"to it.")

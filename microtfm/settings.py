@@ -101,8 +101,7 @@ class TrainSettings:
     clip_norm: float = 1.0
     """Longest gradient (global norm) that is taken as it is; longer ones are scaled down. 0: never."""
     average: int = 0
-    """The weights that are validated and kept are an average over the last updates: over a tenth of those done, and at
-    most so many. 0: the weights as they are."""
+    """What is validated and kept is an average over the last updates, a tenth and at most so many. 0: the weights."""
     save_every: int = 1000
     """Updates between checkpoints to resume from."""
     validate_every: int = 1000
@@ -228,9 +227,10 @@ class Settings:
             if any("\ud800" <= char <= "\udfff" for char in str(getattr(self, name) or "")):
                 raise UserError(f"{name} = {str(getattr(self, name)).encode(errors='backslashreplace').decode()}: the "
                                 f"name is not UTF-8, and could not be written into config.toml. Rename it.")
-        for a, b in (("src", "tgt"), ("valid-src", "valid-tgt")):
-            if getattr(self, b.replace("-", "_")) is not None and getattr(self, a.replace("-", "_")) is None:
-                raise UserError(f"--{b} was given without --{a}. Give both files, or one TSV file as --{a}.")
+        if self.tgt is not None and self.src is None:
+            raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
+        if self.valid_tgt is not None and self.valid_src is None:
+            raise UserError("--valid-tgt was given without --valid-src. Give both files, or one TSV as --valid-src.")
 
     def _fill(self) -> None:
         """What was not given: the recipe's, or the default."""

@@ -17,8 +17,7 @@ import numpy as np
 from .jit import cuda, intrinsic
 from .memory import together
 from .ptx import address_of
-
-EVERYBODY = 0xFFFFFFFF
+from .rows import EVERYBODY
 
 
 def _pack_bf16_twin(low, high):
