@@ -77,7 +77,7 @@ class Prompt:
         translator = self._translator()
         found = translating.answer(translator, [line], self.wish)
         self.last = line
-        print("\n".join(translating.as_text(found, self.wish)))
+        print("\n".join(translating.as_text(found)))
         if not self.wish.quiet:
             for notice in translator.notices:
                 print(f"note: {notice}", file=sys.stderr)
@@ -117,7 +117,7 @@ class Prompt:
 
     def _alternatives(self, rest: str) -> None:
         wish = replace(self.wish, alternatives=True, nbest=1)
-        print("\n".join(translating.as_text(translating.answer(self._translator(), [self._sentence()], wish), wish)))
+        print("\n".join(translating.as_text(translating.answer(self._translator(), [self._sentence()], wish))))
 
 
 class _Loading:

@@ -1,15 +1,14 @@
 """`microtfm serve`: translations over HTTP, in the shape of LibreTranslate's interface.
 
 POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives, detectedLanguage, notices},
-POST /detect {q} → [{language, confidence}], GET /languages, GET /health, and a page at / to translate and look at
-attention. Starlette and uvicorn serve: small, maintained, and without dependencies of their own that this project would
-not want. One thread translates what waits, of all clients together; a translation does not depend on what is translated
-beside it.
+POST /detect {q} → [{language, confidence}], GET /languages, /frontend/settings and /health, and a page at / to
+translate and look at attention. Pages of any origin may ask, as with LibreTranslate. Starlette and uvicorn serve:
+small, maintained, and without dependencies of their own that this project would not want. One thread translates what
+waits, of all clients together; a translation does not depend on what is translated beside it.
 """
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -18,15 +17,17 @@ from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from microtfm.bodies import fields
 from microtfm.errors import UserError
 from microtfm.languages import NAMES, UNKNOWN, of_run, shares
 from microtfm.markup import Markup
@@ -38,6 +39,7 @@ POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
           "img-src data:; font-src data:")
 ALTERNATIVES = 10                        # of a translation, at most
 TANGLED = 1e9                            # tags times letters of HTML: unclosed tags take that long to read
+TYPING = 500                             # milliseconds a page waits for the next letter before it asks
 NO_LANGUAGE = ("", "auto")               # of a source that need not be said
 
 
@@ -61,9 +63,12 @@ class Service:
     def app(self) -> Starlette:
         """The ASGI application."""
         routes = [Route("/", self.page), Route("/health", self.health), Route("/languages", self.languages),
+                  Route("/frontend/settings", self.settings),
                   *(Route(path, answer, methods=["POST"]) for path, answer in (
                       ("/translate", self.translate), ("/detect", self.detect), ("/attention", self.attention)))]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _refused, 500: _broken})
+        anybody = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"])
+        return Starlette(routes=routes, middleware=[anybody],
+                         exception_handlers={HTTPException: _refused, 500: _broken})
 
     async def page(self, request: Request) -> Response:
         """A page to translate with."""
@@ -76,9 +81,15 @@ class Service:
 
     async def languages(self, request: Request) -> Response:
         """What is translated into what."""
-        return JSONResponse([
-            {"code": self.source, "name": NAMES.get(self.source, self.source), "targets": [self.target]},
-            {"code": self.target, "name": NAMES.get(self.target, self.target), "targets": []}])
+        return JSONResponse([{**_language(self.source), "targets": [self.target]},
+                             {**_language(self.target), "targets": []}])
+
+    async def settings(self, request: Request) -> Response:
+        """What a client may offer its user; a letter may take four bytes."""
+        return JSONResponse({"charLimit": self.limits.body // 4, "frontendTimeout": TYPING, "apiKeys": False,
+                             "keyRequired": False, "suggestions": False, "filesTranslation": False,
+                             "supportedFilesFormat": [],
+                             "language": {"source": _language(self.source), "target": _language(self.target)}})
 
     async def translate(self, request: Request) -> Response:
         """Translate a text, line by line, or a document in HTML, or a list of them."""
@@ -131,17 +142,11 @@ class Service:
     async def _asked(self, request: Request) -> dict[str, Any]:
         """What the body asks for: a JSON object, or a form."""
         body = await self._body(request)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            if kind == "application/x-www-form-urlencoded":
-                return {name: values[-1] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
-            asked = json.loads(body.decode())
-        except (UnicodeDecodeError, ValueError, RecursionError):
+            return fields(request.headers.get("content-type", ""), body)
+        except ValueError:
             raise HTTPException(400, 'The body must be a JSON object in UTF-8, such as {"q": "…", "source": '
                                      f'"{self.source}", "target": "{self.target}"}}, or a form.') from None
-        if not isinstance(asked, dict):
-            raise HTTPException(400, "The body must be a JSON object, with the text as q.")
-        return asked
 
     async def _body(self, request: Request) -> bytes:
         too_long = HTTPException(413, f"The request has more than {self.limits.body:,} bytes. Send it in parts.")
@@ -216,6 +221,10 @@ class Lines:
     def filled(self, translations: Sequence[str]) -> str:
         """The text with its lines translated."""
         return "\n".join(translations)
+
+
+def _language(code: str) -> dict[str, str]:
+    return {"code": code, "name": NAMES.get(code, code)}
 
 
 def _form(name: Any) -> type[Lines] | type[Markup]:

@@ -46,13 +46,15 @@ def translate(run: Path, sentences: list[str], file: Path | None, wish: Wish) ->
     translator = Translator.load(run)
     answers: list[dict[str, Any]] = []
     notices: list[str] = []
+    done = 0
     for part in [lines] if lines is not None else incoming(sys.stdin.buffer):
         found = answer(translator, part, wish)
         notices += [notice for notice in translator.notices if notice not in notices]
         if wish.json:
             answers += found
         elif found:
-            print("\n".join(as_text(found, wish)), flush=True)
+            print("\n".join(as_text(found, done)), flush=True)
+        done += len(part)
     if wish.json:
         print(json.dumps({"translations": answers, "notices": notices}, ensure_ascii=False, indent=2))
     elif not wish.quiet:
@@ -81,12 +83,16 @@ def answer(translator: Translator, lines: Sequence[str], wish: Wish) -> list[dic
     return found
 
 
-def as_text(found: list[dict[str, Any]], wish: Wish) -> list[str]:
-    """The same for a person: a line each, or several where several translations or alternatives are wanted."""
+def as_text(found: list[dict[str, Any]], before: int | None = None) -> list[str]:
+    """The same for a person: a line each, or several where several translations or alternatives are wanted.
+
+    before: how many lines came before these. Of several translations, each has the number of its line and its score.
+    """
     lines = []
-    for each in found:
+    for row, each in enumerate(found, 1):
+        number = "" if before is None else f"{before + row:5} "
         best = each.get("nbest")
-        lines += [f"{one['score']:8.3f}  {one['text']}" for one in best] if best else [each["translation"]]
+        lines += [f"{number}{one['score']:8.3f}  {one['text']}" for one in best] if best else [each["translation"]]
         for token in each.get("tokens", []):
             others = "  ".join(f"{other['token']} {other['probability']:.2f}" for other in token["alternatives"])
             lines.append(f"    {token['probability']:.2f}  {token['token']:<16}  or  {others}")

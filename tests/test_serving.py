@@ -88,19 +88,52 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     assert answer["alternatives"] == [[one.text for one in each[1:]] for each in best]
     assert answer["translatedText"] == translator.translate(LINES[:2])
     assert server.ask("POST", "/translate", {"q": LINES[0], "source": None})[1] == {"translatedText": first}
-    form = urlencode({"q": LINES[0], "source": "zh", "target": "en"}).encode()
     lone = server.ask("POST", "/translate", {"q": f"{LINES[0][0]}\ud800{LINES[0][1]}"})[1]
     assert lone["translatedText"] == translator.translate([f"{LINES[0][0]}\ud800{LINES[0][1]}"])[0]
     cut = server.ask("POST", "/translate", {"q": "".join(LINES)})[1]
     assert cut["notices"] == translator.notes(["".join(LINES)]) and "translated in pieces" in cut["notices"][0]
     assert cut["translatedText"] == translator.translate(["".join(LINES)])[0]
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert server.ask("POST", "/translate", form, **headers)[1] == {"translatedText": first}
     assert server.ask("GET", "/languages") == (200, [{"code": "zh", "name": "Chinese", "targets": ["en"]},
                                                      {"code": "en", "name": "English", "targets": []}])
     assert server.ask("GET", "/health") == (200, {"status": "ok"})
     assert "<textarea" in server.ask("GET", "/")[1]
     assert server.ask("POST", "/attention", {"q": LINES[0]})[1]["svg"].startswith("<svg")
+
+
+def _multipart(q: str, mark: str) -> bytes:
+    parts = "".join(f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+                    for name, value in (("q", q), ("source", "zh"), ("target", "en")))
+    return f"{parts}--{mark}--\r\n".encode()
+
+
+@pytest.mark.parametrize(("kind", "body"), [
+    ("application/x-www-form-urlencoded",
+     urlencode({"q": "\r\n".join(LINES[:2]), "source": "zh", "target": "en"}).encode()),
+    ("multipart/form-data; boundary=a-mark", _multipart("\r\n".join(LINES[:2]), "a-mark"))])
+def test_a_form_asks_as_json_does(server: Served, run: Path, kind: str, body: bytes) -> None:
+    answer = server.ask("POST", "/translate", body, **{"Content-Type": kind})
+    assert answer == (200, {"translatedText": "\n".join(Translator.load(run).translate(LINES[:2]))})
+
+
+@pytest.mark.parametrize("body", [b"", b"no parts at all", b"--other\r\n\r\nx\r\n--other--",
+                                  b'--m\r\nContent-Disposition: form-data; name="q"\r\n\r\n\xff\r\n--m--'])
+def test_a_broken_form_is_refused(server: Served, body: bytes) -> None:
+    status, answer = server.ask("POST", "/translate", body, **{"Content-Type": "multipart/form-data; boundary=m"})
+    assert status == 400 and ("or a form" in answer["error"] or "q is missing" in answer["error"])
+
+
+def test_clients_on_other_pages_may_ask_and_learn_what_is_served(server: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("OPTIONS", "/translate", headers={
+        "Origin": "https://example.org", "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type"})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "*")
+    settings = server.ask("GET", "/frontend/settings")[1]
+    assert settings["language"]["source"] == {"code": "zh", "name": "Chinese"} and settings["charLimit"] == 1250
+    assert not any(settings[offer] for offer in ("apiKeys", "keyRequired", "suggestions", "filesTranslation"))
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "said"), [

@@ -16,8 +16,8 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
               *text: Annotated[str, Parameter(help="Sentences. Without any: a file, standard input, or a prompt.")],
               file: Annotated[Path | None, Parameter(help="Translate this file line by line.")] = None,
               beam: Beam = None, length_penalty: Penalty = None,
-              nbest: Annotated[int, Parameter(help="Show so many translations of each line, with their scores: "
-                                                   "log-probability / length^A.")] = 1,
+              nbest: Annotated[int, Parameter(help="Show so many translations of each line, with its number and "
+                                                   "their scores: log-probability / length^A.")] = 1,
               alternatives: Annotated[bool, Parameter(negative=(), help=(
                   "Show how probable each token was, and what else stood to choose."))] = False,
               device: Device = "auto", threads: Threads = None, json: Json = False, quiet: Quiet = False,
