@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
 from microtfm.optim import SGD, Adam, AdamW, Optimiser, rate
 from microtfm.place import computing
+from microtfm.recipes import merged
 from microtfm.run_folder import RunFolder, check_free, free_folder, new_model, run_code
 from microtfm.settings import Settings, TrainSettings
 from microtfm.state import Progress
@@ -94,16 +95,22 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
 
 
 def resume(folder: Path, events: Events | None = None, started: float | None = None,
-           changes: TrainSettings | None = None) -> Result:
-    """Go on with a run from its last checkpoint. `changes`: other train settings from here on, say more steps."""
+           changes: Mapping[str, Any] | None = None) -> Result:
+    """Go on with a run from its last checkpoint, exactly as if it had not been stopped.
+
+    changes: train settings that are other from here on, such as {"steps": 20_000}; the rest stays as it was. started:
+    as for `train`. Raises UserError for everything a person can put right: no such run, one that another process
+    trains, text or a checkpoint that changed, a setting that does not exist or cannot be changed.
+    """
     events, started = events or Events(), time.monotonic() if started is None else started
     run = RunFolder.open(folder)
     before = run.settings
-    if changes is not None:
-        run = RunFolder(folder, replace(before, train=changes), run.code)
+    if changes:
+        chosen = Settings.from_dict(merged(before.to_dict(), {"train": dict(changes)}), "")
+        run = RunFolder(folder, replace(before, train=chosen.train), run.code)
     settings = run.settings
     with computing(settings.device, settings.precision) as place:
-        return _resume(run, before, events, started, changes is not None, place)
+        return _resume(run, before, events, started, bool(changes), place)
 
 
 def _resume(run: RunFolder, before: Settings, events: Events, started: float, changed: bool, place: str) -> Result:

@@ -56,7 +56,7 @@ def test_a_run_goes_on_on_either_device(runs: dict[str, Path]) -> None:
         config = runs[first] / "config.toml"
         config.write_text(config.read_text().replace(f'device = "{first[:4].rstrip("-")}"', f'device = "{then}"'))
         before = (runs[first] / "last/state.safetensors").read_bytes()
-        ended = train.resume(runs[first], changes=settings(runs[first], steps=6, validate_every=6, save_every=3).train)
+        ended = train.resume(runs[first], changes={"steps": 6, "validate_every": 6, "save_every": 3})
         assert ended.step == 6 and (runs[first] / "last/state.safetensors").read_bytes() != before
     a, b = losses(runs["cpu"]), losses(runs["cuda-again"])
     np.testing.assert_allclose(a, b, rtol=1e-4)

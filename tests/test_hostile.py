@@ -59,7 +59,7 @@ def test_counters_that_no_run_has_written(run: Path, group: str, name: str, valu
     rewritten(state, group, name, value=value)
     weights = (run / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"is not the state of a training run|is damaged"):
-        resume(run, changes=settings(run, steps=20).train)
+        resume(run, changes={"steps": 20})
     assert (run / "model.safetensors").read_bytes() == weights
     if (group, name) != ("progress", "index"):
         assert engine.random.get_state() == before

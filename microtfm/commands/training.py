@@ -65,15 +65,12 @@ def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
     from microtfm.run_folder import RunFolder
 
     changes = given(settings)
-    before = RunFolder.open(run).settings
-    table = merged(before.to_dict(), changes)
-    chosen = Settings.from_dict(table, "")
-    use_threads(chosen.threads)
+    use_threads(Settings.from_dict(merged(RunFolder.open(run).settings.to_dict(), changes), "").threads)
     from microtfm import train as training
     from microtfm.progress import Report
 
     report = Report(sys.stderr if json else sys.stdout, quiet)
-    return _trained(training.resume(run, report, STARTED, chosen.train), report, json)
+    return _trained(training.resume(run, report, STARTED, changes.get("train")), report, json)
 
 
 def _settings_file(path: Path) -> dict[str, Any]:
