@@ -36,7 +36,22 @@ def run(settings: Settings, report: Report, started: float) -> dict[str, object]
                f"best model by, and {len(exam)} that nothing looks at before the exam:")
     for source, target in pairs[:3]:
         report.say(f"          {source}  =  {target}")
-    result = train(settings, report, (pairs, valid), started)
+    return conclude(train(settings, report, (pairs, valid), started), exam, report, started)
+
+
+def unseen(run: RunFolder) -> list[TextPair]:
+    """The exam of a run that was begun by the demo; none of one that only has its settings."""
+    from microtfm import toy
+    from microtfm.data import read_parallel
+
+    if run.settings.recipe != "demo" or run.settings.valid_src != run.path.absolute() / "valid.tsv":
+        return []
+    pairs = [(a, b) for a, b in toy.corpus(seed=run.settings.seed)[1]]
+    return pairs[VALID:] if read_parallel(run.settings.valid_src).pairs == pairs[:VALID] else []
+
+
+def conclude(result: Result, exam: list[TextPair], report: Report, started: float) -> dict[str, object]:
+    """The exam of a demo that was not stopped. Returns what there is to say, for --json."""
     answer: dict[str, object] = {"folder": str(result.folder), "step": result.step, "reason": result.reason,
                                  "signal": result.signal}
     if result.signal is None and result.best:

@@ -255,3 +255,11 @@ def test_the_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str
     answer = json.loads(capsys.readouterr().out)
     assert answer["folder"] == "runs/demo-2"
     assert answer["exact_match"] == last["exact_match"]
+    for name in ("attention.svg", "exam.tsv"):
+        (run / name).unlink()
+    assert main(["resume", str(run), "--train.steps", "4"]) == 0
+    assert "unseen sentences exactly right" in capsys.readouterr().out and (run / "attention.svg").exists()
+    own = ["--src", str(run / "train.tsv"), "--valid-src", str(run / "valid.tsv"), "--out", "runs/own"]
+    assert main(["train", "--recipe", "demo", *small, *own]) == 0
+    assert main(["resume", "runs/own", "--train.steps", "4"]) == 0
+    assert "unseen" not in capsys.readouterr().out

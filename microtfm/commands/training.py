@@ -64,13 +64,16 @@ def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
     """
     from microtfm.run_folder import RunFolder
 
-    changes = given(settings)
-    use_threads(Settings.from_dict(merged(RunFolder.open(run).settings.to_dict(), changes), "").threads)
+    changes, found = given(settings), RunFolder.open(run)
+    use_threads(Settings.from_dict(merged(found.settings.to_dict(), changes), "").threads)
+    from microtfm import demo
     from microtfm import train as training
     from microtfm.progress import Report
 
-    report = Report(sys.stderr if json else sys.stdout, quiet)
-    return _trained(training.resume(run, report, STARTED, changes.get("train")), report, json)
+    report, exam = Report(sys.stderr if json else sys.stdout, quiet), demo.unseen(found)
+    result = training.resume(run, report, STARTED, changes.get("train"))
+    return _ended(demo.conclude(result, exam, report, STARTED), report, json) if exam else _trained(
+        result, report, json)
 
 
 def _settings_file(path: Path) -> dict[str, Any]:
