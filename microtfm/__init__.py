@@ -11,11 +11,24 @@ What the commands do is a few lines of Python too, in a program or a notebook:
 
     settings = Settings.from_recipe("tiny", src="my.zh", tgt="my.en", out="runs/mine", train={"minutes": 20})
     result = train(settings, Report())                   # Report shows progress; without it there is silence
-    resume(result.folder, Report())
+    resume(result.folder, Report(), changes={"minutes": 40})
 
-    from microtfm.evaluate import score
-    from microtfm.examination import examine             # scores of a run on a text, as `microtfm evaluate`
-    from microtfm.fitting import fit                     # training in memory, without a run folder
+    from microtfm.averaging import average
+    from microtfm.corpus_check.report import check
+    from microtfm.examination import examine, probe
+    from microtfm.export import export
+    from microtfm.inspection import inspect
+
+    check(("my.zh", "my.en"), {})                        # microtfm data check my.zh my.en
+    examine("runs/mine", "test.zh", "test.en")           # microtfm evaluate runs/mine --src test.zh --tgt test.en
+    probe("runs/mine", "test.zh", "test.en")             # microtfm score runs/mine --src test.zh --tgt test.en
+    average("runs/mine", "runs/mean", last=5)            # microtfm average runs/mine --last 5 --out runs/mean
+    export("runs/mine", "mine.safetensors")              # microtfm export runs/mine --out mine.safetensors
+    inspect("runs/mine")                                 # microtfm info runs/mine
+
+Each answers with plain values. Besides: `microtfm.translator` has all that `translate` does, `microtfm.serving.Service`
+is an application for any ASGI server, `engine.graph` draws a model or a tensor, `microtfm.evaluate.score` compares
+lists of sentences, and `microtfm.fitting.fit` trains in memory, without a run folder.
 """
 from __future__ import annotations
 

@@ -8,14 +8,16 @@ from typing import Any
 from microtfm import checkpoint, kept
 from microtfm.data import columns, read_lines
 from microtfm.errors import UserError
+from microtfm.files import PathLike
 from microtfm.run_folder import RunFolder, check_free, check_model
 
 TEXTS = ("held-out.tsv", "valid.tsv", "exam.tsv")        # what `evaluate` may want to read
 
 
-def average(folder: Path, last: int | None, out: Path) -> dict[str, Any]:
+def average(folder: PathLike, out: PathLike, last: int | None = None) -> dict[str, Any]:
     """Make `out` a run folder whose model is the mean of the last checkpoints of a run, of all that it keeps if `last`
     is None. Raises UserError where there are too few, or `out` is not free."""
+    folder, out = Path(folder), Path(out)
     run = RunFolder.open(folder)
     found = list(kept.steps(run.path).items())
     if last is not None and last < 1:

@@ -83,11 +83,14 @@ def score(translations: Sequence[str], references: References, *, lowercase: boo
 
     `references` has one reference or one list of references a sentence (their numbers may differ). `tokenise` is a
     sacrebleu tokeniser; by default the references' script chooses. Exact match compares normalised text, any
-    reference, and heeds `lowercase`. Raises UserError when there is nothing to score or the numbers differ.
+    reference, and heeds `lowercase`. Raises UserError when there is nothing to score, the numbers differ, or there is
+    no such tokeniser.
     """
     from sacrebleu.metrics import BLEU, CHRF
 
     lists = _paired(translations, references)
+    if tokenise is not None and tokenise not in BLEU.TOKENIZERS:
+        raise UserError(f"sacrebleu has no tokenizer {tokenise!r}; it has {', '.join(sorted(BLEU.TOKENIZERS))}.")
     name = tokenise or tokenisation([text for texts in lists for text in texts])
     width = max(map(len, lists))
     streams: list[list[Any]] = [[texts[i] if i < len(texts) else None for texts in lists] for i in range(width)]

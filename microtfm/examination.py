@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from microtfm import data
@@ -11,13 +10,20 @@ from microtfm import evaluate as scoring
 from microtfm.data import Corpus
 from microtfm.diagnosis import diagnose
 from microtfm.errors import UserError
+from microtfm.files import PathLike
 from microtfm.run_folder import RunFolder
 from microtfm.translator import Translator
 
 
-def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int | None, length_penalty: float | None,
-            lowercase: bool, worst: int, place: str = "cpu") -> dict[str, Any]:
-    """Scores, signatures, speed, notices and the worst sentences, as plain values."""
+def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None = None, *, beam: int | None = None,
+            length_penalty: float | None = None, lowercase: bool = False, tokenise: str | None = None, worst: int = 5,
+            place: str = "cpu") -> dict[str, Any]:
+    """Scores, signatures, speed, notices and the worst sentences, as plain values.
+
+    src, tgt: a text and its references, or one TSV file; unset: the run's validation text. lowercase, tokenise: see
+    `evaluate.score`. place: what the answer says of the device. Raises UserError for what is no run or no text, and for
+    an unknown tokeniser.
+    """
     if src is None and tgt is not None:
         raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
     corpus, name = _text(RunFolder.open(folder), src, tgt)
@@ -27,7 +33,7 @@ def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int | None, 
     beam, length_penalty = translator.search(beam, length_penalty)
     translations = translator.translate(sources, beam, length_penalty)
     seconds = time.monotonic() - began
-    scores = scoring.score(translations, references, lowercase=lowercase)
+    scores = scoring.score(translations, references, lowercase=lowercase, tokenise=tokenise)
     return {
         "folder": str(folder), "text": name, "device": place, **scores.as_dict(), "beam": beam,
         "length_penalty": length_penalty,
@@ -39,7 +45,7 @@ def examine(folder: Path, src: Path | None, tgt: Path | None, beam: int | None, 
     }
 
 
-def _text(run: RunFolder, src: Path | None, tgt: Path | None) -> tuple[Corpus, str]:
+def _text(run: RunFolder, src: PathLike | None, tgt: PathLike | None) -> tuple[Corpus, str]:
     if src is not None:
         return data.read_parallel(src, tgt), str(src)
     if run.settings.valid_src is not None:
@@ -67,7 +73,7 @@ def as_text(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def probe(folder: Path, src: Path, tgt: Path | None) -> dict[str, Any]:
+def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None) -> dict[str, Any]:
     """Log-probabilities of given translations, line by line, and of all of them."""
     from microtfm.data import read_parallel
 

@@ -23,6 +23,7 @@ from typing import Any
 from microtfm import checkpoint, tokens
 from microtfm.architecture import Model
 from microtfm.errors import UserError
+from microtfm.files import PathLike
 from microtfm.run_folder import RunFolder, loaded
 from microtfm.settings import ModelSettings, Settings
 from microtfm.tokens import Tokenizer
@@ -31,8 +32,9 @@ LAYOUT = 1
 SEARCH = ("beam", "length_penalty")
 
 
-def export(folder: Path, out: Path) -> dict[str, Any]:
+def export(folder: PathLike, out: PathLike) -> dict[str, Any]:
     """Write a run's best model as one file. Raises UserError where `out` exists, or does not end in .safetensors."""
+    out = Path(out)
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: the file's name must end in .safetensors.")
     if out.exists():

@@ -3,18 +3,18 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from microtfm import checkpoint, metrics
 from microtfm.architecture import Model
+from microtfm.files import PathLike
 from microtfm.run_folder import RunFolder, check_model, new_model
 
 PACKAGES = ("microtfm", "numpy", "numba", "sentencepiece", "sacrebleu", "safetensors")
 SCORES = ("step", "bleu", "chrf", "exact_match", "valid_loss", "bleu_signature")
 
 
-def inspect(folder: Path) -> dict[str, Any]:
+def inspect(folder: PathLike) -> dict[str, Any]:
     """Settings, parameters, vocabulary, steps, scores and versions, as plain values."""
     run = RunFolder.open(folder)
     source, target = run.tokenizers()

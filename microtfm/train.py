@@ -22,6 +22,7 @@ from microtfm.checkpoint import Checkpoint
 from microtfm.data import Batch, TextPair
 from microtfm.errors import UserError
 from microtfm.events import Events, Opening
+from microtfm.files import PathLike
 from microtfm.learner import Learner
 from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
@@ -94,7 +95,7 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
         return training.run_all(stopping)
 
 
-def resume(folder: Path, events: Events | None = None, started: float | None = None,
+def resume(folder: PathLike, events: Events | None = None, started: float | None = None,
            changes: Mapping[str, Any] | None = None) -> Result:
     """Go on with a run from its last checkpoint, exactly as if it had not been stopped.
 
@@ -107,7 +108,7 @@ def resume(folder: Path, events: Events | None = None, started: float | None = N
     before = run.settings
     if changes:
         chosen = Settings.from_dict(merged(before.to_dict(), {"train": dict(changes)}), "")
-        run = RunFolder(folder, replace(before, train=chosen.train), run.code)
+        run = RunFolder(run.path, replace(before, train=chosen.train), run.code)
     settings = run.settings
     with computing(settings.device, settings.precision) as place:
         return _resume(run, before, events, started, bool(changes), place)

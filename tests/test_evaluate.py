@@ -57,6 +57,8 @@ def test_tokenisation() -> None:
     scores = evaluate.score(["我昨天买了三本书。"], ["我昨天买了三本书。"])
     assert round(scores.bleu) == 100 and "tok:zh" in scores.bleu_signature
     assert "tok:char" in evaluate.score(["abc"], ["abd"], tokenise="char").bleu_signature
+    with pytest.raises(UserError, match=r"no tokenizer 'moses'; it has .*13a.*none"):
+        evaluate.score(["abc"], ["abd"], tokenise="moses")
 
 
 def test_exact_match_heeds_form_not_bytes() -> None:

@@ -43,6 +43,8 @@ def test_the_runs_own_search_is_used_where_none_is_asked_for(run: Path, translat
     assert main(["evaluate", str(run), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["beam"], answer["length_penalty"]) == (3, 0.5)
+    assert main(["evaluate", str(run), "--json", "--tokenize", "none"]) == 0
+    assert "tok:none" in json.loads(capsys.readouterr().out)["bleu_signature"]
     assert main(["evaluate", str(run), "--json", "--beam", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["beam"] == 1
 

@@ -29,6 +29,11 @@ def settings(out: Path, **train: object) -> Settings:
                     tokens=TokenSettings(kind="word", size=50, joint=False))
 
 
+SMALL_RECIPE = (                         # what makes a recipe's run small, as arguments of `Settings.from_recipe`
+    'model={"d_model": 16, "heads": 2, "layers": 1, "ffn": 32}, tokens={"kind": "word", "size": 50, "joint": True}, '
+    'train={"steps": 5, "batch_tokens": 60, "validate_every": 1, "validate_sentences": 12, "keep": 5}')
+
+
 def text_files(folder: Path) -> tuple[Path, Path]:
     """The corpus as two files."""
     source, target = folder / "all.zh", folder / "all.en"

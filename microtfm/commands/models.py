@@ -22,7 +22,7 @@ def average(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
 
     here = run if run.name else run.absolute()
     out = out if out is not None else here.parent / f"{here.name}-average"
-    show(averaging.average(run, last, out), averaging.as_text, json)
+    show(averaging.average(run, out, last), averaging.as_text, json)
     return 0
 
 

@@ -15,6 +15,9 @@ def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.
              tgt: Annotated[Path | None, Parameter(help="Its reference translations, line by line.")] = None,
              beam: Beam = None, length_penalty: Penalty = None,
              lowercase: Annotated[bool, Parameter(negative=(), help="Ignore case.")] = False,
+             tokenize: Annotated[str | None, Parameter(help=(
+                 "sacrebleu's tokenizer for BLEU; none for text that is tokenized. [default: by the references' script]"
+             ))] = None,
              worst: Annotated[int, Parameter(help="Show this many of the worst translations.")] = 5,
              device: Device = "auto", threads: Threads = None, json: Json = False) -> int:
     """Score a model on sentence pairs: BLEU, chrF (with sacrebleu's signatures) and exact matches."""
@@ -24,7 +27,8 @@ def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.
     from microtfm.place import computing
 
     with computing(device) as place:
-        answer = examination.examine(run, src, tgt, beam, length_penalty, lowercase, max(worst, 0), place)
+        answer = examination.examine(run, src, tgt, beam=beam, length_penalty=length_penalty, lowercase=lowercase,
+                                     tokenise=tokenize, worst=max(worst, 0), place=place)
     show(answer, examination.as_text, json)
     return 0
 
