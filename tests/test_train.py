@@ -225,8 +225,7 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
 
 
 def test_accumulate_is_a_setting(tmp_path: Path) -> None:
-    result = train.train(settings(tmp_path / "x", accumulate=3), corpus=corpus())
-    assert result.step == 12
+    assert train.train(settings(tmp_path / "x", accumulate=3), corpus=corpus()).step == 12
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
