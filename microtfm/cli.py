@@ -84,8 +84,11 @@ def main(argv: list[str] | None = None) -> int:
         with _quiet_pipe():
             return int(app(given, exit_on_error=False, print_error=False, result_action="return_value") or 0)
     except CycloptsError as error:
+        from microtfm.hints import explained
+
         dashed = any(word.startswith("-") and len(word.split()) > 1 for word in given)
-        return _complain(f"{error}{' What begins with a dash and is no option goes behind --.' if dashed else ''}")
+        more = " What begins with a dash and is no option goes behind --." if dashed else ""
+        return _complain(explained(error) + more)
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
