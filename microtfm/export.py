@@ -6,6 +6,21 @@ The layout, version 1:
   (inputs, outputs): y = x W + b. Weights that are shared stand once, under the first of their names: with tie = "all",
   `source_embedding.weight` is also the target embedding and, transposed, the output projection; with tie = "output",
   `target_embedding.weight` is also the latter.
+- A Transformer (model.kind "transformer") is that of Vaswani et al. 2017. Its input is √d_model times the embedding
+  plus sinusoids, sine at even and cosine at odd features of one frequency; the source ends with the id of <eos>, the
+  target begins with that of <bos>. A layer's steps have `norm1`, `norm2` and, in the decoder, `norm3`: norm(x + f(x))
+  with norm = "post", x + f(norm(x)) with "pre"; where `final_norm` is true, `encoder.norm` and `decoder.norm` follow
+  the last layers. Norms add 1e-5 to the variance (the mean of squares) and have `weight` and `bias`. Attention divides
+  the scores by √(d_model / heads); head h has the h-th part of the features of `query`, `key` and `value`. The
+  feed-forward is `linear2` of the relu of `linear1`.
+- A recurrent model (model.kind "rnn") is made of gated recurrent units: with a, b, c, e = `input_gates`, `input_new`,
+  `state_gates`, `state_new`, [r; z] = σ(a(x) + c(h)), r first, and n = tanh(b(x) + r ⊙ e(h)); the state after x is
+  n + z ⊙ (h − n). States begin at 0. Layer i of the encoder concatenates `encoder.forwards.i`, and
+  `encoder.backwards.i`, which reads from the end. The state of layer i of the decoder, `decoder.layers.i`, begins at
+  the tanh of `decoder.begin.i` of the state that `encoder.backwards.i` ends with. Above the last layer stands
+  attention of one head, `decoder.attention`, from its state h to the encoder's output; with what it finds, y, the
+  logits are the output projection of the tanh of `decoder.combine` of [y; h]. Its inputs are √d_model
+  times the embedding, too.
 - The metadata has `format` "microtfm", `format_version`, `sha256` of the whole file (computed with its own 64
   characters as zeros) and `facts`, a JSON object: `kind` "export", `layout` 1, `model` (the model settings: heads, norm
   and so on), `search` (beam, length_penalty), `max_length` (source tokens of a piece, at most), `piece_length` (and
