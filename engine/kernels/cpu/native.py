@@ -21,6 +21,7 @@ from numba.core.typed_passes import NopythonTypeInference
 from numba.extending import intrinsic
 
 from . import cache
+from .signals import outside_callbacks
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 THUNK = ir.FunctionType(ir.VoidType(), [I64] * 4)  # worker, lo, hi, address of the record
@@ -72,7 +73,7 @@ class _HelperCompiler(CompilerBase):
 def compiled(function: Callable[..., Any], signature: Any, **options: Any) -> int:
     """The address of a function's C form: compiled for one signature, or taken from the disk, once in a process."""
     if (function, signature) not in _ADDRESSES:
-        with _COMPILING:
+        with _COMPILING, outside_callbacks():
             if (function, signature) not in _ADDRESSES:
                 dispatcher = numba.njit(**{**OPTIONS, **options}, no_cpython_wrapper=True)(function)
                 dispatcher._cache = cache.DiskCache(function)
