@@ -176,6 +176,9 @@ class _Training:
         lines = keep_until(self.run.metrics, self.progress.step, self.progress.validated)
         self.spent = max((float(line.get("seconds", 0)) for line in lines), default=0.0)
         self.saved = (self.progress.step, self.progress.validated)
+        if self.progress.best.get("step") == self.progress.step != self._model_step():
+            with self.optimiser.averaged():              # the process died before it was written
+                self._write_model(self.model.state_dict())
         ending = self._ending()
         if ending is not None and self.progress.validated == self.progress.step:
             self.events.notice(f"The run has used up its {ending}. To go on: microtfm resume {self.run.path} "
@@ -304,9 +307,11 @@ class _Training:
         line = self.metrics.write(step=now.step, **found.metrics, seconds=round(self._seconds(), 2))
         best = self._judge(found)
         now.validated = now.step
-        if best:
-            self._keep_best(found, weights)
         kept.keep(self.run.path, now.step, self.model.state_dict(), self.identity, self.settings.train.keep)
+        if best:                         # the state first: from it, the model can be written again
+            now.best = {"step": now.step, **found.metrics}
+            self.save()
+            self._write_model(weights)
         self.events.validated(line, found.samples, best)
         self._comment(found)
         self._draw(seldom=True)
@@ -335,10 +340,11 @@ class _Training:
         now.lowest = min(now.lowest, loss)
         return best
 
-    def _keep_best(self, found: Validation, weights: dict[str, np.ndarray]) -> None:
-        now = self.progress
-        now.best = {"step": now.step, **found.metrics}
-        checkpoint.save(self.run.model, weights, {**self.identity, "kind": "model", **now.best})
+    def _model_step(self) -> int | None:
+        return checkpoint.load(self.run.model).facts.get("step") if self.run.model.exists() else None
+
+    def _write_model(self, weights: dict[str, np.ndarray]) -> None:
+        checkpoint.save(self.run.model, weights, {**self.identity, "kind": "model", **self.progress.best})
 
     def save(self) -> None:
         """Put the state on the disk, if it is not there."""

@@ -18,7 +18,7 @@ from test_train import Heard, folder_bytes
 from tiny import corpus, settings, text_files
 
 from engine.kernels.cpu import jit_disabled
-from microtfm import lock, train
+from microtfm import checkpoint, lock, train
 from microtfm.errors import UserError
 from microtfm.learner import Learner
 from microtfm.train import resume
@@ -219,7 +219,7 @@ def test_a_breakdown_names_step_op_module_and_the_last_good_checkpoint(
     with pytest.raises(UserError) as error:
         train.train(settings(tmp_path / "x", accumulate=accumulate), corpus=corpus())
     assert says in str(error.value)
-    assert "broke down at step 7" in str(error.value) and "The checkpoint of step 4" in str(error.value)
+    assert "broke down at step 7" in str(error.value) and "The checkpoint of step 5" in str(error.value)
     monkeypatch.undo()
     monkeypatch.setattr(train.curves, "draw", lambda metrics, picture: False)
     resume(tmp_path / "x")
@@ -233,7 +233,7 @@ def test_a_state_that_is_not_finite_is_not_kept(tmp_path: Path, monkeypatch: pyt
         os.kill(os.getpid(), signal.SIGTERM)
 
     at_step_six(spoil, monkeypatch)
-    with pytest.raises(UserError, match=r"step 6: model\.encoder.*not finite.*checkpoint of step 4"):
+    with pytest.raises(UserError, match=r"step 6: model\.encoder.*not finite.*checkpoint of step 5"):
         train.train(settings(tmp_path / "x"), corpus=corpus())
 
 
@@ -256,7 +256,7 @@ def test_too_little_memory_says_what_to_change(tmp_path: Path, monkeypatch: pyte
 
     at_step_six(lambda training: monkeypatch.setattr(Learner, "__call__", no_memory), monkeypatch)
     with pytest.raises(UserError, match=r"not enough memory for step 7: a batch of \d+ sentences of \d+ and \d+ "
-                                        r"tokens.* step 4 .*--train\.batch-tokens 30 --train\.accumulate 2"):
+                                        r"tokens.* step 5 .*--train\.batch-tokens 30 --train\.accumulate 2"):
         train.train(settings(tmp_path / "x"), corpus=corpus())
     monkeypatch.undo()
     assert resume(tmp_path / "x").step == 12
@@ -278,3 +278,36 @@ def test_memory_that_really_runs_out(tmp_path: Path) -> None:
     assert found.returncode == 2, found.stderr
     assert "not enough memory" in found.stderr and "--train.batch-tokens" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+# ---- the best model and the state
+
+@pytest.mark.parametrize("place", ["keep", "save", "_write_model"])
+def test_the_best_model_is_never_of_steps_that_were_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         place: str) -> None:
+    def state_and_model(path: Path) -> list[int]:
+        files = [(path / "last" / "state.safetensors"), (path / "model.safetensors")]
+        state, model = (checkpoint.load(file).facts for file in files)
+        return [state["progress"]["step"], state["progress"]["best"].get("step"), model["step"]]
+
+    chosen = {"steps": 9, "validate_every": 2, "save_every": 100}
+    train.train(settings(tmp_path / "through", **chosen), corpus=corpus())
+    home: Any = train.kept if place == "keep" else train._Training
+    right, calls = getattr(home, place), []
+
+    def killed(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise RuntimeError("killed")
+        return right(*given)
+
+    monkeypatch.setattr(home, place, killed)
+    with pytest.raises(RuntimeError):
+        train.train(settings(tmp_path / "x", **chosen), corpus=corpus())
+    monkeypatch.setattr(home, place, right)
+    step, best, model = state_and_model(tmp_path / "x")
+    assert model <= step and best == step
+    resume(tmp_path / "x", changes={"steps": step})
+    assert state_and_model(tmp_path / "x")[2] == best
+    resume(tmp_path / "x", changes={"steps": 9})
+    assert folder_bytes(tmp_path / "x") == folder_bytes(tmp_path / "through")
