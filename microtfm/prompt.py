@@ -21,23 +21,25 @@ REMEMBERED = 1000                        # lines of history
 HELP = """\
   a sentence        its translation
   :attention        where the model looked for each token of the last translation; also as a picture
-  :beam             the translations that the last search ended with, and their scores
+  :beam             the best translations of the last sentence and their scores, by a search of 5 hypotheses or more
   :beam 5           search with 5 hypotheses side by side from now on; 1 is greedy
   :alternatives     what else stood to choose at each token of the last translation
   :help             this
+  a space first     a line that begins with a colon is a sentence, too
   an empty line, :quit or Ctrl-D ends; Ctrl-C drops the line, or stops the translation"""
 
 
 def run(folder: Path, wish: Wish) -> int:
     """Answer what is typed until the end. Returns the exit code."""
     loading = _Loading(folder)
-    with _history():
+    with _history() as remember:
         print("Type a sentence and press Enter; :help shows what else there is; an empty line or Ctrl-D ends.")
         prompt = Prompt(folder, wish, loading.wait)
         while True:
             try:
-                line = input("> ").strip()
-                if not line or line == ":quit":
+                line = input("> ")
+                remember()
+                if not line.strip() or line.rstrip() == ":quit":
                     return 0
                 prompt.answer(line)
             except EOFError:
@@ -52,14 +54,14 @@ class Prompt:
 
     def __init__(self, folder: Path, wish: Wish, translator: Callable[[], Translator]) -> None:
         self.folder, self.wish, self._translator = folder, wish, translator
-        self.last = ""
+        self.last, self.how = "", wish   # the last sentence, and how it was translated
 
     def answer(self, line: str) -> None:
-        """Print the answer to a sentence or a command."""
+        """Print the answer to a sentence, or to a command, which begins with a colon."""
         try:
-            word, _, rest = line.partition(" ")
+            word, _, rest = line.rstrip().partition(" ")
             if not word.startswith((":", "：")):
-                self._translate(speakable(line))
+                self._translate(speakable(line.strip()))
                 return
             command = {"attention": self._attention, "beam": self._beam, "alternatives": self._alternatives,
                        "help": lambda rest: print(HELP)}.get(word[1:])
@@ -76,7 +78,7 @@ class Prompt:
     def _translate(self, line: str) -> None:
         translator = self._translator()
         found = translating.answer(translator, [line], self.wish)
-        self.last = line
+        self.last, self.how = line, self.wish
         print("\n".join(translating.as_text(found)))
         if not self.wish.quiet:
             for notice in translator.notices:
@@ -93,7 +95,7 @@ class Prompt:
         from microtfm.showing import beside
 
         line, translator = self._sentence(), self._translator()
-        search = self.wish.beam, self.wish.length_penalty
+        search = self.how.beam, self.how.length_penalty
         weights, source, target = translator.attention(line, *search)
         for t, token in enumerate(target):
             seen = weights[-1, :, t].mean(axis=0)                                                  # (S,)
@@ -109,6 +111,7 @@ class Prompt:
             if not rest.isdecimal() or not 1 <= int(rest) <= WIDEST:
                 raise UserError(f":beam {rest}: the width is a whole number from 1 to {WIDEST:,}.")
             self.wish = replace(self.wish, beam=int(rest))
+            print(f"  (from now on a search of {rest}; 1 is greedy)")
             return
         translator = self._translator()
         beam = self.wish.beam or translator.beam
@@ -116,7 +119,7 @@ class Prompt:
             print(f"  {each.score:8.3f}  {each.text}")
 
     def _alternatives(self, rest: str) -> None:
-        wish = replace(self.wish, alternatives=True, nbest=1)
+        wish = replace(self.how, alternatives=True, nbest=1)
         print("\n".join(translating.as_text(translating.answer(self._translator(), [self._sentence()], wish))))
 
 
@@ -152,24 +155,26 @@ class _Loading:
 
 
 @contextlib.contextmanager
-def _history() -> Iterator[None]:
-    """Lines of earlier times come back with the arrow keys, where the system has readline."""
+def _history() -> Iterator[Callable[[], None]]:
+    """Lines of earlier times come back with the arrow keys, where the system has readline. Yields what writes them
+    down: a window may be closed at any time."""
     try:
         import readline
     except ImportError:
-        yield
+        yield lambda: None
         return
     try:
         home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "microtfm"
     except RuntimeError:                 # a user without a home
-        yield
+        yield lambda: None
         return
     with contextlib.suppress(OSError):
         readline.read_history_file(home / "history")
     readline.set_history_length(REMEMBERED)
-    try:
-        yield
-    finally:
+
+    def remember() -> None:
         with contextlib.suppress(OSError):
             home.mkdir(parents=True, exist_ok=True, mode=0o700)
             readline.write_history_file(home / "history")
+
+    yield remember

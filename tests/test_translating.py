@@ -177,10 +177,12 @@ def test_the_prompt_answers_sentences_and_commands(run: Path, translator: Transl
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     typed = iter([":attention", LINES[0], ":attention", ":beam", ":beam 2", ":beam two", ":alternatives", ":help",
-                  ":nonsense", ":quit"])
+                  ":nonsense", f" :{LINES[1]}", ":quit"])
     monkeypatch.setattr("builtins.input", lambda sign: next(typed))
     assert main(["translate", str(run)]) == 0
     out, err = capsys.readouterr()
+    assert (tmp_path / "microtfm/history").exists() and "from now on a search of 2" in out
+    assert translator.translate([f":{LINES[1]}"], 2)[0] in out.splitlines()
     assert translator.translate([LINES[0]])[0] in out.splitlines()
     for words in ("looked at", "attention.svg", "  or  ", ":alternatives", "There is no command :nonsense"):
         assert words in out
