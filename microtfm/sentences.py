@@ -59,7 +59,19 @@ def pieces(text: str, longest: int, length: Callable[[str], int], usual: int | N
     character is never cut.
     """
     usual = longest if usual is None else min(longest, usual)
-    return [text] if length(text) <= usual else _pieces(text, usual, longest, length, 0)
+    found = [text] if length(text) <= usual else _pieces(text, usual, longest, length, 0)
+    return [part for piece in found for part in _fitting(piece, longest, length)]
+
+
+def _fitting(piece: str, longest: int, length: Callable[[str], int]) -> list[str]:
+    """The piece, or smaller ones where its parts, put together, are longer than they were one by one."""
+    if len(piece) < 2 or length(piece) <= longest:
+        return [piece]
+    middle = len(piece) // 2
+    places = [match.end() for match in CUTS[-1].finditer(piece)] or [middle]
+    cut = min(places, key=lambda place: abs(place - middle))
+    halves = (piece[:cut].strip(), piece[cut:].strip())
+    return [part for half in halves if half for part in _fitting(half, longest, length)]
 
 
 def _pieces(text: str, usual: int, longest: int, length: Callable[[str], int], level: int) -> list[str]:

@@ -190,7 +190,7 @@ class Translator:
         if len(ids) <= self.piece_length or (len(ids) <= self.max_length and not ends(text)):
             return [ids] if ids else []
         parts = pieces(text, self.max_length, lambda part: len(self.source.encode(part)), self.piece_length)
-        return [part[:LONGEST] for part in map(self.source.encode, parts) if part]
+        return [part for part in map(self.source.encode, parts) if part]
 
     def attention(self, line: str, beam: int | None = None, length_penalty: float | None = None) -> tuple[
             np.ndarray, list[str], list[str]]:

@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microtfm.sentences import ends, joined, pieces
+from microtfm.tokens import normalise, train
+
+CUT, _ = train("word", ['a b ? ! . , " ( )'], 50)
 
 
 def words(text: str) -> int:
@@ -92,3 +95,12 @@ def test_nothing_is_lost_and_no_piece_is_too_long(text: str, longest: int) -> No
 ])
 def test_pieces_are_joined_as_their_language_is_written(parts: list[str], text: str) -> None:
     assert joined(parts) == text
+
+
+@given(text=st.text('ab ?!.,"()', max_size=60), longest=st.integers(2, 12))
+def test_pieces_fit_where_their_joins_count_too(text: str, longest: int) -> None:
+    """A word tokenizer says by a token of its own that marks stand apart, or words together."""
+    text, tokenizer = normalise(text), CUT
+    found = pieces(text, longest, lambda part: len(tokenizer.encode(part)))
+    assert max((len(tokenizer.encode(part)) for part in found if len(part) > 1), default=0) <= longest
+    assert "".join(found).replace(" ", "") == text.replace(" ", "")
