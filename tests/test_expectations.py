@@ -23,6 +23,17 @@ SOURCES = [f"源 {i}" for i in range(40)]
 WANTED = [f"the {i}. sentence is about {i * i} cats" for i in range(40)]
 
 
+class Heard(Events):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.said.append(text)
+
+    def judged(self, right: bool, text: str) -> None:
+        self.said.append(f"{right}: {text}")
+
+
 @pytest.mark.parametrize(("change", "kinds"), [
     (lambda i, a, b: b, []),
     (lambda i, a, b: "" if i % 3 == 0 else b, ["empty"]),
@@ -47,6 +58,36 @@ def test_what_the_references_are_like_too_is_no_fault() -> None:
     assert diagnose(WANTED, WANTED, WANTED) == []
     assert diagnose(SOURCES, ["no " * 20] * 40, ["no " * 20] * 40) == []
     assert diagnose(SOURCES[:5], [""] * 5, WANTED[:5]) == []
+
+
+@pytest.mark.parametrize(("change", "kinds"), [
+    (lambda i, a, b: f"{a} .".replace("源", "源,"), ["copied"]),
+    (lambda i, a, b: a[:-1], ["copied"]),
+    (lambda i, a, b: a[:4], ["short"]),
+    (lambda i, a, b: a + b, []),
+    (lambda i, a, b: f"{b} " + "a man in a red shirt walks " * 4, ["looping"]),
+    (lambda i, a, b: f"{b} " + "a man in a big red shirt walks " * 6, ["looping"]),
+    (lambda i, a, b: f"output {i % 6} is here and is long enough", ["alike"]),
+    (lambda i, a, b: b.replace(f"{i}.", f"{i % 13}.").replace(str(i * i), "many"), []),
+    (lambda i, a, b: "" if i < 30 else "output", ["empty", "alike"]),
+])
+def test_copies_loops_and_collapses_that_are_not_exact(change: Callable[[int, str, str], str],
+                                                       kinds: list[str]) -> None:
+    sources = [f"源 {i} 这是一句很长的话" for i in range(40)]
+    said = [change(i, a, b) for i, (a, b) in enumerate(zip(sources, WANTED, strict=True))]
+    assert [each.kind for each in diagnose(sources, said, WANTED)] == kinds
+
+
+def test_few_different_translations_are_right_where_sources_or_references_are_few() -> None:
+    few = [f"output {i % 6} is here" for i in range(40)]
+    assert diagnose(SOURCES, few, few) == []
+    assert "alike" not in [each.kind for each in diagnose([f"源 {i % 6}" for i in range(40)], few, WANTED)]
+
+
+def test_what_is_almost_the_source_in_its_reference_too_is_no_copy() -> None:
+    names = [f"Herr Müller Nummer {i}" for i in range(40)]
+    assert diagnose(names, names, [f"{name}!" for name in names]) == []
+    assert diagnose([f"? {'!' * i}" for i in range(40)], WANTED, WANTED) == []
 
 
 @pytest.mark.parametrize(("text", "does"), [
@@ -130,16 +171,6 @@ def test_the_references_that_ship_belong_to_their_recipes() -> None:
 
 def test_training_and_evaluation_say_what_stands_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
-    class Heard(Events):
-        def __init__(self) -> None:
-            self.said: list[str] = []
-
-        def notice(self, text: str) -> None:
-            self.said.append(text)
-
-        def judged(self, right: bool, text: str) -> None:
-            self.said.append(f"{right}: {text}")
-
     band = {"step": [1.0, 50.0], "low": [99.0, 99.0], "high": [100.0, 100.0]}
     shipped = Reference("demo", "its text", {}, 3, dict.fromkeys(("bleu", "valid_loss", "loss"), band))
     monkeypatch.setattr(train.reference, "of", lambda settings: shipped)
