@@ -38,11 +38,12 @@ class Sides:
 
 
 def learnt(run: RunFolder) -> Sides | None:
-    """Lines of a run's training text, from all over it. None where it has gone, or is not all that the model learnt."""
+    """Lines of a run's training text, from all over it; where it has gone, of what was held out of it. None without
+    either, and where it is not all that the model learnt."""
     settings = run.settings
     if settings.init is not None or settings.src is None:
         return None
-    source, target = (run.held_out, None) if run.held_out.is_file() else (settings.src, settings.tgt)
+    source, target = (settings.src, settings.tgt) if settings.src.is_file() else (run.held_out, None)
     try:
         if target is not None:
             return Sides(_lines(source), _lines(target))

@@ -128,7 +128,10 @@ def test_a_long_file_is_looked_at_from_all_over_it(tmp_path: Path) -> None:
     known = foreign.learnt(RunFolder(tmp_path, Settings(src=src, tgt=tgt), "x"))
     assert known is not None and known.scripts == {"Han", "Latin"} and len(known.source) <= foreign.LINES
     assert set(known.source) <= {*CHINESE, *ENGLISH}                     # no line was cut
-    assert foreign.learnt(RunFolder(tmp_path, Settings(src=tmp_path / "gone", tgt=tgt), "x")) is None
+    gone = RunFolder(tmp_path, Settings(src=tmp_path / "gone", tgt=tgt), "x")
+    assert foreign.learnt(gone) is None
+    written(tmp_path, "held-out.tsv", [f"{a}\t{b}" for a, b in TOY])
+    assert foreign.learnt(gone) == KNOWN
     assert foreign.learnt(RunFolder(tmp_path, Settings(src=src, tgt=tgt, init=tmp_path), "x")) is None
 
 
