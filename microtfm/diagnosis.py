@@ -10,12 +10,15 @@ from microtfm.tokens import IS_WIDE, normalise
 
 FEWEST = 10                              # translations from which anything can be said
 LOOPS = 4                                # times that something stands in a row in a loop
-LONGEST_LOOP = 6                         # tokens of what is repeated
+LONGEST_LOOP = 20                        # tokens of what is repeated
+FEW = 0.25                               # different translations, beside different sources and references
+CUT = 0.9                                # letters of a source that a copy has at least, from its beginning
 
 
 @dataclass(frozen=True)
 class Finding:
-    """kind: empty, alike, copied, looping, short or long. text: what was seen, and what it usually comes from."""
+    """kind: empty, alike, copied, looping, short or long; of a run, diverged. text: what was seen, and what it usually
+    comes from."""
 
     kind: str
     text: str
@@ -29,9 +32,9 @@ def diagnose(sources: Sequence[str], translations: Sequence[str], references: Se
         return []
     asked, said, wanted = (list(column) for column in zip(*kept, strict=True))
     found = [check(asked, said, wanted) for check in (_empty, _alike, _copied, _looping)]
-    length = None if any(each is not None and each.kind in ("empty", "looping") for each in found) else _length(
-        said, wanted)
-    return [each for each in [*found, length] if each is not None]
+    wrong = [each for each in found if each is not None]
+    length = _length(said, wanted) if not wrong else None       # of what is wrong otherwise it tells nothing more
+    return [*wrong, *([length] if length is not None else [])]
 
 
 def _empty(asked: list[str], said: list[str], wanted: list[str]) -> Finding | None:
@@ -46,15 +49,21 @@ def _alike(asked: list[str], said: list[str], wanted: list[str]) -> Finding | No
     (text, count), = Counter(filter(None, said)).most_common(1) or [("", 0)]
     share = count / len(said)
     usual = max(Counter(wanted).values()) / len(wanted)
-    return None if share < max(0.2, 2 * usual) or len(set(asked)) < len(asked) / 2 else Finding("alike", (
-        f"{share:.0%} of {len(said):,} translations are the same, \"{_short(text)}\": the model does not heed its "
-        f"source. That is usual in the first validations; later it comes from a learning rate that is too high or a "
-        f"warm-up that is too short (--train.lr, --train.warmup), from sources and targets that do not belong "
-        f"together (microtfm data check), or from too little training."))
+    same = share >= max(0.2, 2 * usual) and len(set(asked)) >= len(asked) / 2
+    few = _variety(said) < FEW * min(_variety(asked), _variety(wanted))
+    if not same and not few:
+        return None
+    seen = (f"{share:.0%} of {len(said):,} translations are the same, \"{_short(text)}\"" if same else
+            f"{len(said):,} translations are only {len(set(filter(None, said))):,} different ones, such as "
+            f"\"{_short(text)}\"")
+    return Finding("alike", (
+        f"{seen}: the model does not heed its source. That is usual in the first validations; later it comes from a "
+        f"learning rate that is too high or a warm-up that is too short (--train.lr, --train.warmup), from sources and "
+        f"targets that do not belong together (microtfm data check), or from too little training."))
 
 
 def _copied(asked: list[str], said: list[str], wanted: list[str]) -> Finding | None:
-    same = [a == b and a != c for a, b, c in zip(asked, said, wanted, strict=True)]
+    same = [_is_copy(b, a) and not _is_copy(c, a) for a, b, c in zip(asked, said, wanted, strict=True)]
     share = sum(same) / len(same)
     return None if share < 0.1 else Finding("copied", (
         f"{share:.0%} of {len(said):,} translations are their source, copied: usually the training text has lines that "
@@ -84,13 +93,30 @@ def _length(said: list[str], wanted: list[str]) -> Finding | None:
 def loops(text: str) -> bool:
     """Whether the text says the same few words, or characters where it has no spaces, again and again in a row."""
     tokens = [token for word in text.split() for token in (list(word) if IS_WIDE.match(word) else [word])]
-    for size in range(1, LONGEST_LOOP + 1):
+    for size in range(1, min(LONGEST_LOOP, len(tokens) // LOOPS) + 1):
         run = 0
         for i in range(size, len(tokens)):
             run = run + 1 if tokens[i] == tokens[i - size] else 0
             if run >= size * (LOOPS - 1):
                 return True
     return re.search(r"(.{2,12}?)\1{5,}", text) is not None
+
+
+def _is_copy(text: str, source: str) -> bool:
+    """Whether a text is the source but for punctuation, spaces and a few letters, or one, that are missing at its end.
+
+    A source without letters is copied by the very same only.
+    """
+    own, given = ("".join(filter(str.isalnum, each)) for each in (text, source))
+    if not given:
+        return text == source
+    return given.startswith(own) and len(own) >= min(CUT * len(given), len(given) - 1) and len(own) > len(given) / 2
+
+
+def _variety(texts: list[str]) -> float:
+    """The share of the texts that are different, the empty ones aside; 1 of too few."""
+    full = list(filter(None, texts))
+    return len(set(full)) / len(full) if len(full) >= FEWEST else 1.0
 
 
 def _more(said: list[str], wanted: list[str], is_so: Callable[[str], bool]) -> float:

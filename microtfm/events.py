@@ -52,7 +52,8 @@ class Events:
         """The model was validated: valid_loss, bleu, chrf, ..."""
 
     def judged(self, right: bool, text: str) -> None:
-        """Where the run lies in what earlier runs of its recipe were like, after a validation."""
+        """Where the run lies in what earlier runs of its recipe were like, after a validation, or once before the first
+        where that comes too late."""
 
     def stopping(self) -> None:
         """A signal came in. Called inside the signal handler: nothing here may write to a buffered stream."""

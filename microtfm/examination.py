@@ -5,12 +5,13 @@ import math
 import time
 from typing import Any
 
-from microtfm import data
+from microtfm import data, foreign
 from microtfm import evaluate as scoring
 from microtfm.data import Corpus
 from microtfm.diagnosis import diagnose
 from microtfm.errors import UserError
 from microtfm.files import PathLike
+from microtfm.foreign import Sides
 from microtfm.run_folder import RunFolder
 from microtfm.translator import Translator
 
@@ -26,8 +27,10 @@ def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None 
     """
     if src is None and tgt is not None:
         raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
-    corpus, name = _text(RunFolder.open(folder), src, tgt)
+    run = RunFolder.open(folder)
+    corpus, name = _text(run, src, tgt)
     translator = Translator.load(folder)
+    translator.run = None                # the diagnosis says more of a foreign text than a notice
     sources, references = [a for a, _ in corpus.pairs], [b for _, b in corpus.pairs]
     began = time.monotonic()
     beam, length_penalty = translator.search(beam, length_penalty)
@@ -39,10 +42,20 @@ def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None 
         "length_penalty": length_penalty,
         "sentences_per_s": round(len(sources) / max(seconds, 1e-9), 2),
         "notices": [*corpus.report, *translator.notices],
-        "diagnosis": [finding.text for finding in diagnose(sources, translations, references)],
+        "diagnosis": _diagnosis(run, corpus, translations),
         "worst": [{"source": sources[each.index], "translation": each.translation, "reference": each.reference,
                    "chrf": round(each.chrf, 1)} for each in scoring.worst(translations, references, worst)],
     }
+
+
+def _diagnosis(run: RunFolder, corpus: Corpus, translations: list[str]) -> list[str]:
+    """What stands out in the translations; of text in other languages than the run's nothing but that."""
+    known = foreign.learnt(run)
+    odd = foreign.differences(known, Sides.of(corpus.pairs), "this text") if known is not None else None
+    if odd is not None:
+        return [odd]
+    sources, references = ([pair[side] for pair in corpus.pairs] for side in (0, 1))
+    return [finding.text for finding in diagnose(sources, translations, references)]
 
 
 def _text(run: RunFolder, src: PathLike | None, tgt: PathLike | None) -> tuple[Corpus, str]:

@@ -8,9 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from microtfm import data, sentences, tokens
+from microtfm import data, foreign, sentences, tokens
 from microtfm.data import Batch, Ids, TextPair
 from microtfm.errors import UserError
+from microtfm.foreign import Sides
 from microtfm.settings import Settings
 from microtfm.tokens import SubwordTokenizer, Tokenizer
 
@@ -86,7 +87,8 @@ def read(settings: Settings) -> Texts:
     corpus = data.read_parallel(settings.src, settings.tgt)
     if settings.valid_src is not None:
         valid = data.read_parallel(settings.valid_src, settings.valid_tgt)
-        return Texts(corpus.pairs, valid.pairs, False, [*corpus.report, *valid.report])
+        odd = foreign.differences(Sides.of(corpus.pairs), Sides.of(valid.pairs), "the validation text")
+        return Texts(corpus.pairs, valid.pairs, False, [*corpus.report, *valid.report, *filter(None, [odd])])
     count = min(HELD_OUT, max(1, len(corpus) // 10))
     train, valid_pairs = data.hold_out(corpus.pairs, count, settings.seed)
     besides = len(corpus) - len(train) - len(valid_pairs)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -9,6 +10,8 @@ from microtfm import atomic
 from microtfm.errors import UserError
 
 NUMBERS = ("step", "seconds", "loss", "lr", "grad_norm", "tokens_per_s", "valid_loss", "bleu", "chrf", "exact_match")
+SMOOTHED = 10                            # lines that a training loss is the mean of
+
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of the file; a last line that was cut off is left out. No file: no lines."""
@@ -40,6 +43,12 @@ def keep_until(path: Path, step: int, validated: int) -> list[dict[str, Any]]:
              if line.get("step", 0) <= step and not ("valid_loss" in line and line.get("step", 0) > validated)]
     atomic.write(path, [_row(line).encode() for line in lines])
     return lines
+
+
+def training_loss(lines: Sequence[dict[str, Any]], step: int) -> float | None:
+    """The training loss at a step, a mean over the last lines that have one."""
+    last = [line["loss"] for line in lines if "loss" in line and line["step"] <= step][-SMOOTHED:]
+    return sum(last) / len(last) if last else None
 
 
 class Metrics:

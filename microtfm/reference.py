@@ -5,7 +5,7 @@ A reference is a small JSON file, microtfm/references/RECIPE.json:
     recipe, text     which recipe, and on which text
     settings         of model, train and tokens, as far as they decide what is learnt
     runs             how many runs, with different seeds, it was made from
-    curves           for valid_loss, bleu and loss (the training loss, a mean over the last 10 lines): step, low, high
+    curves           for valid_loss, bleu and loss (`metrics.training_loss`): step, low, high
 
 It is made from run folders:  python -m microtfm.reference RUN RUN RUN --text "what it was trained on" -o FILE
 """
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from microtfm import metrics
+from microtfm.causes import EARLY, NOTHING, cause
+from microtfm.divergence import diverged
 from microtfm.errors import UserError
 from microtfm.run_folder import LEAVE, RunFolder
-from microtfm.settings import Settings
+from microtfm.settings import Settings, TrainSettings
 
-SMOOTHED = 10                            # lines of metrics.jsonl that a training loss is the mean of
 MARGIN = {"bleu": 2.0, "valid_loss": 0.05, "loss": 0.05}           # around the band, besides a half of its width
 WORDS = {"bleu": "BLEU", "valid_loss": "validation loss", "loss": "training loss"}
 
@@ -46,9 +47,11 @@ class Place:
         return -1 if self.value < self.low else int(self.value > self.high + rounding)
 
     @property
-    def worse(self) -> bool:
-        """Whether it is on the wrong side of the band."""
-        return self.side == (-1 if self.name == "bleu" else 1)
+    def word(self) -> str:
+        """The side as the table of causes has it."""
+        if self.name == "bleu" and self.value < NOTHING * self.low:
+            return "none"
+        return ("low", "right", "high")[self.side + 1]
 
     def __str__(self) -> str:
         return f"{WORDS[self.name]} {self.value:.4g}, expected {self.low:.4g} to {self.high:.4g}"
@@ -87,7 +90,8 @@ class Reference:
         last = next((line for line in reversed(lines) if "valid_loss" in line), None)
         if last is None:
             return None
-        now = {"bleu": last["bleu"], "valid_loss": last["valid_loss"], "loss": _smoothed(lines, last["step"])}
+        loss = metrics.training_loss(lines, last["step"])
+        now = {"bleu": last["bleu"], "valid_loss": last["valid_loss"], "loss": loss}
         places = [self.place(name, last["step"], value) for name, value in now.items() if value is not None]
         found = [place for place in places if place is not None]
         if not found:
@@ -95,27 +99,43 @@ class Reference:
         if not any(place.side for place in found):
             telling = [place for place in found if place.low > 0]        # a BLEU that may be 0 says nothing yet
             return True, f"looks right: {(telling or found)[0]}"
-        wrong = [place for place in found if place.side]
-        causes = self._causes(settings, wrong)
-        return False, f"unusual: {'; '.join(map(str, wrong))}. {causes}"
+        wrong = "; ".join(str(place) for place in found if place.side)
+        said = self._cause(settings, lines, {place.name: place.word for place in found})
+        return False, f"unusual: {wrong}. {said}".rstrip()
 
-    def _causes(self, settings: Settings, wrong: list[Place]) -> str:
+    def is_last_chance(self, train: TrainSettings, step: int) -> bool:
+        """Whether no validation comes as far as the reference reaches, and no more of its lines after this step."""
+        first = min(train.validate_every, train.last_step or train.validate_every)
+        ends = self.curves["loss"]["step"][-1:]
+        return first > self.reach and any(step <= end < step + train.log_every for end in ends)
+
+    def early(self, settings: Settings, lines: Sequence[dict[str, Any]]) -> tuple[bool, str] | None:
+        """The same by the training loss alone, for a run that is not validated yet."""
+        step = lines[-1]["step"]
+        value = metrics.training_loss(lines, step)
+        place = self.place("loss", step, value) if value is not None else None
+        if place is None:
+            return None
+        if not place.side:
+            return True, f"looks right so far: {place}"
+        said = self._changed(settings) or EARLY[place.word].format(text=self.text)
+        return False, f"unusual so far: {place}. {said}"
+
+    def _cause(self, settings: Settings, lines: Sequence[dict[str, Any]], sides: dict[str, str]) -> str:
+        if diverged(lines) is not None:
+            return "The run has diverged, its losses were lower before: usually the learning rate is too high."
+        known = sides.keys() == WORDS.keys()
+        return self._changed(settings) or (
+            cause(sides["loss"], sides["valid_loss"], sides["bleu"]).format(text=self.text) if known else "")
+
+    def _changed(self, settings: Settings) -> str:
+        """The settings that are not the reference's, in words; "" where none is."""
         found = deciding(settings)
         if (settings.train.last_step or 0) - settings.train.cooldown >= self.reach:
             found["train.cooldown"] = self.settings["train.cooldown"]    # it begins where nothing is known
-        changed = differences(self.settings, found)
-        if changed:
-            return (f"This run has other settings than the reference ({', '.join(changed)}), which may be all there is "
-                    f"to it.")
-        if not any(place.worse for place in wrong):
-            return f"That is better than on {self.text}: usually easier text, or test sentences in the training text."
-        if {place.name for place in wrong if place.worse} == {"bleu"}:
-            return (f"The losses are as on {self.text}, the translations are not: usually validation text of another "
-                    f"kind than the training text, or references that say it otherwise.")
-        if all(place.name == "valid_loss" for place in wrong):
-            return "Only the validation loss is high: usually little text, so that it is learnt by heart."
-        return (f"It learns less than on {self.text}: usually less or noisier text, misaligned lines (microtfm data "
-                f"check), or text that is harder.")
+        changed = ", ".join(differences(self.settings, found))
+        return changed and (f"This run has other settings than the reference ({changed}), which may be all there is to "
+                            f"it.")
 
 
 def of(settings: Settings) -> Reference | None:
@@ -159,13 +179,9 @@ def make(folders: Sequence[Path], text: str) -> Reference:
 def _points(lines: list[dict[str, Any]], name: str) -> dict[int, float]:
     """A run's values by step, at its validations."""
     checks = [line for line in lines if "valid_loss" in line]
-    values = {line["step"]: _smoothed(lines, line["step"]) if name == "loss" else line[name] for line in checks}
+    values = {line["step"]: metrics.training_loss(lines, line["step"]) if name == "loss" else line[name]
+              for line in checks}
     return {step: value for step, value in values.items() if value is not None}
-
-
-def _smoothed(lines: Sequence[dict[str, Any]], step: int) -> float | None:
-    last = [line["loss"] for line in lines if "loss" in line and line["step"] <= step][-SMOOTHED:]
-    return sum(last) / len(last) if last else None
 
 
 def _band(runs: list[dict[int, float]]) -> dict[str, list[float]]:

@@ -20,6 +20,8 @@ from microtfm import material as materials
 from microtfm.architecture import Model, build, describe
 from microtfm.checkpoint import Checkpoint
 from microtfm.data import Batch, TextPair
+from microtfm.diagnosis import Finding
+from microtfm.divergence import diverged
 from microtfm.errors import UserError
 from microtfm.events import Events, Opening
 from microtfm.files import PathLike
@@ -285,11 +287,16 @@ class _Training:
 
     def _log(self, norm: float) -> None:
         now = self.progress
-        self.events.stepped(self.metrics.write(
+        line = self.metrics.write(
             step=now.step, epoch=now.epoch, loss=now.loss_sum / now.loss_tokens, lr=self.lr, grad_norm=norm,
-            tokens_per_s=round(self.tokens / max(self.busy, 1e-9), 1), seconds=round(self._seconds(), 2)))
+            tokens_per_s=round(self.tokens / max(self.busy, 1e-9), 1), seconds=round(self._seconds(), 2))
+        self.events.stepped(line)
         now.loss_sum, now.loss_tokens = 0.0, 0
         self.busy, self.tokens = 0.0, 0
+        if self.reference is not None and self.reference.is_last_chance(self.settings.train, now.step):
+            early = self.reference.early(self.settings, metrics.read(self.run.metrics))
+            if early is not None:
+                self.events.judged(*early)
 
     def _validate(self, stopping: Stopping) -> bool:
         """Score the model; keep it if it is the best. False: a signal came in between, and nothing was changed."""
@@ -319,12 +326,17 @@ class _Training:
 
     def _comment(self, found: Validation) -> None:
         """Say what stands out in the translations, and again if it lasts, and where the run lies among earlier ones."""
-        for finding in found.findings:
+        lines = metrics.read(self.run.metrics)
+        risen = diverged(lines)          # then all that stands out in the translations comes from it
+        findings = found.findings if risen is None else [Finding("diverged", (
+            f"{risen}: the run has diverged, usually because the learning rate is too high, and must begin anew. "
+            f"{self._calmer()}"))]
+        for finding in findings:
             if self.told.get(finding.kind, 0) % REMIND == 0:
                 self.events.notice(finding.text)
-        self.told = {finding.kind: self.told.get(finding.kind, 0) + 1 for finding in found.findings}
+        self.told = {finding.kind: self.told.get(finding.kind, 0) + 1 for finding in findings}
         if self.reference is not None:
-            verdict = self.reference.verdict(self.settings, metrics.read(self.run.metrics))
+            verdict = self.reference.verdict(self.settings, lines)
             if verdict is not None:
                 self.events.judged(*verdict)
             elif self.progress.step > self.reference.reach:

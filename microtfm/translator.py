@@ -5,17 +5,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
 
 import engine
-from microtfm import decode, export, forced
+from microtfm import decode, export, forced, foreign
 from microtfm.architecture import Model
 from microtfm.data import pad_sources
 from microtfm.errors import UserError
 from microtfm.forced import Choice, Scored
+from microtfm.foreign import Sides
 from microtfm.run_folder import RunFolder
 from microtfm.sentences import ends, joined, pieces
 from microtfm.settings import WIDEST
@@ -58,6 +60,7 @@ class Translator:
         self.piece_length = self.max_length if piece_length is None else min(piece_length, self.max_length)
         self.beam, self.length_penalty = beam, length_penalty
         self.notices: list[str] = []     # what there is to say about the last call of `translate`
+        self.run: RunFolder | None = None                 # whose text tells in what script sources are, if known
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> Self:
@@ -67,13 +70,15 @@ class Translator:
         Raises UserError for what is neither, or is damaged, and DeviceError.
         """
         with engine.default_device(device) if device is not None else nullcontext():
-            if Path(folder).is_file():
+            run = None if Path(folder).is_file() else RunFolder.open(Path(folder))
+            if run is None:
                 model, source, target, settings = export.load(Path(folder))
             else:
-                run = RunFolder.open(Path(folder))
                 model, (source, target), settings = run.load_model(), run.tokenizers(), run.settings
-        return cls(model, source, target, settings.tokens.max_length, settings.beam, settings.length_penalty,
-                   settings.tokens.piece_length)
+        found = cls(model, source, target, settings.tokens.max_length, settings.beam, settings.length_penalty,
+                    settings.tokens.piece_length)
+        found.run = run
+        return found
 
     def translate(self, lines: Sequence[str], beam: int | None = None, length_penalty: float | None = None,
                   cache: bool = True) -> list[str]:
@@ -160,7 +165,7 @@ class Translator:
             tuple[int, list[Found]]]:
         """Of every line that has text, its index and what the search finds of each of its pieces."""
         cut = {i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))}
-        self.notices = self._notes(cut)
+        self.notices = self._notes(lines, cut)
         units = {(i, n): ids for i, parts in cut.items() for n, ids in enumerate(parts)}
         found: dict[int, dict[int, Found]] = {i: {} for i in cut}
         with self._evaluating():
@@ -220,9 +225,18 @@ class Translator:
 
     def notes(self, lines: Sequence[str]) -> list[str]:
         """What `notices` would hold after these lines."""
-        return self._notes({i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))})
+        return self._notes(lines, {i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))})
 
-    def _notes(self, cut: dict[int, list[list[int]]]) -> list[str]:
+    def _notes(self, texts: Sequence[str], cut: dict[int, list[list[int]]]) -> list[str]:
+        odd = foreign.note(texts, self._learnt)
+        return [*self._long(cut), *([odd] if odd is not None else [])]
+
+    @cached_property
+    def _learnt(self) -> Sides | None:
+        """Looked up when first needed: loading stays fast."""
+        return foreign.learnt(self.run) if self.run is not None else None
+
+    def _long(self, cut: dict[int, list[list[int]]]) -> list[str]:
         long = [i + 1 for i, parts in cut.items() if len(parts) > 1]
         lines = f"line{'s' * (len(long) > 1)} {', '.join(map(str, long[:5]))}{', …' if len(long) > 5 else ''}"
         return [] if not long else [

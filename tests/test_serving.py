@@ -93,6 +93,8 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     cut = server.ask("POST", "/translate", {"q": "".join(LINES)})[1]
     assert cut["notices"] == translator.notes(["".join(LINES)]) and "translated in pieces" in cut["notices"][0]
     assert cut["translatedText"] == translator.translate(["".join(LINES)])[0]
+    other = server.ask("POST", "/translate", {"q": "one two three four"})[1]
+    assert other["notices"] == translator.notes(["one two three four"]) and "in Latin letters" in other["notices"][0]
     assert server.ask("GET", "/languages") == (200, [{"code": "zh", "name": "Chinese", "targets": ["en"]},
                                                      {"code": "en", "name": "English", "targets": []}])
     assert server.ask("GET", "/health") == (200, {"status": "ok"})
