@@ -94,7 +94,7 @@ def _by_words(sides: tuple[Side, Side], judged: NDArray[np.bool_]) -> tuple[list
     found = []
     for left, right in zip(*sides, strict=True):
         scores = lexicon.scores(left, right)
-        for i in np.flatnonzero(scores < lexicon.threshold):
+        for i in np.flatnonzero(scores <= lexicon.threshold):
             if judged[left.first + i]:
                 found.append(Suspect(left.first + int(i) + 1, "both", "words that hardly ever go together",
                                      1 - float(scores[i]) / lexicon.threshold))
