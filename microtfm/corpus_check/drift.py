@@ -72,9 +72,11 @@ def drifts(left: NDArray[np.int64], right: NDArray[np.int64]) -> list[Drift]:
 
 
 def _widely(x: NDArray[np.float64], y: NDArray[np.float64], drift: Drift) -> bool:
-    """Whether a stretch fits in most of its lines, not in a few that are very long or short: by the sign test."""
+    """Whether a stretch fits in most of its lines, not in a run of odd ones on either side: by the sign test against
+    the medians (quadrant correlation, Blomqvist 1950, "On a measure of dependence between two random variables")."""
     begin, end = max(drift.first - 1, -drift.shift), min(drift.last, len(y) - drift.shift)
-    signs = np.sign(x[begin:end] * y[begin + drift.shift:end + drift.shift])
+    a, b = x[begin:end], y[begin + drift.shift:end + drift.shift]
+    signs = np.sign((a - np.median(a)) * (b - np.median(b)))
     return bool(signs.sum() > WIDELY * np.sqrt(np.abs(signs).sum()))
 
 
@@ -104,13 +106,12 @@ def _far(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
 
 def _likelier(x: NDArray[np.float64], y: NDArray[np.float64], shift: int) -> NDArray[np.float32]:
     """The logarithm of how much likelier each x is beside the y that is `shift` further down than beside any: (N,)
-    float32 nats, of two normal variables of CORRELATION; 0 where there is no such y or a line has no letters."""
+    float32 nats, of two normal variables of CORRELATION; 0 where there is no such y."""
     begin, end = max(0, -shift), min(len(x), len(y) - shift)
     out = np.zeros(len(x), np.float32)
     if end > begin:
         a, b, r = x[begin:end], y[begin + shift:end + shift], CORRELATION
-        gain = (2 * r * a * b - r * r * (a * a + b * b)) / (2 * (1 - r * r)) - np.log1p(-r * r) / 2
-        out[begin:end] = np.where((a != 0) & (b != 0), gain, 0)
+        out[begin:end] = (2 * r * a * b - r * r * (a * a + b * b)) / (2 * (1 - r * r)) - np.log1p(-r * r) / 2
     return out
 
 
