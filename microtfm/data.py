@@ -74,24 +74,32 @@ def split_lines(data: bytes, where: str) -> list[str]:
     return lines
 
 
-def read_parallel(source: PathLike, target: PathLike | None = None) -> Corpus:
+def read_parallel(source: PathLike, target: PathLike | None = None, *, purpose: str = "learn from",
+                  other: str = "--tgt") -> Corpus:
     """Sentence pairs from two files of equal length, or from one file of `source TAB target` lines.
 
     Pairs with an empty side are dropped and reported. Raises UserError for unequal files, a line with a wrong number
-    of columns, or when no pair is left.
+    of columns, or when no pair is left. For its words: what the pairs are read for, and which setting names the target.
     """
     if target is None:
-        pairs, places = columns(source, read_lines(source)), str(source)
+        pairs, places = columns(source, read_lines(source), other), str(source)
     else:
         left, right = read_lines(source), read_lines(target)
         if len(left) != len(right):
-            raise UserError(unequal(source, left, target, right))
+            place = empty_place(source, left, target, right) or (
+                f"No empty line gives the place away; the lengths of the lines may: microtfm data check {source} "
+                f"{target}")
+            raise UserError(f"{unequal(source, left, target, right)} {place}")
         pairs, places = list(zip(left, right, strict=True)), f"{source} and {target}"
-    return _checked([(normalise(a), normalise(b)) for a, b in pairs], places)
+    return _checked([(normalise(a), normalise(b)) for a, b in pairs], places, purpose)
 
 
-def columns(path: PathLike, lines: Sequence[str]) -> list[TextPair]:
-    """The two sides of lines of `source TAB target`. UserError for a line with another number of columns."""
+def columns(path: PathLike, lines: Sequence[str], other: str = "--tgt") -> list[TextPair]:
+    """The two sides of lines of `source TAB target`. UserError for a line with another number of columns, or where no
+    line has a tab: then a target file was meant, and `other` says how to give it."""
+    if any(map(normalise, lines)) and not any("\t" in line for line in lines):
+        raise UserError(f"{path} has no tab in any line, so it is one side of the text only. Give the other side as "
+                        f"{other}, or one TSV file alone, whose lines are source, tab, target.")
     pairs = []
     for number, line in enumerate(lines, 1):
         cells = line.split("\t")
@@ -103,22 +111,29 @@ def columns(path: PathLike, lines: Sequence[str]) -> list[TextPair]:
 
 
 def unequal(source: PathLike, left: Sequence[str], target: PathLike, right: Sequence[str]) -> str:
-    """What to say of two files with different numbers of lines, and where they may begin to drift apart."""
-    message = (f"{source} has {len(left):,} lines and {target} has {len(right):,}. "
-               "Line n of one must translate line n of the other.")
+    """What to say of two files with different numbers of lines, but for the place."""
+    return (f"{source} has {_count(len(left), 'line')} and {target} has {len(right):,}. "
+            "Line n of one must translate line n of the other.")
+
+
+def empty_place(source: PathLike, left: Sequence[str], target: PathLike, right: Sequence[str]) -> str:
+    """Where two files of different lengths may begin to drift apart by what is empty in one of them; "" if nothing is.
+    """
+    if not (left and right):
+        return f"{target if left else source} is empty: give the file that has the text."
     for number, (a, b) in enumerate(zip(left, right, strict=False), 1):
-        if bool(a.strip()) != bool(b.strip()):
-            empty = source if not a.strip() else target
-            return f"{message} They may drift apart at line {number}, which is empty in {empty}."
-    return (f"{message} No empty line gives the place away; the lengths of the lines may: microtfm data check {source} "
-            f"{target}")
+        if bool(normalise(a)) != bool(normalise(b)):
+            empty = target if normalise(a) else source
+            return f"They may drift apart at line {number:,}, which is empty in {empty}."
+    return ""
 
 
-def _checked(pairs: list[TextPair], places: str) -> Corpus:
+def _checked(pairs: list[TextPair], places: str, purpose: str) -> Corpus:
     empty = [number for number, (a, b) in enumerate(pairs, 1) if not (a and b)]
     kept = [pair for pair in pairs if pair[0] and pair[1]]
     if not kept:
-        raise UserError(f"There is nothing to learn from in {places}: no line has text on both sides.")
+        why = "no line has text on both sides" if pairs else "there is no line"
+        raise UserError(f"There is nothing to {purpose} in {places}: {why}.")
     corpus = Corpus(kept)
     if empty:
         corpus.report.append(f"Dropped {_count(len(empty), 'pair')} with an empty side in {places}: "

@@ -60,10 +60,12 @@ def _diagnosis(run: RunFolder, corpus: Corpus, translations: list[str]) -> list[
 
 def _text(run: RunFolder, src: PathLike | None, tgt: PathLike | None) -> tuple[Corpus, str]:
     if src is not None:
-        return data.read_parallel(src, tgt), str(src)
+        return data.read_parallel(src, tgt, purpose="evaluate"), str(src)
     if run.settings.valid_src is not None:
-        return data.read_parallel(run.settings.valid_src, run.settings.valid_tgt), str(run.settings.valid_src)
-    return data.read_parallel(run.held_out), str(run.held_out)
+        corpus = data.read_parallel(run.settings.valid_src, run.settings.valid_tgt, purpose="evaluate",
+                                    other="--valid-tgt")
+        return corpus, str(run.settings.valid_src)
+    return data.read_parallel(run.held_out, purpose="evaluate"), str(run.held_out)
 
 
 def as_text(answer: dict[str, Any]) -> str:
@@ -88,9 +90,7 @@ def as_text(answer: dict[str, Any]) -> str:
 
 def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None) -> dict[str, Any]:
     """Log-probabilities of given translations, line by line, and of all of them."""
-    from microtfm.data import read_parallel
-
-    corpus = read_parallel(src, tgt)
+    corpus = data.read_parallel(src, tgt, purpose="score")
     sources, targets = [a for a, _ in corpus.pairs], [b for _, b in corpus.pairs]
     translator = Translator.load(folder)
     scores, whole = translator.score(sources, targets), translator.in_pieces(sources)

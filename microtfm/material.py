@@ -86,7 +86,7 @@ def read(settings: Settings) -> Texts:
                         "alone, a file of lines with source, tab, target. To see it work without text: microtfm demo.")
     corpus = data.read_parallel(settings.src, settings.tgt)
     if settings.valid_src is not None:
-        valid = data.read_parallel(settings.valid_src, settings.valid_tgt)
+        valid = data.read_parallel(settings.valid_src, settings.valid_tgt, purpose="validate on", other="--valid-tgt")
         odd = foreign.differences(Sides.of(corpus.pairs), Sides.of(valid.pairs), "the validation text")
         return Texts(corpus.pairs, valid.pairs, False, [*corpus.report, *valid.report, *filter(None, [odd])])
     count = min(HELD_OUT, max(1, len(corpus) // 10))

@@ -3,7 +3,8 @@
 Every tokenizer has `encode`, `decode`, `pieces` and a length; ids 0 to 3 are <pad>, <unk>, <bos>, <eos>. `encode`
 adds none of them, and no text, not even a literal "<pad>", ever encodes to <pad>, <bos> or <eos>.
 
-All text is normalised first: Unicode NFC, each run of white space one space, none at the ends. Within what a
+All text is normalised first: Unicode NFC, each run of white space one space, none at the ends; text of which nothing
+can be seen is empty. Within what a
 tokenizer knows, `decode(encode(text)) == normalise(text)`; subwords know every text, because they fall back to bytes.
 """
 
@@ -34,6 +35,10 @@ KINDS = ("word", "char", "subword")
 BYTES = 256                      # the subword tokenizer's fallback pieces
 COVERAGE = 0.9995                # share of the corpus's characters that get pieces of their own
 UNSPEAKABLE, SURROGATES = re.compile("[\x00▁\ud800-\udfff]"), re.compile("[\ud800-\udfff]")
+# Anything but spaces and Default_Ignorable_Code_Point (UAX #44): zero-width spaces and joiners, variation selectors, …
+VISIBLE = re.compile("[^ \xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+                     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+                     "\U000e0000-\U000e0fff]")
 
 
 class Tokenizer(Protocol):
@@ -60,11 +65,14 @@ class Tokenizer(Protocol):
 def normalise(text: str) -> str:
     """Unicode NFC, runs of white space (also U+3000, U+2028 and their kin) to one space, none at the ends.
 
-    Lone surrogates, NUL and ▁ (sentencepiece's own sign for a space) count as white space.
+    Lone surrogates, NUL and ▁ (sentencepiece's own sign for a space) count as white space. Characters that are not seen
+    (zero-width spaces, joiners, variation selectors: Default_Ignorable_Code_Point of UAX #44) stay beside others, but
+    alone they are no text: "".
     """
     if text.isascii() and "\0" not in text:
         return " ".join(text.split())    # the same, sooner
-    return " ".join(UNSPEAKABLE.sub(" ", unicodedata.normalize("NFC", text)).split())
+    plain = " ".join(UNSPEAKABLE.sub(" ", unicodedata.normalize("NFC", text)).split())
+    return plain if VISIBLE.search(plain) else ""
 
 
 def speakable(text: str) -> str:

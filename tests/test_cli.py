@@ -164,6 +164,22 @@ def test_train_resume_evaluate_info_and_translate(tmp_path: Path, capsys: pytest
     assert "'1.5' is not a whole number" in complaint(capsys, "train", "--train.cooldown", "1.5")
 
 
+def test_text_that_is_not_there_is_said_in_the_command_s_own_words(folder: Path, tmp_path: Path,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = text_files(tmp_path)
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    nothing = ["--src", str(empty), "--tgt", str(empty)]
+    assert "nothing to evaluate in" in complaint(capsys, "evaluate", str(folder), *nothing)
+    assert "nothing to score in" in complaint(capsys, "score", str(folder), *nothing)
+    files = ["train", "--src", str(source), "--tgt", str(target), "--out", str(tmp_path / "run")]
+    valid = ["--valid-src", str(empty), "--valid-tgt", str(empty)]
+    assert "nothing to validate on in" in complaint(capsys, *files, *valid)
+    assert "as --valid-tgt, or one TSV" in complaint(capsys, *files, "--valid-src", str(source))
+    for command in (["train"], ["evaluate", str(folder)], ["score", str(folder)]):
+        assert "as --tgt, or one TSV" in complaint(capsys, *command, "--src", str(source))
+
+
 def test_info_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(folder), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ import pytest
 
 from microtfm import toy
 from microtfm.cli import main
-from microtfm.corpus_check import alignment, report
+from microtfm.corpus_check import report
 from microtfm.corpus_check.letters import BLOCK, Side, measured
 from microtfm.errors import UserError
 
@@ -34,7 +34,7 @@ def sides(count: int = 2000) -> tuple[list[str], list[str]]:
 
 def test_clean_text_has_few_suspects_and_no_problem(tmp_path: Path) -> None:
     answer = check(tmp_path, *sides())
-    assert answer["problems"] == answer["wrong_language"] == answer["drifts"] == []
+    assert answer["problems"] == answer["wrong_language"] == answer["drifts"] == answer["unjudged"] == []
     assert len(answer["misaligned"]) <= 10
     assert answer["pairs"] == answer["source"]["lines"] == answer["target"]["lines"] == 2000
     assert next(iter(answer["source"]["scripts"])) == "Han" and next(iter(answer["target"]["scripts"])) == "Latin"
@@ -52,8 +52,9 @@ def test_planted_faults_are_found_at_their_lines(tmp_path: Path) -> None:
     right[59] = "Кошка сидит на столе и смотрит в окно."
     right[69] = right[68] + " " + " ".join(right[100:110])
     left[79], right[79] = left[79] + "1984", right[79] + " 2024"
+    left[89], right[99] = "……", "\u200b \u2060"
     answer = check(tmp_path, left, right)
-    assert answer["empty"] == {"source": {"count": 1, "lines": [10]}, "target": {"count": 1, "lines": [30]},
+    assert answer["empty"] == {"source": {"count": 1, "lines": [10]}, "target": {"count": 2, "lines": [30, 100]},
                                "both": {"count": 1, "lines": [20]}}
     assert 40 in answer["repeated"]["pairs"]["lines"] and answer["repeated"]["copies"]["lines"] == [50]
     assert {(each["line"], each["side"], each["why"]) for each in answer["wrong_language"]} == {
@@ -61,6 +62,7 @@ def test_planted_faults_are_found_at_their_lines(tmp_path: Path) -> None:
     why = {each["line"]: each["why"] for each in answer["misaligned"]}
     assert "letters, where the target usually has" in why[70]
     assert "no number in common (1984 and 2024)" in why[80]
+    assert "only marks, where the other side has" in why[90] and 100 not in why
 
 
 def test_pairs_put_together_wrongly_are_suspected_by_their_words(tmp_path: Path) -> None:
@@ -87,26 +89,6 @@ def test_languages_of_one_script_are_told_apart_by_their_letters(tmp_path: Path)
     assert len(found - set(long)) <= 5
 
 
-@pytest.mark.parametrize("at", [300, 1200])
-def test_lines_that_drift_apart_are_found_where_they_begin_to(tmp_path: Path, at: int) -> None:
-    left, right = sides()
-    answer = check(tmp_path, left, right[:at] + right[at + 1:])
-    (drift,) = answer["drifts"]
-    assert abs(drift["first"] - at) <= 15 and drift["last"] >= 1950 and drift["shift"] == -1
-    assert "2,000 lines" in answer["problems"][0] and "1,999" in answer["problems"][0]
-    answer = check(tmp_path, left, [*right[:at], "One more.", *right[at:1700], *right[1701:]])
-    (drift,) = answer["drifts"]
-    assert abs(drift["first"] - at) <= 15 and abs(drift["last"] - 1700) <= 15 and drift["shift"] == 1
-    assert answer["problems"] == []
-
-
-def test_no_drift_where_all_lines_are_as_long() -> None:
-    same = np.full(500, 7)
-    assert alignment.drifts(same, same) == []
-    ordered = np.sort(np.random.default_rng(0).integers(1, 90, 500))
-    assert alignment.drifts(ordered, 2 * ordered) == []
-
-
 def test_overlap_with_other_text(tmp_path: Path) -> None:
     left, right = sides(100)
     test = [(left[0], right[0]), (left[1], "Another."), ("猫猫猫", right[2]), (f"{left[3][:2]} {left[3][2:-1]}", "N"),
@@ -126,6 +108,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert out.endswith("600 pairs can be trained on\n")
     assert main(["data", "check", *files, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pairs"] == 600
+    assert main(["data", "check", *files, "--show", "0", "--test-src", str(tmp_path / "test.tsv")]) == 0
+    out = capsys.readouterr().out
+    assert "3 × pair that is in the training text\n" in out and "the worst first" not in out
+    assert main(["data", "check", *files, "--show", "-3"]) == 2
+    assert "--show -3 must be 0 or more" in capsys.readouterr().err
+    assert main(["data", "check", files[0]]) == 2
+    assert "a.zh has no tab in any line" in (said := capsys.readouterr().err) and "as a second file" in said
+    assert main(["data", "check", *files, "--test-src", files[0]]) == 2
+    assert "as --test-tgt" in capsys.readouterr().err
     check(tmp_path, left, right[:-1])
     assert main(["data", "check", *files]) == 2
     assert "problem   " in capsys.readouterr().out
@@ -142,7 +133,8 @@ def test_text_without_letters(tmp_path: Path, text: str) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
     answer = report.check((tmp_path / "a", tmp_path / "b"), {})
     assert bool(answer["problems"]) == (not text.strip())
-    assert "lines" in report.as_text(answer, 3)
+    assert answer["unjudged"] == [] or text.strip()
+    assert "no letters" in report.as_text(answer, 3)
 
 
 def test_a_table_with_a_wrong_line_is_refused(tmp_path: Path) -> None:

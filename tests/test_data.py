@@ -53,7 +53,9 @@ REFUSED = {
     "gzip": (b"\x1f\x8b\x08\0\n", b"x\n", "a.zh is a gzip file"),
     "lone CR": (b"a\rb\rc", b"x\ny\nz\n", "a.zh ends its lines with a lone carriage return"),
     "empty files": (b"", b"", "nothing to learn from"),
-    "one empty file": (b"", b"x\n", "a.zh has 0 lines"),
+    "one empty file": (b"", b"x\n", "a.zh has 0 lines and .*a.en has 1.*a.zh is empty: give the file"),
+    "other empty file": (b"x\n", b"", "a.zh has 1 line and .*a.en is empty: give the file"),
+    "zero width only": ("\u200b\n\ufeff\u2060 \u200d\n".encode(), b"x\ny\n", "nothing to learn from"),
     "white space only": (b" \n\t\n", b"x\ny\n", "nothing to learn from"),
     "many empty lines": (b"\n" * 300_000, b"\n" * 300_000, "nothing to learn from"),
 }
@@ -97,6 +99,22 @@ def test_tab_separated(tmp_path: Path) -> None:
         path.write_bytes(text)
         with pytest.raises(UserError, match=f"a.tsv, {says}"):
             data.read_parallel(path)
+
+
+def test_one_side_alone_is_told_from_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.zh"
+    path.write_text("猫\n狗\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.zh has no tab in any line.* as --tgt, or one TSV file"):
+        data.read_parallel(path)
+    with pytest.raises(UserError, match="as --valid-tgt"):
+        data.read_parallel(path, other="--valid-tgt")
+
+
+def test_what_there_is_nothing_to_do_with(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing to score in .*a\.zh and .*a\.en: no line has text on both sides"):
+        data.read_parallel(*files(tmp_path, b"a\n\n", b"\nx\n"), purpose="score")
+    with pytest.raises(UserError, match=r"nothing to score .*: there is no line"):
+        data.read_parallel(*files(tmp_path, b"", b""), purpose="score")
 
 
 def test_report(tmp_path: Path) -> None:

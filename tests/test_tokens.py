@@ -56,6 +56,13 @@ def test_normalise_settles(text: str) -> None:
     plain.encode("utf-8")
 
 
+def test_what_cannot_be_seen_is_no_text_unless_beside_what_can() -> None:
+    for text in ("\u200b", "\ufeff \u2060\u3000\u200d", "\xad", "\ufe0f\u3164", "\U000e0020"):
+        assert tokens.normalise(text) == ""
+    for text in ("👩\u200d👩", "می\u200cخواهم", "!", "\u0301", "\u200b1"):
+        assert tokens.normalise(text) == text
+
+
 @pytest.mark.parametrize("kind", tokens.KINDS)
 def test_no_text_encodes_to_a_special(kind: str) -> None:
     for lines in (LINES, [LITERALS] * 3):

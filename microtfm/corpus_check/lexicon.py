@@ -60,15 +60,19 @@ class Lexicon:
         ids = [np.concatenate([vocabulary.ids(block) for block in side])
                for vocabulary, side in zip(self.vocabularies, sides, strict=True)]
         self.strength = _strength(*ids)
-        random = self._scores(ids[0], ids[1][shuffled(len(ids[1]), 0)])
+        other = shuffled(len(ids[1]), 0)
+        pairs = zip(*(side.lines for side in sides), other.tolist(), strict=True)
+        untrue = [a != sides[0].lines[i] and b != sides[1].lines[i] for a, b, i in pairs]   # texts may repeat
+        random = self.compare(ids[0], ids[1][other])[np.array(untrue, bool)]
         judged = random[~np.isnan(random)]
         self.threshold = float(np.quantile(judged, AT_RANDOM)) if len(judged) >= 100 else -1.0
 
     def scores(self, left: Block, right: Block) -> NDArray[np.float64]:
         """How well the words of each pair go together, (N,); NaN where there are too few to say."""
-        return self._scores(self.vocabularies[0].ids(left), self.vocabularies[1].ids(right))
+        return self.compare(self.vocabularies[0].ids(left), self.vocabularies[1].ids(right))
 
-    def _scores(self, left: Ids, right: Ids) -> NDArray[np.float64]:
+    def compare(self, left: Ids, right: Ids) -> NDArray[np.float64]:
+        """The same of ids of the two vocabularies, (N, RAREST) each."""
         out = np.empty(len(left))
         for some in _slices(len(left)):
             x, y = left[some], right[some]
