@@ -11,7 +11,9 @@ import numpy as np
 import engine
 from engine import Tensor
 from microtfm.errors import UserError
+from microtfm.settings import TrainSettings
 
+MOMENTUM = 0.9                           # of plain gradient descent
 SCHEDULES = ("paper", "inverse-sqrt", "constant")
 AVERAGE = "average"                      # the slot of the average of the parameters
 
@@ -167,3 +169,12 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): the decay acts on the weight, not on the
     gradient."""
     decoupled = True
+
+
+def chosen(named_parameters: Iterable[tuple[str, Tensor]], settings: TrainSettings) -> Optimiser:
+    """The optimiser that the settings ask for."""
+    named = list(named_parameters)
+    same: dict[str, Any] = {"weight_decay": settings.weight_decay, "average": settings.average}
+    if settings.optimizer == "sgd":
+        return SGD(named, settings.lr, MOMENTUM, **same)
+    return (AdamW if settings.optimizer == "adamw" else Adam)(named, settings.lr, **same)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import engine
-from microtfm import breakdown, checkpoint, curves, kept, metrics, reference, state
+from microtfm import breakdown, checkpoint, curves, kept, metrics, optim, reference, state
 from microtfm import material as materials
 from microtfm.architecture import Model, build, describe
 from microtfm.checkpoint import Checkpoint
@@ -28,17 +28,16 @@ from microtfm.files import PathLike
 from microtfm.learner import Learner
 from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
-from microtfm.optim import SGD, Adam, AdamW, Optimiser, rate
+from microtfm.optim import rate
 from microtfm.place import computing
 from microtfm.recipes import merged
 from microtfm.run_folder import RunFolder, check_free, free_folder, new_model, run_code
-from microtfm.settings import Settings, TrainSettings
+from microtfm.settings import Settings
 from microtfm.state import Progress
 from microtfm.stopping import Stopped, Stopping
 from microtfm.threads import default_threads
 from microtfm.validation import Validation, validate
 
-MOMENTUM = 0.9                           # of plain gradient descent
 REMIND = 5                               # validations after which a lasting finding is told again
 DRAW_EVERY = 60.0                        # seconds between drawings of the curves, at least
 
@@ -144,14 +143,6 @@ def _resolved(settings: Settings, out: Path, own_text: bool) -> Settings:
                    train=replace(settings.train, steps=settings.train.last_step))
 
 
-def _optimiser(model: Model, settings: TrainSettings) -> Optimiser:
-    named = list(model.named_parameters())
-    same: dict[str, Any] = {"weight_decay": settings.weight_decay, "average": settings.average}
-    if settings.optimizer == "sgd":
-        return SGD(named, settings.lr, MOMENTUM, **same)
-    return (AdamW if settings.optimizer == "adamw" else Adam)(named, settings.lr, **same)
-
-
 class _Training:
     """One run from a state to its end."""
 
@@ -160,7 +151,7 @@ class _Training:
         self.run, self.material, self.model, self.events, self.place = run, material, model, events, place
         self.progress = Progress()
         self.settings = run.settings
-        self.optimiser = _optimiser(model, self.settings.train)
+        self.optimiser = optim.chosen(model.named_parameters(), self.settings.train)
         self.learner = Learner(model, self.optimiser, self.settings.train)
         self.identity = {**run.identity(material.source, material.target), "data": material.digest}
         self.started, self.spent = started, 0.0           # spent: seconds of earlier commands on this run
