@@ -30,6 +30,7 @@ class Corpus:
 
     pairs: list[TextPair]
     report: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)               # of each pair's line in its file, from 1
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -130,11 +131,12 @@ def empty_place(source: PathLike, left: Sequence[str], target: PathLike, right: 
 
 def _checked(pairs: list[TextPair], places: str, purpose: str) -> Corpus:
     empty = [number for number, (a, b) in enumerate(pairs, 1) if not (a and b)]
-    kept = [pair for pair in pairs if pair[0] and pair[1]]
+    numbers = [number for number, (a, b) in enumerate(pairs, 1) if a and b]
+    kept = [pairs[number - 1] for number in numbers]
     if not kept:
         why = "no line has text on both sides" if pairs else "there is no line"
         raise UserError(f"There is nothing to {purpose} in {places}: {why}.")
-    corpus = Corpus(kept)
+    corpus = Corpus(kept, numbers=numbers)
     if empty:
         corpus.report.append(f"Dropped {_count(len(empty), 'pair')} with an empty side in {places}: "
                              f"{_numbers(empty)}.")

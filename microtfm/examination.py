@@ -100,19 +100,19 @@ def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None) -> dict[
     return {
         "folder": str(folder), "text": str(src), "sentences": len(scores), "tokens": count, "log_probability": total,
         "perplexity": math.exp(min(-total / count, 700)), "notices": [*corpus.report, *notices],
-        "scores": [{"source": a, "target": b, "log_probability": each.log_probability,
+        "scores": [{"line": number, "source": a, "target": b, "log_probability": each.log_probability,
                     "tokens": [{"token": token, "log_probability": p}
                                for token, p in zip(each.tokens, each.log_probabilities, strict=True)]}
-                   for a, b, each in zip(sources, targets, scores, strict=True)],
+                   for number, a, b, each in zip(corpus.numbers, sources, targets, scores, strict=True)],
     }
 
 
 def probed(answer: dict[str, Any], tokens: bool) -> str:
-    """The same for a person: a line each with the sum, the mean over tokens, and the translation."""
+    """The same for a person: a line each with its number, the sum, the mean over tokens, and the translation."""
     lines = [f"note    {notice}" for notice in answer["notices"]]
     for each in answer["scores"]:
         total = each["log_probability"]
-        lines.append(f"{total:9.3f}  {total / len(each['tokens']):7.3f}  {each['target']}")
+        lines.append(f"{each['line']:5} {total:9.3f}  {total / len(each['tokens']):7.3f}  {each['target']}")
         if tokens:
             lines.append("    " + "  ".join(f"{one['token']} {one['log_probability']:.3f}" for one in each["tokens"]))
     lines.append(f"all     {answer['sentences']:,} sentences, {answer['tokens']:,} tokens: log-probability "
