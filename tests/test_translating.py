@@ -140,7 +140,7 @@ def test_score_from_files(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "both.tsv").write_text("\tone\n一二\ttwo one\n三\t\n一\tone\n", encoding="utf-8")
     assert main(["score", str(run), "--src", str(tmp_path / "both.tsv")]) == 0
     note, *rows, _ = capsys.readouterr().out.splitlines()
-    assert "lines 1 and 3" in note and [row.split()[0] for row in rows] == ["2", "4"]
+    assert "lines 1, 3" in note and [row.split()[0] for row in rows] == ["2", "4"]
 
 
 def test_lines_are_answered_as_they_come(run: Path) -> None:
