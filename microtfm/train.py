@@ -41,13 +41,18 @@ DRAW_EVERY = 60.0                        # seconds between drawings of the curve
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended."""
+    """How a run ended.
+
+    folder: of the run. step: the last update that was saved. best: step, valid_loss, bleu and chrf of the best
+    validation; empty before the first. reason: "steps", "minutes", "patience" or "stopped". signal: the number of the
+    one that stopped it; None: none did. seconds: wall time of this command and of those before it on the run.
+    """
 
     folder: Path
     step: int
-    best: dict[str, Any]                 # metrics of the best validation
-    reason: str                          # "steps", "minutes", "patience" or "stopped"
-    signal: int | None                   # that stopped it
+    best: dict[str, Any]
+    reason: str
+    signal: int | None
     seconds: float
 
 
@@ -95,7 +100,12 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
 
 def resume(folder: Path, events: Events | None = None, started: float | None = None,
            changes: TrainSettings | None = None) -> Result:
-    """Go on with a run from its last checkpoint. `changes`: other train settings from here on, say more steps."""
+    """Go on with a run from its last checkpoint.
+
+    changes: other train settings from here on, say more steps. started: as in `train`. Raises UserError for everything
+    a person can put right: no run there, nothing to resume, a damaged checkpoint or one of another run, training text
+    that is missing or not what it was, a folder that another process holds.
+    """
     events, started = events or Events(), time.monotonic() if started is None else started
     run = RunFolder.open(folder)
     before = run.settings
