@@ -20,7 +20,7 @@ DTYPES = {
     "same": "{theirs}",
     "number": "{theirs}; truth values are refused",
     "float": "{theirs}; integers and truth values are computed as float32",
-    "sum": "{theirs}; integers and truth values give int64",
+    "sum": "{theirs}; integers and truth values give int64, unsigned ones uint64",
     "bool": "bool",
     "int64": "int64",
     "param": "the parameter `dtype`",
@@ -121,7 +121,8 @@ def _raises(op: Op) -> Iterator[str]:
     if op.raises is not None:
         yield from op.raises
     elif len(op.inputs) > 1 or op.variadic or (op.canonical and op.signature is None):
-        yield f"ShapeError: shapes{' or parameters' if op.canonical else ''} that do not fit"
+        what = "shapes or parameters" if op.canonical else "shapes"
+        yield f"ShapeError: {what} that do not {'broadcast' if op.signature else 'fit'}"
     if op.check and any(isinstance(kind, record.Index) for kind in op.domain):
         yield "IndexRangeError: an id that is out of range"
         yield "DtypeError: ids that are no integers"

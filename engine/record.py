@@ -57,7 +57,7 @@ class Op:
     signature: str | None = "()->()"
     shape: Callable[..., Shape] | None = None    # (*shapes, **params) -> shape, where a signature cannot say it
     result: str = "same"                 # dtype: same | number (same, but no truth values) | float (integers become
-    #                                      float32) | sum (integers become int64) | bool | int64 | param
+    #                                      float32) | sum (integers become int64 or uint64) | bool | int64 | param
     domain: tuple[Domain, ...] = (Real(),)       # one an input; the last one serves the rest
     choices: Callable[..., dict[str, list[Any]]] | None = None   # (*shapes) -> values of parameters that tests may draw
     samples: tuple[tuple[Shape, ...], ...] = ()  # input shapes for tests, where a signature cannot say them

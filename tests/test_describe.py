@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
 import engine
-from engine import OPS, Bool, EngineError, Op, Real, Tensor
+from engine import OPS, Bool, DtypeError, EngineError, Op, Real, Tensor
 from engine.check import calls
 from tests.test_methods import NAMED
 
@@ -104,6 +104,31 @@ def test_an_error_is_one_that_the_text_names(op: Op, data: st.DataObject) -> Non
 
 def _filled(kind: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.ones(shape) if isinstance(kind, Real) else np.zeros(shape, bool if isinstance(kind, Bool) else np.int64)
+
+
+@every_op
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32, np.float64], ids=lambda dtype: dtype.__name__)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_the_dtype_is_the_one_that_the_text_says(op: Op, dtype: Any, data: st.DataObject) -> None:
+    call = data.draw(calls(op))
+    arrays = [abs(a).astype(dtype) if isinstance(op.kind(i), Real) and a is not None else a
+              for i, a in enumerate(call.arrays)]
+    try:
+        found = op(*(arrays,) if op.variadic else arrays, **call.params).dtype
+    except DtypeError:
+        assert dtype is not np.float64
+        return
+    said, given = " ".join(_section(op, "Dtype").split()), np.dtype(dtype)
+    assert not (given.kind == "b" and "truth values are refused" in said)
+    if given.kind in "iub" and "computed as float32" in said:
+        assert found == np.float32
+    elif given.kind in "iub" and "give int64" in said:
+        assert found == (np.uint64 if given.kind == "u" else np.int64)
+    elif said.startswith("that of"):
+        assert found == given
+    else:
+        assert found == ({**op.defaults, **call.params}["dtype"] if "`dtype`" in said else said)
 
 
 # --- the signature --------------------------------------------------------------------------------

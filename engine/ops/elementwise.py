@@ -50,7 +50,8 @@ def _no_fractions(x: Any, y: Any) -> None:
         raise DtypeError("pow: an integer to a negative power is no integer. Make the base a float: x.astype(…)")
 
 
-pow_ = op("pow", np.power, _power_base, _power_exponent, signature=TWO, saves=(0, 1, OUT), domain=(POSITIVE, ANY),
+pow_ = op("pow", np.power, _power_base, _power_exponent, signature=TWO, saves=(0, 1, OUT), result="number",
+          domain=(POSITIVE, ANY),
           check=_no_fractions, equation=("Z = Xʸ", "X̄ = Z̄ ⊙ Y ⊙ Xʸ⁻¹, Ȳ = Z̄ ⊙ Z ⊙ log X"),
           doc="x to the power of y; a negative number to a power that is not whole is NaN.",
           raises=("ShapeError: shapes that do not broadcast", "DtypeError: an integer to a negative power"))
@@ -114,8 +115,12 @@ where: Op = op("where", lambda condition, x, y: np.where(condition, x, y), None,
            doc="x where the condition holds, else y, as numpy.where.")
 
 
+def _holds(integers: np.iinfo, bound: float) -> bool:
+    return float(bound).is_integer() and integers.min <= bound <= integers.max
+
+
 def _clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
-    if x.dtype.kind in "iu" and not all(bound is None or float(bound).is_integer() for bound in (low, high)):
+    if x.dtype.kind in "iu" and not all(_holds(np.iinfo(x.dtype), bound) for bound in (low, high) if bound is not None):
         raise DtypeError(f"clip: {x.dtype} has no number at the limits {low} and {high}; make x a float: x.astype(…)")
     bounds: list[Any] = [None if bound is None else x.dtype.type(bound) for bound in (low, high)]
     return x.copy() if low is None and high is None else np.clip(x, *bounds)
@@ -132,11 +137,11 @@ clip = op("clip", _clip, _clip_rule, saves=(0,), result="number", domain=(Real(k
           equation=("Y = min(max(X, low), high)", "X̄ = Ȳ ⊙ [low ≤ X ≤ high]"),
           doc="Limit the values to [low, high]; NaN stays.",
           about={"low": "the smallest value; None: no limit", "high": "the largest value; None: no limit"},
-          raises=("DtypeError: limits that are not whole, for integers",))
+          raises=("DtypeError: limits that the integers of x do not have",))
 
 
 # --- S-shaped ones: fused, with the gradient as a fused op of its own -----------------------------
-@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ (1 − Y²)", ""),
+@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ (1 − Y²)", ""),
        about={"g": "the cotangent", "y": "what tanh gave"})
 def tanh_vjp(g: Tensor, y: Tensor) -> Tensor:
     """The pullback of tanh: g (1 − y²)."""
@@ -148,7 +153,7 @@ tanh = op("tanh", np.tanh, lambda g, y, x: tanh_vjp(g, y), saves=(OUT,), result=
           doc="The hyperbolic tangent.")
 
 
-@fused(signature=TWO, equation=("X̄ = Ȳ ⊙ Y ⊙ (1 − Y)", ""),
+@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ Y ⊙ (1 − Y)", ""),
        about={"g": "the cotangent", "y": "what sigmoid gave"})
 def sigmoid_vjp(g: Tensor, y: Tensor) -> Tensor:
     """The pullback of sigmoid: g y (1 − y)."""

@@ -152,7 +152,8 @@ put: Op = op("put", _put, lambda h, y, g, *, index, shape: getitem(h, index=inde
          equation=("Y[index] += X", "X̄ = Ȳ[index]"),
          doc="Zeros of `shape`, to which g is added at the index: the adjoint of getitem.", shapes="g (…) → `shape`",
          about={"index": "what picks numbers of the shape of g: see getitem", "shape": "the shape of the result"},
-         raises=("ShapeError: an index that picks another shape than that of g", "IndexRangeError: one out of range"))
+         raises=("ShapeError: an index that picks another shape than that of g",
+                 "IndexRangeError: an index out of range"))
 getitem: Op = op("getitem", lambda x, *, index: x[devices.beside_in(x, index)],
                  lambda g, y, x, *, index: put(g, index=index, shape=x.shape),
                  saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
@@ -161,7 +162,7 @@ getitem: Op = op("getitem", lambda x, *, index: x[devices.beside_in(x, index)],
                  doc="The numbers at an index, x[index], as in NumPy.",
                  shapes="x (…) → the shape that NumPy's x[index] has",
                  about={"index": "slices, integers, None, Ellipsis, integer arrays and boolean masks, one or a tuple"},
-                 raises=("IndexRangeError: an index out of range, or of too many axes",))
+                 raises=("IndexRangeError: an index out of range, of too many axes, or a mask of another shape",))
 
 
 # --- one-hot --------------------------------------------------------------------------------------
