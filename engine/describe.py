@@ -150,7 +150,7 @@ def face(op: Op) -> Callable[[Function], Function]:
     """Decorator: a function that stands for an op in public. It has the op's name, and the op's text below its own."""
     def named(function: Function) -> Function:
         function.__name__ = op.name
-        function.__doc__ = f"{inspect.getdoc(function)}\n\n{op.__doc__}"
+        function.__doc__ = f"{inspect.getdoc(function) or ''}\n\n{op.__doc__}".lstrip()
         return function
     return named
 

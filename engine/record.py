@@ -82,7 +82,7 @@ class Op:
         self._needed = [name for name, value in self.defaults.items() if value is inspect.Parameter.empty]
         self.ufunc = self.meaning.__name__ if isinstance(self.meaning, np.ufunc) else ""
         self.__name__ = self.__qualname__ = self.name
-        self.__module__ = self.module or self.meaning.__module__
+        self.__module__ = self.module or getattr(self.meaning, "__module__", None) or "numpy"
         if isinstance(self.meaning, np.ufunc):
             self.meaning = in_order(self.meaning)
         self._real = [isinstance(kind, Real) for kind in self.domain]

@@ -63,7 +63,7 @@ DIAGONAL: dict[str, Any] = {"signature": None, "canonical": _two_axes,
        shapes="x (…) → the shape of x without axis1 and axis2, and the length of the diagonal last",
        equation=("yᵢ = xᵢ,ᵢ₊ₖ", "x̄ᵢ,ᵢ₊ₖ = ȳᵢ, 0 elsewhere"))
 def diagonal(x: Tensor, *, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
-    """The numbers on a diagonal of the matrices in two axes, along a new last axis, as numpy.diagonal."""
+    """The numbers on a diagonal of the matrices in two axes, along a new last axis, as numpy.diagonal, but a copy."""
     x = moveaxis(x, source=(axis1, axis2), destination=(0, 1))
     along = np.arange(_length(x.shape[0], x.shape[1], offset))
     return moveaxis(x[along + max(-offset, 0), along + max(offset, 0)], source=0, destination=-1)
