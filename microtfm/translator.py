@@ -31,11 +31,15 @@ LONGEST = 1000                           # source tokens of a piece at most, so 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of several translations of a line."""
+    """One of several translations of a line.
+
+    text: the translation. score: its natural log-probability / length^A, by which a search compares, A the length
+    penalty and length the number of tokens with <eos>; the larger, the better. Of a line that was cut, the sum over
+    its pieces.
+    """
 
     text: str
-    score: float                         # log-probability / length^A, by which a search compares; of a line that was
-                                         # cut, the sum over its pieces
+    score: float
 
 
 class Translator:
