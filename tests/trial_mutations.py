@@ -26,7 +26,7 @@ import numpy as np
 from tiny import corpus, settings
 
 import engine
-from microtfm import checkpoint, state, tokens, train
+from microtfm import checkpoint, optim, state, tokens, train
 from microtfm.errors import UserError
 from microtfm.run_folder import RunFolder, new_model
 from microtfm.settings import TokenSettings
@@ -62,7 +62,7 @@ class Runs:
         model = folder.load_model()
         saved = state.read(folder.state, {**folder.identity(source, target), "data": self.digest[kind]})
         last = new_model(folder.settings.model, source, target)
-        optimiser = train._optimiser(last, folder.settings.train)
+        optimiser = optim.chosen(last.named_parameters(), folder.settings.train)
         progress = state.restore(saved, folder.state, last, optimiser)
         arrays = [part.state_dict() for part in (model, last, optimiser)]
         return [*({name: (a.dtype.str, a.shape, a.tobytes()) for name, a in part.items()
