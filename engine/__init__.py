@@ -7,6 +7,11 @@
     x.grad
 
 Every op of the table `OPS` is a function here, `engine.softmax(x, axis=-1)`, and most are methods of `Tensor`.
+
+What all ops share: inputs are tensors, NumPy arrays or Python numbers, and take the dtype that serves all of them (a
+Python number takes that of the tensors); a result is a tensor of its own, recorded so that a gradient finds its way
+back. In shapes … stands for any axes. DtypeError: an input that is none of these; DeviceError: inputs on different
+devices; TypeError: an argument that is missing, or that the op does not have.
 """
 from engine import ops, random
 from engine.autograd import grad, hvp, jacobian

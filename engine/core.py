@@ -75,7 +75,9 @@ class Tensor(Methods):
     integers int64. The data is copied: changing the original afterwards changes nothing here. It lives on `device`,
     "cpu" or "cuda"; if that is None, on the CPU, where `default_device` says, or where an array of a card already is.
     """
-    __slots__ = ("__weakref__", "_array", "grad", "node")
+    __slots__ = {"__weakref__": "", "_array": "",
+                 "grad": "The gradient that `backward` left here, a tensor of the same shape; None: there is none.",
+                 "node": "How it was made: its record in the graph."}
     __array_priority__ = 1000
     __hash__ = object.__hash__
 
@@ -106,18 +108,22 @@ class Tensor(Methods):
 
     @property
     def shape(self) -> Shape:
+        """The sizes of its axes."""
         return self.node.shape
 
     @property
     def ndim(self) -> int:
+        """How many axes it has."""
         return len(self.node.shape)
 
     @property
     def size(self) -> int:
+        """How many numbers it holds."""
         return math.prod(self.node.shape)
 
     @property
     def dtype(self) -> np.dtype:
+        """The NumPy dtype of its numbers."""
         return self.node.dtype
 
     @property
@@ -127,6 +133,7 @@ class Tensor(Methods):
 
     @property
     def name(self) -> str | None:
+        """What messages and drawings call it; None: not said."""
         return self.node.name
 
     @name.setter
@@ -152,6 +159,7 @@ class Tensor(Methods):
 
     @property
     def requires_grad(self) -> bool:
+        """Whether `backward` finds its gradient; a leaf may be asked to."""
         return self.node.requires_grad
 
     @requires_grad.setter

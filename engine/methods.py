@@ -1,4 +1,7 @@
-"""What can be said as `x.method(…)`: every method is an op of the table, written out so that tools can see it."""
+"""What can be said as `x.method(…)`: every method is an op of the table, written out so that tools can see it.
+
+A method without a docstring gets the text of its op, once the table is complete.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -202,7 +205,9 @@ class Methods:
     def broadcast_to(self, *shape: Any) -> Tensor: return OPS["broadcast_to"](self, shape=_sequence(shape))
     def expand_dims(self, axis: Any) -> Tensor: return OPS["expand_dims"](self, axis=axis)
     def squeeze(self, axis: Any = None) -> Tensor: return OPS["squeeze"](self, axis=axis)
-    def flatten(self) -> Tensor: return OPS["reshape"](self, shape=(-1,))
+    def flatten(self) -> Tensor:
+        """All numbers in C order, one axis: the op `reshape` to (-1,)."""
+        return OPS["reshape"](self, shape=(-1,))
     def pad(self, widths: Any, value: float = 0.0) -> Tensor: return OPS["pad"](self, widths=widths, value=value)
     def moveaxis(self, source: Any, destination: Any) -> Tensor:
         return OPS["moveaxis"](self, source=source, destination=destination)
@@ -230,13 +235,14 @@ class Methods:
     def argsort(self, axis: int | None = -1, descending: bool = False) -> Tensor:
         return OPS["argsort"](self, axis=axis, descending=descending)
     def topk(self, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
+        """The k largest (or smallest) numbers along an axis, and where they stand: see engine.topk."""
         places = OPS["argtopk"](self, k=k, axis=axis, largest=largest)
         return OPS["take_along_axis"](self, places, axis=axis), places
 
     # -- products
     def matmul(self, y: Any) -> Tensor: return OPS["matmul"](self, y)
-    def dot(self, y: Any) -> Tensor: return OPS["dot"](self, y)
-    def outer(self, y: Any) -> Tensor: return OPS["outer"](self, y)
+    def dot(self, b: Any) -> Tensor: return OPS["dot"](self, b)
+    def outer(self, b: Any) -> Tensor: return OPS["outer"](self, b)
 
     @property
     def T(self) -> Tensor:

@@ -99,4 +99,6 @@ def result_dtype(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any
     if op.result == "param":
         return np.dtype(params["dtype"])
     dtype = next((t.dtype for i, t in enumerate(tensors) if t is not None and op.is_real(i)), FLOAT32)
-    return np.dtype(np.int64) if op.result == "sum" and dtype.kind in "iub" else dtype
+    if op.result == "sum" and dtype.kind in "iub":
+        return np.dtype(np.uint64 if dtype.kind == "u" else np.int64)
+    return dtype

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import engine.core as core
+from engine import describe
 from engine.errors import DtypeError, ShapeError
 from engine.shapes import Shape
 
@@ -55,12 +57,16 @@ class Op:
     signature: str | None = "()->()"
     shape: Callable[..., Shape] | None = None    # (*shapes, **params) -> shape, where a signature cannot say it
     result: str = "same"                 # dtype: same | number (same, but no truth values) | float (integers become
-    #                                      float32) | sum (integers become int64) | bool | int64 | param
+    #                                      float32) | sum (integers become int64 or uint64) | bool | int64 | param
     domain: tuple[Domain, ...] = (Real(),)       # one an input; the last one serves the rest
     choices: Callable[..., dict[str, list[Any]]] | None = None   # (*shapes) -> values of parameters that tests may draw
     samples: tuple[tuple[Shape, ...], ...] = ()  # input shapes for tests, where a signature cannot say them
     equation: tuple[str, str] = ("", "")         # forward and backward, one Unicode line each
-    doc: str = ""
+    doc: str = ""                        # what it computes; no text: what NumPy's function of the meaning does
+    shapes: str = ""                     # the shapes in words, where a signature cannot say them
+    about: Mapping[str, str] = field(default_factory=dict)   # what parameters, and inputs that need a word, mean
+    raises: tuple[str, ...] | None = None        # "ShapeError: …", of what is refused; None = shapes that do not fit
+    module: str = ""                     # where it is defined
     fused: bool = False
     view: bool = False                   # the output may share its input's memory
     variadic: bool = False               # takes one sequence of tensors
@@ -74,11 +80,15 @@ class Op:
         self.inputs, self.defaults = _parameters(self.meaning, self.signature, self.variadic)
         self.optional = _optional(self.meaning)
         self._needed = [name for name, value in self.defaults.items() if value is inspect.Parameter.empty]
+        self.ufunc = self.meaning.__name__ if isinstance(self.meaning, np.ufunc) else ""
+        self.__name__ = self.__qualname__ = self.name
+        self.__module__ = self.module or getattr(self.meaning, "__module__", None) or "numpy"
         if isinstance(self.meaning, np.ufunc):
             self.meaning = in_order(self.meaning)
         self._real = [isinstance(kind, Real) for kind in self.domain]
         self.flows = self.vjps is None or callable(self.vjps) or any(self.vjps)      # does any gradient come back?
-        self.__doc__ = _describe(self)
+        self.__signature__ = describe.signature(self)
+        self.__doc__ = describe.text(self)
         OPS[self.name] = self
 
     def __call__(self, *args: Any, **params: Any) -> Tensor:
@@ -125,6 +135,11 @@ class Op:
                 raise TypeError(f"{self.name}() needs the parameter {key!r}")
         return bound
 
+    def __get__(self, instance: object, owner: type | None = None) -> Op:
+        """Itself: an op in a class is called as it stands. That it has this makes it a routine for `inspect` and pydoc.
+        """
+        return self
+
     def kind(self, i: int) -> Domain:
         """What input `i` may be."""
         return self.domain[min(i, len(self.domain) - 1)]
@@ -164,23 +179,13 @@ def _optional(meaning: Callable[..., Any]) -> frozenset[str]:
                      if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is None)
 
 
-def _describe(op: Op) -> str:
-    lines = [op.doc or f"Elementwise {op.name}." if op.signature and "()" in op.signature else op.doc or op.name + "."]
-    if op.signature:
-        lines.append(f"Shapes: {op.signature}" + (" (leading axes broadcast)" if "..." not in op.signature else ""))
-    if op.equation[0]:
-        lines.append(f"Forward:  {op.equation[0]}")
-    if op.equation[1]:
-        lines.append(f"Backward: {op.equation[1]}")
-    return "\n\n".join(lines)
-
-
 def op(name: str, meaning: Callable[..., Any], *vjps: Callable[..., Any] | None, **fields: Any) -> Op:
     """Define a primitive: a name, what it computes in NumPy, and one pullback an input, written in the engine's ops.
 
     A rule is called as `rule(g, out, *inputs, **params)` and returns the input's cotangent; the engine undoes
     broadcasting. `None` marks an input without a derivative. See `Op` for the other fields.
     """
+    fields.setdefault("module", sys._getframe(1).f_globals["__name__"])
     return Op(name, meaning, fields.pop("joint", None) or vjps, **fields)
 
 
@@ -192,5 +197,6 @@ def fused(*, vjps: Sequence[Callable[..., Any] | None] = (), joint: Callable[...
     """
     def define(meaning: Callable[..., Any]) -> Op:
         doc = fields.pop("doc", None) or inspect.getdoc(meaning) or ""
-        return Op(meaning.__name__.rstrip("_"), meaning, joint or tuple(vjps) or None, doc=doc, fused=True, **fields)
+        return Op(meaning.__name__.rstrip("_"), meaning, joint or tuple(vjps) or None, doc=doc, fused=True,
+                  **{"module": meaning.__module__, **fields})
     return define

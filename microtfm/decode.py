@@ -73,10 +73,16 @@ def _under_way(model: Model, source: np.ndarray, cache: bool) -> Iterator[Any]:
         yield steps
 
 
-def greedy(model: Model, source: np.ndarray, max_length: int | None = None, cache: bool = True) -> list[Ids]:
+def _nothing() -> None:
+    """To be done before each token of a search."""
+
+
+def greedy(model: Model, source: np.ndarray, max_length: int | None = None, cache: bool = True,
+           on_token: Callable[[], None] = _nothing) -> list[Ids]:
     """The most probable token after each token, up to <eos>: one list of ids a row of `source` (B, S).
 
     <bos> and <eos> are left out. `source` has <eos> at the end of each row, then padding (`data.pad_sources`).
+    `on_token` is called before each token of the batch; what it raises ends the search.
     """
     limit = limits(source, max_length)
     out = np.empty((len(source), limit.max(initial=0)), np.int64)
@@ -85,6 +91,7 @@ def greedy(model: Model, source: np.ndarray, max_length: int | None = None, cach
     ids = np.full(len(source), BOS)
     with _under_way(model, source, cache) as steps:
         for t in range(out.shape[1]):
+            on_token()
             ids = steps(ids, choose=True)
             goes_on = ids != EOS
             out[rows, t] = ids
@@ -156,20 +163,22 @@ class _Search:
 
 
 def beam(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0,
-         max_length: int | None = None, cache: bool = True,
-         watch: Callable[[_Search], None] | None = None) -> list[Ids]:
+         max_length: int | None = None, cache: bool = True, watch: Callable[[_Search], None] | None = None,
+         on_token: Callable[[], None] = _nothing) -> list[Ids]:
     """Beam search: the hypothesis with the highest log-probability / length^length_penalty, length with <eos>.
 
     One list of ids a row of `source` (B, S). A penalty of 0 compares plain probabilities and so prefers short
     translations, 1 compares averages over tokens. (Wu et al. 2016, §7, divide by ((5 + length) / 6)^A; this simpler
     form is that of Marian and Hugging Face.) A beam of 1 is greedy search. `watch` is called after each token of each
-    sentence with its search, whose `live` and `finished` hold (score, ids).
+    sentence with its search, whose `live` and `finished` hold (score, ids). `on_token`: see `greedy`.
     """
-    return [found[0][1] for found in n_best(model, source, beam, length_penalty, max_length, cache, watch)]
+    found = n_best(model, source, beam, length_penalty, max_length, cache, watch, on_token)
+    return [several[0][1] for several in found]
 
 
 def n_best(model: Model, source: np.ndarray, beam: int = 4, length_penalty: float = 1.0, max_length: int | None = None,
-           cache: bool = True, watch: Callable[[_Search], None] | None = None) -> list[list[tuple[float, Ids]]]:
+           cache: bool = True, watch: Callable[[_Search], None] | None = None,
+           on_token: Callable[[], None] = _nothing) -> list[list[tuple[float, Ids]]]:
     """Beam search as in `beam`: for each row at most `beam` hypotheses (log-probability / length^length_penalty, ids),
     the best first."""
     with _under_way(model, source, cache) as steps:
@@ -178,6 +187,7 @@ def n_best(model: Model, source: np.ndarray, beam: int = 4, length_penalty: floa
         going = list(searches)                            # each owns the next len(live) rows of the batch
         ids = np.full(len(source), BOS)
         while going:
+            on_token()
             scores = steps(ids, choose=False)                                                      # (n, V)
             scores[:, NEVER] = -np.inf
             rows, tokens, still, begin = [], [], [], 0

@@ -28,7 +28,7 @@ class Sides:
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]]) -> Sides:
         """Evenly spread over some pairs."""
-        some = _spread(pairs)
+        some = spread(pairs)
         return cls([a for a, _ in some], [b for _, b in some])
 
     @cached_property
@@ -73,7 +73,7 @@ def note(lines: Sequence[str], known: Sides | None) -> str | None:
     """What to say where most of the lines to be translated are surely in a script that the run's sources don't have."""
     if known is None or not known.scripts:
         return None
-    some = [line for line in _spread(lines) if scripts.counts(line)]
+    some = [line for line in spread(lines) if scripts.counts(line)]
     odd = scripts.surely_foreign(some, known.scripts)
     if 2 * len(odd) <= len(some):
         return None
@@ -84,7 +84,8 @@ def note(lines: Sequence[str], known: Sides | None) -> str | None:
             f"means nothing. Give it {source}, or use a run that learnt from the language of this text.")
 
 
-def _spread(items: Sequence[T]) -> Sequence[T]:
+def spread(items: Sequence[T]) -> Sequence[T]:
+    """At most LINES of some items, evenly spread over them."""
     return items[::max(1, -(-len(items) // LINES))]
 
 
@@ -99,4 +100,4 @@ def _lines(path: Path) -> list[str]:
             for start in range(0, size - CHUNK, size // CHUNKS):
                 file.seek(start)
                 rows += file.read(CHUNK).split(b"\n")[1:-1]
-    return [row.decode("utf-8", errors="ignore").strip() for row in _spread(rows)]
+    return [row.decode("utf-8", errors="ignore").strip() for row in spread(rows)]

@@ -1,21 +1,27 @@
 """HTML: the text between its tags, to be translated piece by piece, and the document put together again.
 
 Tags, comments, scripts, styles and what stands in an element with translate="no" (HTML Living Standard, 3.2.6.2) stay
-letter by letter as they are; so does white space around a piece.
+letter by letter as they are; so does white space around a piece. In <pre> each line is a piece, and line ends stay. A
+tag or comment that never ends, such as one with an open quote, reaches to the end of the document, as in a browser.
 """
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html.parser import HTMLParser
-from itertools import pairwise
 
 UNTOUCHED = ("script", "style", "code", "kbd", "samp", "textarea")       # elements whose text is no prose
+LINE_END = re.compile(r"(\r\n?|\n|&#0*1[03];|&#[xX]0*[aAdD];|&NewLine;)")
+UNFINISHED = re.compile(r"<[a-zA-Z/!?]")
 VOID = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
 
 
 class Markup:
     """A document; `texts` are its pieces of text, in order, with each run of white space one space."""
+
+    counted = "pieces of text between tags"              # what `texts` are
 
     def __init__(self, source: str) -> None:
         reader = _Reader(source)
@@ -38,35 +44,54 @@ def _framed(part: str, text: str) -> str:
     return before + html.escape(text, quote=False) + after
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """Where in a source a piece of text, a tag or a comment begins."""
+
+    start: int
+    prose: bool
+    preformatted: bool
+
+
 class _Reader(HTMLParser):
     """Notes where in a source each piece of text and each tag begins."""
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)
-        self._source, self._found = source, list[tuple[int, bool]]()
+        self._source, self._found = source, list[_Mark]()
         self._lines = [0]                # where each line begins
         for line in source.split("\n"):
             self._lines.append(self._lines[-1] + len(line) + 1)
         self._within: list[str] = []     # an element that is left alone, and those of the same name inside it
+        self._pre = 0                    # <pre> elements around
         self.feed(source)
-        self.close()
+        if UNFINISHED.match(self.rawdata):
+            self._note(False)
+        else:
+            self.close()
 
     def parts(self) -> Iterator[tuple[str, bool]]:
         """The source in parts, and whether each is prose."""
-        marks = [(0, False), *self._found, (len(self._source), False)]
-        for (start, prose), (stop, _) in pairwise(marks):
-            if start < stop:
-                yield self._source[start:stop], prose
+        stops = [mark.start for mark in self._found[1:]] + [len(self._source)]
+        yield self._source[:self._found[0].start if self._found else None], False
+        for mark, stop in zip(self._found, stops, strict=False):
+            part = self._source[mark.start:stop]
+            for piece in LINE_END.split(part) if mark.preformatted else [part]:
+                yield piece, mark.prose
 
     def _note(self, prose: bool) -> None:
+        """What begins here. Text may come in several portions, and is one piece."""
         line, column = self.getpos()
-        self._found.append((self._lines[line - 1] + column, prose and not self._within))
+        mark = _Mark(self._lines[line - 1] + column, prose and not self._within, prose and self._pre > 0)
+        if not (mark.prose and self._found and self._found[-1].prose):
+            self._found.append(mark)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """A tag begins, and with it perhaps an element that is left alone."""
         self._note(False)
         left_alone = tag in UNTOUCHED or (dict(attrs).get("translate") or "").lower() == "no"
-        if tag not in VOID and (tag in self._within or (left_alone and not self._within)):
+        self._pre += tag == "pre"
+        if tag not in VOID and (tag == self._within[0] if self._within else left_alone):
             self._within.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -76,6 +101,7 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         """A tag ends."""
         self._note(False)
+        self._pre = max(0, self._pre - (tag == "pre"))
         if self._within and self._within[-1] == tag:
             self._within.pop()
 

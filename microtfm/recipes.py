@@ -56,3 +56,25 @@ def expanded(table: Table) -> Table:
     """A table with the settings of the recipe that it names below its own, which win."""
     name = table.get("recipe")
     return merged(RECIPES[name], table) if isinstance(name, str) and name in RECIPES else table
+
+
+class Default:
+    """A setting's default that a recipe may replace: its repr says in signatures what it is without one."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain               # a value, or the class of a group of settings
+
+    def __repr__(self) -> str:
+        plain = f"{self.plain.__name__}()" if isinstance(self.plain, type) else repr(self.plain)
+        return f"<{plain}, or the recipe's>"
+
+    def value(self, table: Table, name: str) -> Any:
+        """What a setting of this name is where it is not given, `table` being the recipe's settings."""
+        if isinstance(self.plain, type):
+            return self.plain(**table.get(name, {}))
+        return table.get(name, self.plain)
+
+
+def default(plain: Any) -> Any:
+    """A `Default`, whatever type a field is declared to have."""
+    return Default(plain)

@@ -2,9 +2,10 @@
 
 POST /translate {q, source, target, format, alternatives} → {translatedText, alternatives, detectedLanguage, notices},
 POST /detect {q} → [{language, confidence}], GET /languages, /frontend/settings and /health, and a page at / to
-translate and look at attention. Pages of any origin may ask, as with LibreTranslate. Starlette and uvicorn serve:
-small, maintained, and without dependencies of their own that this project would not want. One thread translates what
-waits, of all clients together; a translation does not depend on what is translated beside it.
+translate and look at attention. A form or an address asks as JSON does, and pages of any origin may, as with
+LibreTranslate. Starlette and uvicorn serve: small, maintained, and without dependencies of their own that this project
+would not want. One thread translates what waits, of all clients together; a translation does not depend on what is
+translated beside it.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
@@ -23,24 +25,29 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from microtfm.bodies import fields
+from microtfm.answering import endpoint
+from microtfm.attention_map import attention_svg
+from microtfm.decode import Ids
 from microtfm.errors import UserError
 from microtfm.languages import NAMES, UNKNOWN, of_run, shares
 from microtfm.markup import Markup
 from microtfm.tokens import speakable
 from microtfm.translator import Translator
-from microtfm.waiting import Busy, Late, Line
+from microtfm.waiting import Busy, Line
 
 POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
           "img-src data:; font-src data:")
 ALTERNATIVES = 10                        # of a translation, at most
-TANGLED = 1e9                            # tags times letters of HTML: unclosed tags take that long to read
 TYPING = 500                             # milliseconds a page waits for the next letter before it asks
 NO_LANGUAGE = ("", "auto")               # of a source that need not be said
+UNSAID = (None, "")                      # what counts as a field that is not there
+REST = 1000                              # bytes of a request beside its text: the other fields, and how they are framed
+LETTER = 12                              # bytes of the longest letter: a surrogate pair in JSON, or %F0%9F%98%80
+GRACE = 1.0                              # seconds to take an answer that comes when its time is over
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,9 @@ class Limits:
     """What one request may ask for."""
 
     body: int = 200_000                  # bytes
-    lines: int = 500
-    seconds: float = 60.0                # until the answer; and to send the request
-    waiting: int = 5_000                 # lines of all clients that may wait
+    lines: int = 500                     # or pieces of HTML
+    seconds: float = 60.0                # from the head of the request to the answer
+    waiting: int = 2_000_000             # source tokens of all clients that may wait
 
 
 class Service:
@@ -64,8 +71,9 @@ class Service:
         """The ASGI application."""
         routes = [Route("/", self.page), Route("/health", self.health), Route("/languages", self.languages),
                   Route("/frontend/settings", self.settings),
-                  *(Route(path, answer, methods=["POST"]) for path, answer in (
-                      ("/translate", self.translate), ("/detect", self.detect), ("/attention", self.attention)))]
+                  *(Route(path, endpoint(answer, self.limits.body, self.limits.seconds), methods=["POST"])
+                    for path, answer in (("/translate", self.translate), ("/detect", self.detect),
+                                         ("/attention", self.attention)))]
         anybody = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"])
         return Starlette(routes=routes, middleware=[anybody],
                          exception_handlers={HTTPException: _refused, 500: _broken})
@@ -85,85 +93,69 @@ class Service:
                              {**_language(self.target), "targets": []}])
 
     async def settings(self, request: Request) -> Response:
-        """What a client may offer its user; a letter may take four bytes."""
-        return JSONResponse({"charLimit": self.limits.body // 4, "frontendTimeout": TYPING, "apiKeys": False,
-                             "keyRequired": False, "suggestions": False, "filesTranslation": False,
+        """What a client may offer its user: as many characters as fit into a request, whichever they are."""
+        return JSONResponse({"charLimit": max(0, self.limits.body - REST) // LETTER, "frontendTimeout": TYPING,
+                             "apiKeys": False, "keyRequired": False, "suggestions": False, "filesTranslation": False,
                              "supportedFilesFormat": [],
                              "language": {"source": _language(self.source), "target": _language(self.target)}})
 
-    async def translate(self, request: Request) -> Response:
+    async def translate(self, asked: dict[str, Any]) -> Response:
         """Translate a text, line by line, or a document in HTML, or a list of them."""
-        asked = await self._asked(request)
         self._check_pair(asked)
-        cut, more = _form(asked.get("format", "text")), _count(asked.get("alternatives", 0))
+        form, more = _form(asked.get("format")), _count(asked.get("alternatives"))
         texts = self._texts(asked)
-        if cut is Markup and sum(text.count("<") * len(text) for text in texts) > TANGLED:
-            raise HTTPException(413, "The HTML has too many tags for its length. Send it in parts.")
-        documents: list[Lines | Markup] = await asyncio.to_thread(lambda: [cut(text) for text in texts])
+        documents: list[Lines | Markup] = await asyncio.to_thread(lambda: [form(text) for text in texts])
         lines = [line for document in documents for line in document.texts]
         if len(lines) > self.limits.lines:
-            raise HTTPException(413, f"There are {len(lines):,} lines in q; a request may have {self.limits.lines:,}.")
-        found = iter(await self._wait(lines, 1 + more) if lines else [])
+            raise HTTPException(413, f"There are {len(lines):,} {form.counted} in q; a request may have "
+                                     f"{self.limits.lines:,}.")
+        cut = await asyncio.to_thread(self.translator.cut, lines)
+        found = iter(await self._translations(cut, 1 + more))
         answers = [_filled(document, list(islice(found, len(document.texts))), 1 + more) for document in documents]
         alone = isinstance(asked.get("q"), str)
         answer: dict[str, Any] = {"translatedText": answers[0][0] if alone else [each[0] for each in answers]}
         if more:
             answer["alternatives"] = answers[0][1:] if alone else [each[1:] for each in answers]
         if asked.get("source") == "auto":
-            spoken = [_spoken([text])[0] for text in texts]
+            spoken = await asyncio.to_thread(lambda: [_spoken([text])[0] for text in texts])
             answer["detectedLanguage"] = spoken[0] if alone else spoken
-        notices = await asyncio.to_thread(self.translator.notes, lines)
+        notices = await asyncio.to_thread(self.translator.noticed(lines, cut).texts)
         if notices:
             answer["notices"] = notices
         return JSONResponse(answer)
 
-    async def detect(self, request: Request) -> Response:
+    async def detect(self, asked: dict[str, Any]) -> Response:
         """Which language a text is in, as far as its letters and small words tell; the likeliest first."""
-        return JSONResponse(_spoken(self._texts(await self._asked(request))))
+        return JSONResponse(await asyncio.to_thread(_spoken, self._texts(asked)))
 
-    async def attention(self, request: Request) -> Response:
+    async def attention(self, asked: dict[str, Any]) -> Response:
         """A picture of where the model looked while it translated one line."""
-        asked = await self._asked(request)
         self._check_pair(asked)
         texts = self._texts(asked)
-        if len(texts) != 1 or not texts[0].strip() or "\n" in texts[0].strip():
+        line = texts[0].strip()
+        if len(texts) != 1 or not line or "\n" in line:
             raise HTTPException(400, "q must be one line of text, whose attention is drawn.")
-        future = self.line.draw(texts[0].strip(), self.limits.seconds)
-        return JSONResponse({"svg": await _patiently(future)})
-
-    async def _wait(self, lines: list[str], width: int) -> list[list[str]]:
         try:
-            future = self.line.add(lines, width, self.limits.seconds)
+            piece = await asyncio.to_thread(self.translator.sentence, line)
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
+        (weights, source, target), text = await self._promised(lambda: self.line.call(lambda: (
+            self.translator.attention(line), self.translator.translate([line])[0]), piece))
+        svg = await asyncio.to_thread(attention_svg, weights, source, target, title=f"{line} → {text}")
+        return JSONResponse({"svg": svg})
+
+    async def _translations(self, cut: list[list[Ids]], width: int) -> list[list[str]]:
+        """At most `width` translations of each line that was cut so, the best first."""
+        pieces = [piece for parts in cut for piece in parts]
+        found = iter(await self._promised(lambda: self.line.add(pieces, width)))
+        return [self.translator.together(list(islice(found, len(parts))), width) for parts in cut]
+
+    async def _promised(self, promise: Callable[[], Future[Any]]) -> Any:
+        try:
+            return await asyncio.wrap_future(promise())
         except Busy:
-            raise HTTPException(503, "Too many lines are waiting to be translated. Try again soon.",
+            raise HTTPException(503, "Too much text is waiting to be translated. Try again soon.",
                                 {"Retry-After": "5"}) from None
-        return await _patiently(future)
-
-    async def _asked(self, request: Request) -> dict[str, Any]:
-        """What the body asks for: a JSON object, or a form."""
-        body = await self._body(request)
-        try:
-            return fields(request.headers.get("content-type", ""), body)
-        except ValueError:
-            raise HTTPException(400, 'The body must be a JSON object in UTF-8, such as {"q": "…", "source": '
-                                     f'"{self.source}", "target": "{self.target}"}}, or a form.') from None
-
-    async def _body(self, request: Request) -> bytes:
-        too_long = HTTPException(413, f"The request has more than {self.limits.body:,} bytes. Send it in parts.")
-        declared = request.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self.limits.body:
-            raise too_long
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(self.limits.seconds):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > self.limits.body:
-                        raise too_long
-                    parts.append(part)
-        except (TimeoutError, ClientDisconnect):
-            raise HTTPException(408, "The request did not arrive in time.") from None
-        return b"".join(parts)
 
     def _texts(self, asked: dict[str, Any]) -> list[str]:
         q = asked.get("q")
@@ -181,7 +173,7 @@ class Service:
 
 def serve(folder: Path, host: str, port: int, source: str | None, target: str | None, limits: Limits,
           say: Callable[[str], None]) -> int:
-    """Serve until a signal comes; then what was asked is still answered. Returns the exit code."""
+    """Serve until a signal comes; then what was asked is still answered, in its time. Returns the exit code."""
     codes = of_run(folder, source, target)
     translator = Translator.load(folder)
     translator.translate(["."])          # so that the first who asks doesn't wait for kernels
@@ -191,9 +183,8 @@ def serve(folder: Path, host: str, port: int, source: str | None, target: str | 
         raise UserError(f"Cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}. Choose "
                         f"another --port or --host.") from None
     service = Service(translator, *codes, limits)
-    server = uvicorn.Server(uvicorn.Config(
-        service.app(), log_level="warning", access_log=False, lifespan="off", server_header=False,
-        timeout_graceful_shutdown=max(1, round(limits.seconds))))
+    server = Server(uvicorn.Config(service.app(), log_level="warning", access_log=False, lifespan="off",
+                                   server_header=False), limits.seconds)
     shown, number = listening.getsockname()[:2]
 
     def stop(*_: Any) -> None:           # a signal before uvicorn listens to them; it raises each again at its end
@@ -212,8 +203,27 @@ def serve(folder: Path, host: str, port: int, source: str | None, target: str | 
     return 0
 
 
+class Server(uvicorn.Server):
+    """A server that ends: at most as long after a signal as an answer may take."""
+
+    def __init__(self, config: uvicorn.Config, seconds: float) -> None:
+        super().__init__(config)
+        self._seconds = seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what was asked, and cut off who doesn't take its answer."""
+        asyncio.get_running_loop().call_later(self._seconds + GRACE, self._cut_off)
+        await super().shutdown(sockets)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
 class Lines:
     """A text whose lines are translated each for itself: what `Markup` is for HTML."""
+
+    counted = "lines"                    # what `texts` are
 
     def __init__(self, source: str) -> None:
         self.texts = source.split("\n")
@@ -228,9 +238,11 @@ def _language(code: str) -> dict[str, str]:
 
 
 def _form(name: Any) -> type[Lines] | type[Markup]:
-    if name not in ("text", "html"):
-        raise HTTPException(400, f"format {name!r} is not served; text and html are.")
-    return Lines if name == "text" else Markup
+    if name in UNSAID or name == "text":
+        return Lines
+    if name == "html":
+        return Markup
+    raise HTTPException(400, f"format {name!r} is not served; text and html are.")
 
 
 def _filled(document: Lines | Markup, found: list[list[str]], most: int) -> list[str]:
@@ -244,20 +256,11 @@ def _spoken(texts: list[str]) -> list[dict[str, Any]]:
 
 
 def _count(value: Any) -> int:
+    value = 0 if value in UNSAID else value
     number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 4 else value
     if type(number) is not int or not 0 <= number <= ALTERNATIVES:
         raise HTTPException(400, f"alternatives must be a number from 0 to {ALTERNATIVES}.")
     return number
-
-
-async def _patiently(future: Any) -> Any:
-    try:
-        return await asyncio.wrap_future(future)
-    except Late:
-        raise HTTPException(504, "It took too long: the server has much to do, or the text is long. Send less at once."
-                            ) from None
-    except UserError as error:
-        raise HTTPException(400, str(error)) from None
 
 
 async def _refused(request: Request, error: Exception) -> Response:

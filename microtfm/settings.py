@@ -18,10 +18,9 @@ from typing import Any, Literal, Self
 from microtfm import field_docs
 from microtfm.errors import UserError
 from microtfm.files import read_table
-from microtfm.recipes import RECIPES, Recipe, expanded
+from microtfm.recipes import RECIPES, Default, Recipe, default, expanded
 
 LARGEST = 2**53                          # no setting is as large as this
-UNSET: Any = None                        # the recipe's, or the default
 DEEPEST = 1000                           # layers of all models
 WIDEST = 1000                            # beam of all
 DEFAULT_STEPS = 10_000                   # where neither steps nor minutes are given
@@ -167,6 +166,9 @@ class TokenSettings:
                             f"{self.kind} has none. Use --tokens.kind subword, or --tokens.dropout 0.")
 
 
+BEAM, LENGTH_PENALTY, MODEL, TRAIN, TOKENS = map(default, (1, 1.0, ModelSettings, TrainSettings, TokenSettings))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a run. What is not given comes from the recipe, where there is one, and then has its default.
@@ -199,16 +201,22 @@ class Settings:
     """Processor threads. Unset: all. The result does not depend on it."""
     force: bool = False
     """Replace the run in the run folder, if there is one."""
-    beam: int = UNSET
+    beam: int = BEAM
     """Hypotheses that translate and evaluate keep side by side; 1 is greedy search."""
-    length_penalty: float = UNSET
+    length_penalty: float = LENGTH_PENALTY
     """A of translate and evaluate: hypotheses compare by log-probability / length^A."""
-    model: ModelSettings = UNSET
-    train: TrainSettings = UNSET
-    tokens: TokenSettings = UNSET
+    model: ModelSettings = MODEL
+    """What learns."""
+    train: TrainSettings = TRAIN
+    """How it learns."""
+    tokens: TokenSettings = TOKENS
+    """What it reads."""
 
     def __post_init__(self) -> None:
-        self._fill()
+        table = RECIPES.get(self.recipe, {}) if isinstance(self.recipe, str) else {}
+        for each in dataclasses.fields(self):             # what was not given: the recipe's, or the default
+            if isinstance(each.default, Default) and getattr(self, each.name) in (None, each.default):
+                object.__setattr__(self, each.name, each.default.value(table, each.name))
         _check_types(self, "")
         _at_least("", self, 1, "threads", "beam")
         if self.beam > WIDEST:
@@ -231,16 +239,6 @@ class Settings:
             raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
         if self.valid_tgt is not None and self.valid_src is None:
             raise UserError("--valid-tgt was given without --valid-src. Give both files, or one TSV as --valid-src.")
-
-    def _fill(self) -> None:
-        """What was not given: the recipe's, or the default."""
-        table = RECIPES.get(self.recipe, {}) if isinstance(self.recipe, str) else {}
-        for name, group in (("model", ModelSettings), ("train", TrainSettings), ("tokens", TokenSettings)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, group(**table.get(name, {})))
-        for name, default in (("beam", 1), ("length_penalty", 1.0)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, table.get(name, default))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as written to config.toml: unset settings are left out, and so is force."""

@@ -44,13 +44,18 @@ DRAW_EVERY = 60.0                        # seconds between drawings of the curve
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended."""
+    """How a run ended.
+
+    folder: of the run. step: the last update that was saved. best: step, valid_loss, bleu and chrf of the best
+    validation; empty before the first. reason: "steps", "minutes", "patience" or "stopped". signal: the number of the
+    one that stopped it; None: none did. seconds: wall time of this command and of those before it on the run.
+    """
 
     folder: Path
     step: int
-    best: dict[str, Any]                 # metrics of the best validation
-    reason: str                          # "steps", "minutes", "patience" or "stopped"
-    signal: int | None                   # that stopped it
+    best: dict[str, Any]
+    reason: str
+    signal: int | None
     seconds: float
 
 
@@ -101,8 +106,9 @@ def resume(folder: PathLike, events: Events | None = None, started: float | None
     """Go on with a run from its last checkpoint, exactly as if it had not been stopped.
 
     changes: train settings that are other from here on, such as {"steps": 20_000}; the rest stays as it was. started:
-    as for `train`. Raises UserError for everything a person can put right: no such run, one that another process
-    trains, text or a checkpoint that changed, a setting that does not exist or cannot be changed.
+    as for `train`. Raises UserError for everything a person can put right: no run there, nothing to resume, a damaged
+    checkpoint or one of another run, training text that is missing or not what it was, a folder that another process
+    holds, a setting that does not exist or cannot be changed.
     """
     events, started = events or Events(), time.monotonic() if started is None else started
     run = RunFolder.open(folder)

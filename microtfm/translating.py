@@ -45,16 +45,16 @@ def translate(run: Path, sentences: list[str], file: Path | None, wish: Wish) ->
         return prompt.run(run, wish)
     translator = Translator.load(run)
     answers: list[dict[str, Any]] = []
-    notices: list[str] = []
-    done = 0
+    noticed, done = translator.noticed([], []), 0
     for part in [lines] if lines is not None else incoming(sys.stdin.buffer):
         found = answer(translator, part, wish)
-        notices += [notice for notice in translator.notices if notice not in notices]
+        noticed.add(part, translator.cut(part))
         if wish.json:
             answers += found
         elif found:
             print("\n".join(as_text(found, done)), flush=True)
         done += len(part)
+    notices = noticed.texts()
     if wish.json:
         print(json.dumps({"translations": answers, "notices": notices}, ensure_ascii=False, indent=2))
     elif not wish.quiet:

@@ -18,6 +18,7 @@ from microtfm.data import pad_sources
 from microtfm.errors import UserError
 from microtfm.forced import Choice, Scored
 from microtfm.foreign import Sides
+from microtfm.notices import Notices
 from microtfm.run_folder import RunFolder
 from microtfm.sentences import ends, joined, pieces
 from microtfm.settings import WIDEST
@@ -30,11 +31,15 @@ LONGEST = 1000                           # source tokens of a piece at most, so 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of several translations of a line."""
+    """One of several translations of a line.
+
+    text: the translation. score: its natural log-probability / length^A, by which a search compares, A the length
+    penalty and length the number of tokens with <eos>; the larger, the better. Of a line that was cut, the sum over
+    its pieces.
+    """
 
     text: str
-    score: float                         # log-probability / length^A, by which a search compares; of a line that was
-                                         # cut, the sum over its pieces
+    score: float
 
 
 class Translator:
@@ -49,7 +54,9 @@ class Translator:
         translator.attention("我喜欢猫。")                  # where each head looked
 
     `beam` and `length_penalty` are what is used where a call does not say; `load` takes the run's settings. `notices`
-    holds what there is to say about the last call. One thread at a time; `microtfm.serving` shows how to queue for it.
+    holds what there is to say about the last call. One thread at a time; `microtfm.waiting` shows how to queue for it.
+    `on_token` is called before each token of a search, and what it raises ends the call. `cut`, `translate_pieces` and
+    `together` do what `translate` and `candidates` do in steps, for who would do something else in between.
     """
 
     def __init__(self, model: Model, source: Tokenizer, target: Tokenizer, max_length: int = LONGEST, beam: int = 1,
@@ -61,6 +68,7 @@ class Translator:
         self.beam, self.length_penalty = beam, length_penalty
         self.notices: list[str] = []     # what there is to say about the last call of `translate`
         self.run: RunFolder | None = None                 # whose text tells in what script sources are, if known
+        self.on_token: Callable[[], None] = lambda: None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> Self:
@@ -100,7 +108,7 @@ class Translator:
         `notices` counts such lines. No translation contains a line end.
         """
         width, penalty = self.search(beam, length_penalty)
-        for i, parts in self._each(lines, lambda source: self._best(source, width, penalty, cache)):
+        for i, parts in self._each(self._begun(lines), lambda source: self._best(source, width, penalty, cache)):
             yield i, joined([self._text(ids) for ids in parts])
 
     def candidates(self, lines: Sequence[str], n: int = 5, beam: int | None = None,
@@ -114,21 +122,46 @@ class Translator:
         if n < 1:
             raise UserError(f"n = {n} translations of a line are wanted; it must be 1 or more.")
 
-        def several(source: np.ndarray) -> list[list[tuple[float, decode.Ids]]]:
-            found = decode.n_best(self.model, source, width, penalty)
-            if width >= n:
-                return found
-            wide = decode.n_best(self.model, source, n, penalty)
-            return [[own[0], *(each for each in others if each[1] != own[0][1])]
-                    for own, others in zip(found, wide, strict=True)]
-
         out = [[Candidate("", 0.0)] for _ in _checked(lines)]
-        for i, parts in self._each(lines, several):
-            found = [Candidate(joined([self._text(ids) for _, ids in choice]), sum(score for score, _ in choice))
-                     for choice in zip(*parts, strict=False)]
-            different = {each.text: each for each in reversed(found)}        # of equal texts, the first
-            out[i] = [each for each in found if different[each.text] is each][:n]
+        for i, parts in self._each(self._begun(lines), lambda source: self._several(source, n, width, penalty)):
+            found: dict[str, Candidate] = {}             # of equal texts, the first
+            for choice in zip(*parts, strict=False):
+                text = joined([self._text(ids) for _, ids in choice])
+                found.setdefault(text, Candidate(text, sum(score for score, _ in choice)))
+            out[i] = list(found.values())[:n]
         return out
+
+    def cut(self, lines: Sequence[str]) -> list[list[decode.Ids]]:
+        """For each line the source ids of the pieces in which it is translated; without text it has none."""
+        return [self._pieces(normalise(line)) for line in _checked(lines)]
+
+    def _begun(self, lines: Sequence[str]) -> list[list[decode.Ids]]:
+        cut = self.cut(lines)
+        self.notices = self.noticed(lines, cut).texts()
+        return cut
+
+    def translate_pieces(self, pieces: Sequence[decode.Ids], n: int = 1) -> list[list[str]]:
+        """Translations of each piece that `cut` made, the best first: one, or all that a search for n finds.
+
+        The result for a piece does not depend on the other pieces.
+        """
+        width, penalty = self.search(None, None)
+
+        def search(source: np.ndarray) -> list[list[decode.Ids]]:
+            if n == 1:
+                return [[ids] for ids in self._best(source, width, penalty)]
+            return [[ids for _, ids in found] for found in self._several(source, n, width, penalty)]
+
+        out: list[list[str]] = [[] for _ in pieces]
+        for i, (found,) in self._each([[piece] for piece in pieces], search):
+            out[i] = [self._text(ids) for ids in found]
+        return out
+
+    @staticmethod
+    def together(parts: Sequence[Sequence[str]], n: int = 1) -> list[str]:
+        """At most n different translations of a line, from those of its pieces by `translate_pieces`."""
+        found = dict.fromkeys(joined(choice) for choice in zip(*parts, strict=False))
+        return list(found)[:n] or [""]
 
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[Scored]:
         """How probable the model finds given translations (forced decoding); see `forced.Scored`."""
@@ -151,8 +184,18 @@ class Translator:
 
     def _best(self, source: np.ndarray, width: int, penalty: float, cache: bool = True) -> list[decode.Ids]:
         if width == 1:
-            return decode.greedy(self.model, source, cache=cache)
-        return decode.beam(self.model, source, width, penalty, cache=cache)
+            return decode.greedy(self.model, source, cache=cache, on_token=self.on_token)
+        return decode.beam(self.model, source, width, penalty, cache=cache, on_token=self.on_token)
+
+    def _several(self, source: np.ndarray, n: int, width: int, penalty: float) -> list[
+            list[tuple[float, decode.Ids]]]:
+        """Of each row, the best of a search of this width and then others, n or more where there are as many."""
+        found = decode.n_best(self.model, source, width, penalty, on_token=self.on_token)
+        if width >= n:
+            return found
+        wide = decode.n_best(self.model, source, n, penalty, on_token=self.on_token)
+        return [[own[0], *(each for each in others if each[1] != own[0][1])]
+                for own, others in zip(found, wide, strict=True)]
 
     def search(self, beam: int | None, length_penalty: float | None) -> tuple[int, float]:
         """The width and the length penalty of a search that says so, or does not."""
@@ -161,20 +204,19 @@ class Translator:
             raise UserError(f"beam = {width:,} must be 1 to {WIDEST:,}.")
         return width, self.length_penalty if length_penalty is None else length_penalty
 
-    def _each(self, lines: Sequence[str], search: Callable[[np.ndarray], list[Found]]) -> Iterator[
+    def _each(self, cut: Sequence[list[decode.Ids]], search: Callable[[np.ndarray], list[Found]]) -> Iterator[
             tuple[int, list[Found]]]:
-        """Of every line that has text, its index and what the search finds of each of its pieces."""
-        cut = {i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))}
-        self.notices = self._notes(lines, cut)
-        units = {(i, n): ids for i, parts in cut.items() for n, ids in enumerate(parts)}
-        found: dict[int, dict[int, Found]] = {i: {} for i in cut}
+        """Of every line that has pieces, its index and what the search finds of each of them."""
+        units = {(i, n): ids for i, parts in enumerate(cut) for n, ids in enumerate(parts)}
+        found: list[dict[int, Found]] = [{} for _ in cut]
         with self._evaluating():
             for group in _batches(units):
                 answers = search(pad_sources([units[unit] for unit in group]))
                 for (i, n), answer in zip(group, answers, strict=True):
                     found[i][n] = answer
                     if len(found[i]) == len(cut[i]):
-                        yield i, [answer for _, answer in sorted(found.pop(i).items(), key=lambda item: item[0])]
+                        parts, found[i] = found[i], {}
+                        yield i, [answer for _, answer in sorted(parts.items(), key=lambda item: item[0])]
 
     def _text(self, ids: decode.Ids) -> str:
         return normalise(self.target.decode(ids))
@@ -223,25 +265,16 @@ class Translator:
         """How many of the lines are translated in pieces."""
         return sum(len(self._pieces(normalise(line))) > 1 for line in lines)
 
-    def notes(self, lines: Sequence[str]) -> list[str]:
-        """What `notices` would hold after these lines."""
-        return self._notes(lines, {i: self._pieces(normalise(line)) for i, line in enumerate(_checked(lines))})
-
-    def _notes(self, texts: Sequence[str], cut: dict[int, list[list[int]]]) -> list[str]:
-        odd = foreign.note(texts, self._learnt)
-        return [*self._long(cut), *([odd] if odd is not None else [])]
+    def noticed(self, lines: Sequence[str], cut: Sequence[Sequence[decode.Ids]]) -> Notices:
+        """What there is to say about lines that `cut` cut so; more may be added."""
+        found = Notices(self._reason(), lambda: self._learnt)
+        found.add(lines, cut)
+        return found
 
     @cached_property
     def _learnt(self) -> Sides | None:
         """Looked up when first needed: loading stays fast."""
         return foreign.learnt(self.run) if self.run is not None else None
-
-    def _long(self, cut: dict[int, list[list[int]]]) -> list[str]:
-        long = [i + 1 for i, parts in cut.items() if len(parts) > 1]
-        lines = f"line{'s' * (len(long) > 1)} {', '.join(map(str, long[:5]))}{', …' if len(long) > 5 else ''}"
-        return [] if not long else [
-            f"{len(long):,} of {len(cut):,} lines ({lines}) had {self._reason()}: each was translated in pieces, cut "
-            f"at the ends of sentences where there are any."]
 
     def _reason(self) -> str:
         more = f"more tokens than the {self.piece_length or self.max_length} of a sentence in training"

@@ -2,56 +2,84 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
+from microtfm.decode import Ids
 from microtfm.translator import Translator
 
-AT_ONCE = 64                             # lines translated between two looks at who waits
+PORTION = 2048                           # source tokens times hypotheses, translated between two looks at who waits
+SHORT = 32                               # source tokens of a piece that goes with any other
 
 
 class Busy(Exception):
-    """Too many lines wait already."""
+    """Too much text waits already."""
 
 
-class Late(Exception):
-    """It took longer than whoever asked would wait."""
+class _Unwanted(Exception):
+    """Nobody waits any more for what is being translated."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
-    """Lines of one client. width: translations of each. drawn: its attention is wanted, not its translation."""
+    """Pieces of one client's text. width: translations of each. call: what makes the answer instead, with width 0."""
 
-    lines: list[str]
+    pieces: list[Ids]
     width: int
-    until: float
-    drawn: bool = False
-    answer: Future[object] = field(default_factory=Future)
+    call: Callable[[], object] | None = None
+    answer: Future[Any] = field(default_factory=Future)
     done: list[list[str]] = field(default_factory=list)
+
+    def left(self) -> int:
+        """Source tokens that wait."""
+        return sum(map(len, islice(self.pieces, len(self.done), None)))
+
+    def keep(self, result: object) -> None:
+        """Answer with this, or with the exception that it is, whoever still waits."""
+        if self.answer.done() or not self.answer.set_running_or_notify_cancel():
+            return
+        if isinstance(result, Exception):
+            self.answer.set_exception(result)
+        else:
+            self.answer.set_result(result)
 
 
 class Line:
-    """Requests in the order in which they came, and the thread that answers them."""
+    """Requests and the thread that answers them, a portion of text at a time; in each, all get their turn.
+
+    A promise that is cancelled is not worked on any longer, not even to the end of its portion.
+    """
 
     def __init__(self, translator: Translator, most: int) -> None:
-        """`most`: lines that may wait."""
+        """`most`: source tokens that may wait. The translator belongs to the line from now on."""
         self._translator, self._most = translator, most
-        self._waiting: deque[_Request] = deque()
+        self._waiting: list[_Request] = []               # who was served longest ago first
+        self._served: set[_Request] = set()              # in the portion under way
         self._changed = threading.Condition()
         self._closed = False
+        translator.on_token = self._look
         self._thread = threading.Thread(target=copy_context().run, args=(self._work,), daemon=True)
         self._thread.start()
 
-    def add(self, lines: list[str], width: int, seconds: float) -> Future[object]:
-        """A promise of at most `width` translations of each line, the best first. Raises Busy; breaks with Late."""
-        return self._add(_Request(lines, width, time.monotonic() + seconds))
+    def add(self, pieces: list[Ids], width: int) -> Future[list[list[str]]]:
+        """A promise of `Translator.translate_pieces(pieces, width)`. Raises Busy, but never where nobody waits."""
+        request = _Request(pieces, width)
+        if pieces:
+            self._add(request)
+        else:
+            request.keep([])
+        return request.answer
 
-    def draw(self, line: str, seconds: float) -> Future[object]:
-        """A promise of a picture of a line's attention."""
-        return self._add(_Request([line], 1, time.monotonic() + seconds, drawn=True))
+    def call(self, work: Callable[[], object], piece: Ids) -> Future[Any]:
+        """A promise of what `work` returns, which may use the translator, for this piece. Raises Busy."""
+        request = _Request([piece], 0, work)
+        self._add(request)
+        return request.answer
 
     def close(self) -> None:
         """Answer nobody any more."""
@@ -60,14 +88,18 @@ class Line:
             self._changed.notify()
         self._thread.join()
 
-    def _add(self, request: _Request) -> Future[object]:
-        request.answer.set_running_or_notify_cancel()    # from now on nobody but the thread decides on it
+    def _add(self, request: _Request) -> None:
         with self._changed:
-            if sum(len(each.lines) - len(each.done) for each in self._waiting) + len(request.lines) > self._most:
+            others = sum(each.left() for each in self._waiting if not each.answer.done())
+            if others and others + request.left() > self._most:
                 raise Busy
             self._waiting.append(request)
             self._changed.notify()
-        return request.answer
+
+    def _look(self) -> None:
+        """Before each token: whether anybody still wants it."""
+        if self._closed or all(each.answer.done() for each in self._served):
+            raise _Unwanted
 
     def _work(self) -> None:
         while True:
@@ -75,47 +107,54 @@ class Line:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                first = self._waiting[0]
-                chosen = [each for each in self._waiting if (each.width, each.drawn) == (first.width, first.drawn)]
-            self._serve(chosen)
-            with self._changed:
-                self._waiting = deque(each for each in self._waiting if not each.answer.done())
+                self._waiting = [each for each in self._waiting if not each.answer.done()]
+                chosen = [each for each in self._waiting if each.width == self._waiting[0].width]
+            if chosen:
+                self._serve(chosen)
 
     def _serve(self, chosen: list[_Request]) -> None:
-        """Translate the next lines of these requests, fairly: as many of each, as long as there is room."""
-        for each in chosen:
-            if time.monotonic() > each.until:
-                each.answer.set_exception(Late())
-        chosen = [each for each in chosen if not each.answer.done()][:AT_ONCE]
-        if not chosen:
-            return
-        share = max(1, AT_ONCE // len(chosen))
+        """Do the next portion of requests of one width; who had a part in it goes to the end of the line."""
+        width = chosen[0].width
+        portion = _portion(chosen if width else chosen[:1], PORTION // max(self._translator.beam, width))
+        self._served = {each for each, _ in portion}
         try:
-            if chosen[0].drawn:
-                for each in chosen:
-                    each.answer.set_result(self._picture(each.lines[0]))
-                return
-            parts = [each.lines[len(each.done):len(each.done) + share] for each in chosen]
-            found = self._translations([line for part in parts for line in part], chosen[0].width)
+            self._answer(portion, width)
+        except _Unwanted:
+            pass
         except Exception as error:       # is raised where the answer is awaited
-            for each in chosen:
-                if not each.answer.done():
-                    each.answer.set_exception(error)
+            for each in self._served:
+                each.keep(error)
+        with self._changed:
+            self._waiting.sort(key=self._served.__contains__)
+
+    def _answer(self, portion: list[tuple[_Request, Ids]], width: int) -> None:
+        first = portion[0][0]
+        if first.call is not None:
+            first.keep(first.call())
             return
-        at = 0
-        for each, part in zip(chosen, parts, strict=True):
-            each.done += found[at:at + len(part)]
-            at += len(part)
-            if len(each.done) == len(each.lines):
-                each.answer.set_result(each.done)
+        found = self._translator.translate_pieces([piece for _, piece in portion], width)
+        for (each, _), texts in zip(portion, found, strict=True):
+            each.done.append(texts)
+        for each in self._served:
+            if len(each.done) == len(each.pieces):
+                each.keep(each.done)
 
-    def _translations(self, lines: list[str], width: int) -> list[list[str]]:
-        if width == 1:
-            return [[text] for text in self._translator.translate(lines)]
-        return [[one.text for one in several] for several in self._translator.candidates(lines, width)]
 
-    def _picture(self, line: str) -> str:
-        from microtfm.attention_map import attention_svg
+def _portion(chosen: Iterable[_Request], room: int) -> list[tuple[_Request, Ids]]:
+    """Their next pieces, one of each in turn, as long as there is room for their tokens; at least one.
 
-        weights, source, target = self._translator.attention(line)
-        return attention_svg(weights, source, target, title=f"{line} → {self._translator.translate([line])[0]}")
+    The longest says how long all take: so none is much longer than the first, whose request has waited longest.
+    """
+    found: list[tuple[_Request, Ids]] = []
+    turns = deque((each, islice(each.pieces, len(each.done), None)) for each in chosen)
+    while turns:
+        each, rest = turns.popleft()
+        for piece in islice(rest, 1):
+            if found and len(piece) > max(SHORT, 2 * len(found[0][1])):
+                continue
+            room -= len(piece)
+            if found and room < 0:
+                return found
+            found.append((each, piece))
+            turns.append((each, rest))
+    return found

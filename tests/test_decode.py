@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -109,6 +110,21 @@ def test_no_translation_is_longer_than_its_limit_or_holds_a_mark() -> None:
         assert max(map(len, found)) <= 5
     for ids in decode.greedy(model, source) + decode.beam(model, source, 3):
         assert not {PAD, BOS, EOS} & set(ids)
+
+
+@pytest.mark.parametrize("search", [decode.greedy, decode.beam])
+def test_a_search_can_be_ended_before_any_token(search: Callable[..., list[list[int]]]) -> None:
+    model, source = random_model(0), pad_sources(sentences(0))
+    wanted, left = search(model, source), [3]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        search(model, source, on_token=count)
+    assert left == [-1] and search(model, source) == wanted
 
 
 def test_nothing_is_recorded() -> None:

@@ -154,7 +154,7 @@ def test_translations_of_the_other_side_come_with_a_notice(run: Path, tmp_path: 
     assert capsys.readouterr().err == ""
     translator = Translator.load(run)
     translator.translate(["one two three four"])
-    assert len(translator.notices) == 1 and translator.notices == translator.notes(["one two three four"])
+    assert len(translator.notices) == 1 and "Latin letters" in translator.notices[0]
     translator.translate(["一二三"])
     assert translator.notices == []
     export(run, tmp_path / "m.safetensors")

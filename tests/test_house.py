@@ -59,7 +59,8 @@ MAY_IMPORT = {
     "arrays": {"arena", "errors", "kernels", "state"},
     "device": {"arrays", "errors", "kernels", "state"},
     "methods": {"core", "device", "record", "errors", "shapes"},
-    "record": {"core", "errors", "shapes", "state"},
+    "record": {"core", "describe", "errors", "shapes", "state"},
+    "describe": {"record", "shapes"},
     "promotion": {"core", "errors", "record", "state"},
     "core": {"autograd",                 # in backward()
              "device", "errors", "methods", "promotion", "record", "shapes", "state"},
@@ -67,7 +68,7 @@ MAY_IMPORT = {
     "creation": {"core", "errors", "shapes", "state"},
     "random": {"core", "creation", "device", "errors", "kernels", "shapes", "state"},
     "inplace": {"core", "device", "errors", "state"},
-    "ops": {"core", "device", "errors", "ops", "random", "record", "shapes", "state"},
+    "ops": {"core", "describe", "device", "errors", "ops", "random", "record", "shapes", "state"},
     "check": {"autograd", "core", "device", "errors", "kernels", "record", "shapes", "state"},
     "own": {"errors", "kernels", "promotion", "record", "shapes"},
     "nans": {"core", "device", "errors", "record", "state"},

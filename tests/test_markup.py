@@ -25,9 +25,30 @@ PIECES = ["<p>", "</p>", "<br>", "<b title='a > b'>", "</b>", "Hello there", "  
     ("12 &mdash; 3.5", []),
     ("<p>yes</p><![x]>and yes", ["yes", "and yes"]),
     ("", []),
+    ("I have 3 < 4 apples", ["I have 3 < 4 apples"]),
+    ("a<pre>one  two\n  three\r\n\nfour&#10;five</pre>b\nc", ["a", "one two", "three", "four", "five", "b c"]),
+    ("<pre>a<pre>\n</pre>b\nc</pre>d\ne</pre>f\ng", ["a", "b", "c", "d e", "f g"]),
+    ("<pre><code>a\nb</code>\nc\nd</pre><textarea>e\nf</textarea>", ["c", "d"]),
 ])
 def test_what_is_text(page: str, texts: list[str]) -> None:
     assert Markup(page).texts == texts
+
+
+@pytest.mark.parametrize("rest", ["<a href='x>no</a><p>no</p>", '<a b="c>no', "<b", "<!-- no", "</b", "<![CDATA[ no",
+                                  "<?no", "<!DOCTYPE no", "<script>no", "<script>no <b"])
+def test_what_never_ends_is_no_text_to_the_end_as_in_a_browser(rest: str) -> None:
+    page = Markup(f"yes {rest}")
+    assert page.texts == ["yes"] and page.filled(["ja"]) == f"ja {rest}"
+
+
+def test_a_quote_that_a_later_one_closes_is_one_tag() -> None:
+    assert Markup("<a title='b>c <b title='d'>yes</b>").texts == ["yes"]
+
+
+def test_line_ends_of_preformatted_text_stay() -> None:
+    page = Markup("<pre>\na  b\n  c\r\n\nd&#10;e</pre> f\ng <textarea>h\ni</textarea>")
+    assert page.filled([text.upper() for text in page.texts]) == (
+        "<pre>\nA B\n  C\r\n\nD&#10;E</pre> F G <textarea>h\ni</textarea>")
 
 
 def test_translations_are_put_in_place_and_escaped() -> None:

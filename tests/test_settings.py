@@ -1,6 +1,8 @@
 """Settings: one name everywhere, checked when made, explained when wrong."""
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ from microtfm.errors import UserError
 from microtfm.flags import flags, given
 from microtfm.recipes import RECIPES, expanded, merged
 from microtfm.settings import ModelSettings, Settings, TokenSettings, TrainSettings, names, read_toml
+from microtfm.train import Result
+from microtfm.translator import Candidate
 
 
 def test_the_defaults_are_valid_and_survive_the_file(tmp_path: Path) -> None:
@@ -21,6 +25,23 @@ def test_the_defaults_are_valid_and_survive_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(settings.to_dict()), encoding="utf-8")
     assert read_toml(path) == settings
+
+
+def test_the_signature_shows_what_a_setting_is_without_a_recipe() -> None:
+    shown, plain = inspect.signature(Settings).parameters, Settings()
+    for name in ("beam", "length_penalty"):
+        assert str(shown[name].default) == f"<{getattr(plain, name)!r}, or the recipe's>"
+    for name in ("model", "train", "tokens"):
+        assert str(shown[name].default) == f"<{type(getattr(plain, name)).__name__}(), or the recipe's>"
+        assert getattr(plain, name) == type(getattr(plain, name))()
+    tiny = Settings(recipe="tiny", beam=None, model=None, tokens=TokenSettings())       # type: ignore[arg-type]
+    assert tiny.beam == RECIPES["tiny"]["beam"] != plain.beam and tiny.tokens == TokenSettings()
+    assert tiny.model.layers == RECIPES["tiny"]["model"]["layers"] != plain.model.layers
+
+
+@pytest.mark.parametrize("cls", [Result, Candidate, Settings, ModelSettings, TrainSettings, TokenSettings])
+def test_the_docstring_explains_every_field(cls: Any) -> None:
+    assert [each.name for each in dataclasses.fields(cls) if f"{each.name}: " not in cls.__doc__] == []
 
 
 def test_hyphens_and_underscores_are_one() -> None:

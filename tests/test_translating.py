@@ -168,6 +168,22 @@ def test_incoming_lines_are_whole_whatever_their_chunks() -> None:
     assert seen == ["ok"]
 
 
+def test_notices_of_standard_input_are_those_of_the_file(run: Path, tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [LINES[0]] * (translating.AT_ONCE + 40)
+    for place in (0, 99, translating.AT_ONCE + 20):
+        lines[place] = "".join(LINES) * 20
+    (tmp_path / "x").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    said = []
+    for arguments in (["--file", str(tmp_path / "x")], []):
+        with (tmp_path / "x").open("rb") as file:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+            assert main(["translate", str(run), "--beam", "1", *arguments]) == 0
+        said.append(capsys.readouterr())
+    assert said[0] == said[1] and "3 of 552 lines (lines 1, 100, 533)" in said[0].err
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(run: Path) -> None:
     lines = "\n".join(LINES * 500)
     command = f"{' '.join(COMMAND)} {run} | head -n 1"

@@ -87,6 +87,35 @@ def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     assert found[1] == sentences.joined(model.translate(parts))
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_pieces_translated_in_any_portions_make_the_same_lines(folder: Path, beam: int, n: int) -> None:
+    model = Translator.load(folder)
+    model.beam, model.max_length, model.piece_length = beam, 7, 7
+    lines = ["", "一二三四五六" * 4, *LINES[:3], "六五四三二一一二三。" * 2]
+    cut = model.cut(lines)
+    assert list(map(len, cut))[:5] == [0, 4, 1, 1, 1]
+    apart = [[text for piece in parts for text in model.translate_pieces([piece], n)] for parts in cut]
+    assert apart == [model.translate_pieces(parts, n) for parts in cut]
+    assert [model.together(parts, n) for parts in apart] == [
+        [one.text for one in several] for several in model.candidates(lines, n)]
+    assert model.noticed(lines, cut).texts() == model.notices and "2 of 6 lines (lines 2, 6)" in model.notices[0]
+
+
+def test_what_is_raised_before_a_token_ends_the_call(folder: Path) -> None:
+    model = Translator.load(folder)
+
+    def stop() -> None:
+        raise InterruptedError
+
+    model.on_token = stop
+    for call in (model.translate, model.candidates, lambda lines: model.attention(lines[0])):
+        with pytest.raises(InterruptedError):
+            call(LINES[:1])
+    model.on_token = lambda: None
+    assert model.translate(LINES[:1]) == Translator.load(folder).translate(LINES[:1])
+
+
 def test_where_lines_are_cut_follows_from_the_training_text() -> None:
     def found(several: int) -> int:
         texts = [("One two. Three.", "x")] * several + [("One two three.", "x")] * (1000 - several)

@@ -21,15 +21,15 @@ KINK = (Real(kinks=(0.0,)),)
 relu_vjp: Op = op("relu_vjp", lambda g, x: np.where(x > 0, g, g.dtype.type(0)), lambda h, z, g, x: relu_vjp(h, x), None,
               signature=TWO, saves=(1,), domain=(ANY, Real(kinks=(0.0,))),
               equation=("X̄ = Ȳ ⊙ [X > 0]", "Z̄ ⊙ [X > 0]"),
-              doc="The pullback of relu: g where x > 0, else 0.")
+              doc="The pullback of relu: g where x > 0, else 0.", about={"g": "the cotangent"})
 
 
 relu = op("relu", lambda x: np.maximum(x, x.dtype.type(0)), lambda g, y, x: relu_vjp(g, x), saves=(0,),
           domain=KINK, equation=("Y = max(X, 0)", "X̄ = Ȳ ⊙ [X > 0]"),
-          doc="Rectified linear unit; its gradient at 0 is 0.")
+          doc="Rectified linear unit, the larger of x and 0; its gradient at 0 is 0.")
 
 
-@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))", ""))
+@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ (Φ(X) + X ⊙ φ(X))", ""), about={"g": "the cotangent"})
 def gelu_vjp(g: Tensor, x: Tensor) -> Tensor:
     """The pullback of gelu: g (Φ(x) + x φ(x)), φ the normal density."""
     return g * (0.5 * (1 + erf(x * math.sqrt(0.5))) + x * exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
@@ -42,7 +42,8 @@ def gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
-@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))", ""))
+@fused(signature=TWO, result="float", equation=("X̄ = Ȳ ⊙ σ(X) ⊙ (1 + X ⊙ (1 − σ(X)))", ""),
+       about={"g": "the cotangent"})
 def silu_vjp(g: Tensor, x: Tensor) -> Tensor:
     """The pullback of silu: g s (1 + x (1 − s)) with s = σ(x)."""
     s = sigmoid(x)
@@ -58,14 +59,15 @@ def silu(x: Tensor) -> Tensor:
 
 # --- compositions: bent at 0 ----------------------------------------------------------------------
 @fused(domain=KINK, result="float", choices=lambda s: {"slope": [0.01, 0.5]},
-       equation=("Y = X > 0 ? X : aX", "X̄ = X > 0 ? Ȳ : aȲ"))
+       equation=("Y = X > 0 ? X : aX", "X̄ = X > 0 ? Ȳ : aȲ"), about={"slope": "a, the slope where x is not positive"})
 def leaky_relu(x: Tensor, *, slope: float = 0.01) -> Tensor:
     """x where it is positive, else slope · x (Maas, Hannun & Ng 2013); its gradient at 0 is the slope."""
     return where(x > 0, x, slope * x)
 
 
 @fused(domain=KINK, result="float", choices=lambda s: {"alpha": [1.0, 0.5]},
-       equation=("Y = X > 0 ? X : α(eˣ − 1)", "X̄ = X > 0 ? Ȳ : αȲeˣ"))
+       equation=("Y = X > 0 ? X : α(eˣ − 1)", "X̄ = X > 0 ? Ȳ : αȲeˣ"),
+       about={"alpha": "α; it tends to −α far below 0"})
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """Exponential linear unit: x where it is positive, else α(eˣ − 1) (Clevert et al. 2016); its gradient at 0 is α."""
     return where(x > 0, x, alpha * expm1(where(x > 0, 0.0, x)))
@@ -85,7 +87,8 @@ def softsign(x: Tensor) -> Tensor:
 
 # --- smooth ones ----------------------------------------------------------------------------------
 @fused(result="float", choices=lambda s: {"beta": [1.0, 2.5]},
-       equation=("Y = log(1 + e^(βX)) / β", "X̄ = Ȳ ⊙ σ(βX)"))
+       equation=("Y = log(1 + e^(βX)) / β", "X̄ = Ȳ ⊙ σ(βX)"),
+       about={"beta": "β, how sharp the bend at 0 is; not 0"})
 def softplus(x: Tensor, *, beta: float = 1.0) -> Tensor:
     """log(1 + e^(βx)) / β, a smooth relu, without overflow."""
     return logaddexp(x, 0.0) if beta == 1 else logaddexp(beta * x, 0.0) / beta
@@ -106,6 +109,7 @@ def mish(x: Tensor) -> Tensor:
 
 # --- limited ones ---------------------------------------------------------------------------------
 @fused(domain=(Real(kinks=(-1.0, 1.0)),), result="float", choices=lambda s: {"low": [-1.0], "high": [1.0]},
+       about={"low": "the smallest value", "high": "the largest value"},
        equation=("Y = min(max(X, low), high)", "X̄ = Ȳ ⊙ [low ≤ X ≤ high]"))
 def hard_tanh(x: Tensor, *, low: float = -1.0, high: float = 1.0) -> Tensor:
     """x limited to [low, high]; its gradient at the limits is 1."""
@@ -134,7 +138,9 @@ def _halves(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {"axis": axis}
 
 
-@fused(signature=None, canonical=_halves, result="float",
+@fused(signature=None, canonical=_halves, result="float", shapes="x (…, 2n, …) → (…, n, …), along `axis`",
+       about={"axis": "the axis that is cut in half, negative ones counted from the end"},
+       raises=("ShapeError: an axis that there is not, or of odd size",),
        choices=lambda s: {"axis": [i for i, n in enumerate(s) if n % 2 == 0]},
        shape=lambda s, *, axis: (*s[:axis], s[axis] // 2, *s[axis + 1:]),
        samples=(((4,),), ((3, 2),), ((2, 3, 4),), ((0, 2),), ((2, 1, 2, 2),)),

@@ -15,6 +15,9 @@ from engine.ops.index import check_ids, scatter_add
 from engine.record import Bool, Index, Op, Real, fused, op
 from engine.shapes import Shape
 
+ALONG = "the axis along which the ids count, a negative one counted from the end"
+ANY_END = "places in −n … n − 1, negative ones counted from the end, n the size of the axis"
+
 
 # --- take_along_axis ⇄ add_along_axis -------------------------------------------------------------
 def _lines(s: Shape, ids: Shape, axis: int) -> Shape:
@@ -64,8 +67,10 @@ take_along_axis = op("take_along_axis", _take, _take_rule, None, saves=(1,), sig
                      samples=(((3,), (2,)), ((2, 3), (2, 4)), ((2, 3), (1, 2)), ((1, 3, 2), (2, 3, 1)),
                               ((2, 3), (2, 0))),
                      equation=("yᵢⱼ = x at (i, idsᵢⱼ)", "X̄ at (i, idsᵢⱼ) += ȳᵢⱼ"),
-                     doc="Pick numbers along an axis, each line by ids of its own; negative ids count from the end. x "
-                         "and the ids broadcast over the other axes.")
+                     doc="Pick numbers along an axis, each line by ids of its own, as numpy.take_along_axis.",
+                     shapes="x (…, n, …), ids (…, k, …) → (…, k, …), along `axis`; the other axes broadcast",
+                     about={"ids": ANY_END, "axis": ALONG},
+                     raises=("ShapeError: an axis that there is not, or shapes that do not fit",))
 
 
 def _added(s: Shape, ids: Shape, *, axis: int, size: int) -> Shape:
@@ -81,8 +86,12 @@ add_along_axis: Op = op("add_along_axis", _add, lambda h, y, g, ids, *, axis, si
                     samples=(((2,), (2,)), ((2, 4), (2, 4)), ((2, 3), (1, 3)), ((2, 0), (2, 0))),
                     check=lambda g, ids, *, axis, size: check_ids(ids, size, "add_along_axis", -size),
                     equation=("Y at (i, idsᵢⱼ) += xᵢⱼ", "x̄ᵢⱼ = Ȳ at (i, idsᵢⱼ)"),
-                    doc="Zeros of `size` along an axis, to which x is added, each line at ids of its own: the "
-                        "adjoint of take_along_axis.")
+                    doc="Zeros of `size` along an axis, to which g is added, each line at ids of its own: the "
+                        "adjoint of take_along_axis.",
+                    shapes="g (…, k, …), ids (…, k, …) → (…, size, …), along `axis`; the ids broadcast outside it",
+                    about={"g": "the numbers", "ids": "places in −size … size − 1; equal ones add up", "axis": ALONG,
+                           "size": "the size of the axis in the result"},
+                    raises=("ShapeError: an axis that there is not, or shapes that do not fit",))
 
 
 def _gathered(s: Shape, ids: Shape, *, axis: int) -> Shape:
@@ -99,7 +108,9 @@ def _part(x: Tensor, ids: Tensor, axis: int) -> Tensor:
 @fused(signature=None, canonical=_one, shape=_gathered, domain=(Real(), Index(0, -1)),
        check=lambda x, ids, *, axis: check_ids(ids, x.shape[axis], "gather", -x.shape[axis]),
        samples=(((3,), (2,)), ((2, 3), (2, 4)), ((2, 3), (1, 2)), ((2, 2, 3), (1, 2, 1)), ((2, 3), (2, 0))),
-       equation=("yᵢⱼ = x at (i, idsᵢⱼ)", "X̄ at (i, idsᵢⱼ) += ȳᵢⱼ"))
+       equation=("yᵢⱼ = x at (i, idsᵢⱼ)", "X̄ at (i, idsᵢⱼ) += ȳᵢⱼ"), about={"ids": ANY_END, "axis": ALONG},
+       shapes="x (…, n, …), ids (…, k, …) → (…, k, …), along `axis`; elsewhere the ids may be shorter than x",
+       raises=("ShapeError: an axis that there is not, or ids with other axes than x, or longer ones",))
 def gather(x: Tensor, ids: Tensor, *, axis: int = -1) -> Tensor:
     """PyTorch's gather: y has the ids' shape, and y[i, j] is x[i, ids[i, j]] for the last axis. Nothing broadcasts."""
     return take_along_axis(_part(x, ids, axis), ids, axis=axis)
@@ -121,7 +132,9 @@ is_last = op("is_last", _last, None, saves=(), signature=None, shape=lambda s, *
              choices=lambda s: {"axis": list(range(len(s))), "size": [3, 5]},
              check=lambda ids, *, axis, size: check_ids(ids, size, "is_last", -size),
              equation=("Y = [no later id along the axis is equal]", ""),
-             doc="Whether an id in [−size, size) is the last along an axis that names its place.")
+             doc="Whether an id is the last along an axis that names its place.", shapes="ids (…) → (…)",
+             about={"ids": "places in −size … size − 1", "axis": ALONG, "size": "how many places there are"},
+             raises=("ShapeError: an axis that there is not",))
 
 
 def _scattered(s: Shape, ids: Shape, src: Shape, *, axis: int) -> Shape:
@@ -134,7 +147,10 @@ def _scattered(s: Shape, ids: Shape, src: Shape, *, axis: int) -> Shape:
 @fused(signature=None, canonical=_one, shape=_scattered, domain=(Real(), Index(0, -1), Real()),
        check=lambda x, ids, src, *, axis: check_ids(ids, x.shape[axis], "scatter", -x.shape[axis]),
        samples=(((3,), (2,), (2,)), ((2, 3), (2, 4), (2, 4)), ((2, 3), (1, 2), (1, 2)), ((2, 3), (2, 0), (2, 0))),
-       equation=("Y = X, but yᵢⱼ at (i, idsᵢⱼ) is srcᵢⱼ", "X̄ = Ȳ and 0 where written, s̄rcᵢⱼ = Ȳ at (i, idsᵢⱼ)"))
+       equation=("Y = X, but yᵢⱼ at (i, idsᵢⱼ) is srcᵢⱼ", "X̄ = Ȳ and 0 where written, s̄rcᵢⱼ = Ȳ at (i, idsᵢⱼ)"),
+       shapes="x (…, n, …), ids (…, k, …), src (…, k, …) → (…, n, …); outside `axis` the ids may be shorter than x",
+       about={"ids": ANY_END, "src": "what is written", "axis": ALONG},
+       raises=("ShapeError: an axis that there is not, or shapes that do not fit",))
 def scatter(x: Tensor, ids: Tensor, src: Tensor, *, axis: int = -1) -> Tensor:
     """A copy of x with src written at the ids along an axis, as PyTorch's scatter.
 
@@ -162,9 +178,12 @@ def _counted(ids: Tensor, size: int) -> Tensor:
 @fused(signature=None, canonical=_one, shape=_added_rows, domain=(Real(), Index(0), Real()),
        check=lambda x, ids, src, *, axis: check_ids(ids, x.shape[axis], "index_add", -x.shape[axis]),
        samples=(((3,), (2,), (2,)), ((2, 3), (4,), (4, 3)), ((2, 1, 2), (1,), (1, 1, 2)), ((2, 3), (0,), (0, 3))),
-       choices=lambda *s: {"axis": [0]}, equation=("Y = X, Y[ids] += S", "X̄ = Ȳ, S̄ = Ȳ[ids]"))
+       choices=lambda *s: {"axis": [0]}, equation=("Y = X, Y[ids] += S", "X̄ = Ȳ, S̄ = Ȳ[ids]"),
+       shapes="x (…, n, …), ids (k,), src (…, k, …) → (…, n, …), along `axis`",
+       about={"ids": ANY_END, "src": "the slices that are added, one an id", "axis": ALONG},
+       raises=("ShapeError: an axis that there is not, or shapes that do not fit",))
 def index_add(x: Tensor, ids: Tensor, src: Tensor, *, axis: int = 0) -> Tensor:
-    """x, with the slices of src added at the ids (n,) along an axis; equal ids add up."""
+    """A copy of x, with the slices of src added at the ids along an axis; equal ids add up."""
     size = x.shape[axis]
     return x + scatter_add(src, _counted(ids, size).astype(np.int64), axis=axis, size=size)
 
@@ -177,9 +196,11 @@ def _mask_fits(s: Shape, mask: Shape, *, value: float) -> Shape:
 
 @fused(signature=None, shape=_mask_fits, domain=(Real(), Bool()), choices=lambda *s: {"value": [-1.0, 0.0]},
        samples=(((3,), (3,)), ((2, 3), (3,)), ((2, 1, 3), (2, 1, 1)), ((), ()), ((0, 2), (2,))),
-       equation=("Y = mask ? value : X", "X̄ = mask ? 0 : Ȳ"))
+       equation=("Y = mask ? value : X", "X̄ = mask ? 0 : Ȳ"), shapes="x (…), mask (broadcasts to that of x) → (…)",
+       about={"mask": "True = replace", "value": "the number put there"},
+       raises=("ShapeError: a mask that does not broadcast to x", "DtypeError: a fraction where x has integers"))
 def masked_fill(x: Tensor, mask: Tensor, *, value: float) -> Tensor:
-    """x with `value` where the mask is true. Raises DtypeError where x's dtype has no such number."""
+    """A copy of x with `value` where the mask is true."""
     whole = x.dtype.kind in "iub"
     if whole and not float(value).is_integer():
         raise DtypeError(f"masked_fill: {x.dtype} has no {value}; make x a float first: x.astype(…)")

@@ -8,8 +8,9 @@ import numpy as np
 
 from engine import random, shapes
 from engine.core import Tensor
+from engine.describe import face
 from engine.errors import ShapeError
-from engine.ops.dropout import dropout, probability
+from engine.ops.dropout import NO_KEY, P, dropout, probability
 from engine.ops.matmul import matmul
 from engine.ops.shape import concat, reshape, split, swapaxes
 from engine.ops.softmax import softmax, softmax_vjp
@@ -62,6 +63,17 @@ def _attention_rule(g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask:
             reshape(packed[b:], shape=v.shape), None, None]
 
 
+HOW = {"mask": "True = attend; broadcasts to the shape of the scores", "key": "needed where p is not 0",
+       "causal": "whether query t sees the keys up to t + S − T alone, of S keys and T queries",
+       "scale": "by what the scores are multiplied; None: 1 / √K, K the features of a head",
+       "p": P.replace("dropout", "dropout on the weights")}
+HEADS = {**HOW, "heads": "H, in how many heads the D features are cut, a divisor of D"}
+QKV = "queries, keys and values side by side, head h in features hK … (h + 1)K − 1 of each, K = D / H"
+KV = "keys and values side by side, head h in features hK … (h + 1)K − 1 of each, K = D / H"
+WEIGHTS = "the weights that the forward kernel kept, or None; the meaning finds them again"
+RAISES = ("ShapeError: shapes that do not fit", NO_KEY)
+HEADS_RAISE = ("ShapeError: shapes that do not fit, or features that cannot be cut into so many heads", NO_KEY)
+
 ATTENTION: dict[str, Any] = {"signature": None, "canonical": _attention_params, "result": "float",
                              "choices": lambda *s: {"causal": [False, True], "scale": [None, 0.3], "p": [0.0, 0.4]}}
 
@@ -70,14 +82,15 @@ ATTENTION: dict[str, Any] = {"signature": None, "canonical": _attention_params, 
        domain=(Real(), Real(), Real(), Bool(), Key()),
        samples=(((2, 3), (4, 3), (4, 2), (1, 4), ()), ((2, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 4), (2, 1, 1, 3), ()),
                 ((2, 1, 2), (2, 3, 2), (2, 3, 2), None, ()), ((1, 3, 2), (1, 3, 2), (1, 3, 2), (3, 3), ())),
-       equation=("Y = softmax(Q Kᵀ / √K) V", "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"))
+       equation=("Y = softmax(Q Kᵀ / √K) V", "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"),
+       shapes="q (…, T, K), k (…, S, K), v (…, S, N), mask (broadcasts to (…, T, S)), key () → (…, T, N)",
+       about={"q": "queries", "k": "keys", "v": "values", **HOW}, raises=RAISES)
 def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
                                  key: Tensor | None = None, *,
                                  causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
-    """softmax(q kᵀ · scale) v, the paper's §3.2.1 (scale 1/√K unless given).
+    """softmax(q kᵀ · scale) v, scaled dot-product attention (§3.2.1 of the paper).
 
-    q (…, T, K), k (…, S, K), v (…, S, N) give (…, T, N). mask: True = attend, broadcasts to (…, T, S). causal: query t
-    sees keys up to t + S − T. p: dropout on the weights, decided by `key`. A query that may see no key gives zeros.
+    A query that may see no key gives zeros.
     """
     weights = _weights(q, k, mask, causal, 1.0 if scale is None else scale)
     if p:
@@ -85,6 +98,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
     return matmul(weights, v)                                                                        # (…, T, N)
 
 
+@face(scaled_dot_product_attention)
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *,
               causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
     """The op `scaled_dot_product_attention`; where dropout needs a key and none is given, the next one of the seed."""
@@ -104,14 +118,15 @@ def _attention_vjp_shape(g: Shape, q: Shape, k: Shape, v: Shape, mask: Shape | N
 @fused(**ATTENTION, shape=_attention_vjp_shape,
        saves=(0, 1, 2, 3, 4, 5), domain=(Real(), Real(), Real(), Real(), Bool(), Key()),
        samples=(((2, 2), (2, 3), (4, 3), (4, 2), (1, 4), ()), ((2, 1, 2), (2, 1, 2), (2, 3, 2), (2, 3, 2), None, ())),
-       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""))
+       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""),
+       shapes="g (…, T, N), q (…, T, K), k (…, S, K), v (…, S, N), mask (broadcasts to (…, T, S)), key () → "
+              "(the sizes of q, k and v together,)",
+       about={"g": "the cotangent", "q": "queries", "k": "keys", "v": "values", **HOW, "weights": WEIGHTS},
+       raises=RAISES)
 def scaled_dot_product_attention_vjp(g: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
                                      key: Tensor | None = None, *, causal: bool = False, scale: float | None = None,
                                      p: float = 0.0, weights: Any = None) -> Tensor:
-    """The pullback of attention, packed in one vector: q's gradient, then k's, then v's.
-
-    `weights` are what the forward kernel has kept of them; the meaning finds them again.
-    """
+    """The pullback of attention, packed in one vector: q's gradient, then k's, then v's."""
     s = 1.0 if scale is None else scale
     w = _weights(q, k, mask, causal, s)
     kept = dropout(w, key, p=p) if p else w
@@ -203,13 +218,14 @@ def _self_rule(g: Tensor, y: Tensor, qkv: Tensor, mask: Tensor | None, key: Tens
        choices=_choices(lambda s: s[0][2] // 3),
        samples=(((2, 3, 12), (2, 1, 1, 3), ()), ((1, 2, 9), None, ()), ((2, 1, 6), (1, 1), ())),
        equation=("Y = [softmax(Qₕ Kₕᵀ / √K) Vₕ]ₕ, X = [Q K V]",
-                 "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"))
+                 "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"),
+       shapes="qkv (B, T, 3D), mask (broadcasts to (B, H, T, T)), key () → (B, T, D)",
+       about={"qkv": QKV, **HEADS}, raises=HEADS_RAISE)
 def self_attention(qkv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
                    causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
-    """Attention of H heads side by side (the paper's §3.2.2) on packed projections of one sequence.
+    """Attention of H heads side by side (§3.2.2 of the paper) on packed projections of one sequence.
 
-    qkv (B, T, 3D): queries, keys and values side by side, head h in features h K … (h + 1) K − 1 of each, K = D/H.
-    Gives (B, T, D). The rest is as in `scaled_dot_product_attention`; the mask broadcasts to (B, H, T, T).
+    A query that may see no key gives zeros.
     """
     q, k, v = _split_heads(qkv, 3, heads)
     return _join_heads([scaled_dot_product_attention(q, k, v, mask, key, causal=causal, scale=scale, p=p)])
@@ -223,11 +239,13 @@ def _self_vjp_shape(g: Shape, qkv: Shape, mask: Shape | None = None, key: Shape 
 @fused(**ONE, shape=_self_vjp_shape, saves=(0, 1, 2, 3), domain=(Real(), Real(), Bool(), Key()),
        choices=_choices(lambda s: s[0][2]),
        samples=(((2, 3, 4), (2, 3, 12), (2, 1, 1, 3), ()), ((1, 2, 2), (1, 2, 6), None, ())),
-       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""))
+       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""),
+       shapes="g (B, T, D), qkv (B, T, 3D), mask (broadcasts to (B, H, T, T)), key () → (B, T, 3D)",
+       about={"g": "the cotangent", "qkv": QKV, **HEADS, "weights": WEIGHTS}, raises=HEADS_RAISE)
 def self_attention_vjp(g: Tensor, qkv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
                        causal: bool = False, scale: float | None = None, p: float = 0.0,
                        weights: Any = None) -> Tensor:
-    """The pullback of `self_attention`, (B, T, 3D) like its input. `weights` are what the forward kernel has kept."""
+    """The pullback of `self_attention`, of the shape of its input."""
     parts = _split_heads(qkv, 3, heads)
     return _join_heads(_gradients(g, parts, heads, mask, key, causal=causal, scale=scale, p=p))
 
@@ -243,12 +261,14 @@ def _cross_rule(g: Tensor, y: Tensor, q: Tensor, kv: Tensor, mask: Tensor | None
        samples=(((2, 3, 4), (2, 2, 8), (2, 1, 1, 2), ()), ((1, 2, 3), (1, 4, 6), None, ()),
                 ((2, 1, 2), (2, 3, 4), (1, 3), ())),
        equation=("Y = [softmax(Qₕ Kₕᵀ / √K) Vₕ]ₕ, X = [K V]",
-                 "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"))
+                 "V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K"),
+       shapes="q (B, T, D), kv (B, S, 2D), mask (broadcasts to (B, H, T, S)), key () → (B, T, D)",
+       about={"q": "queries", "kv": KV, **HEADS}, raises=HEADS_RAISE)
 def cross_attention(q: Tensor, kv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
                     causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
-    """Attention of H heads side by side (the paper's §3.2.2) from one sequence to another.
+    """Attention of H heads side by side (§3.2.2 of the paper) from one sequence to another.
 
-    q (B, T, D), kv (B, S, 2D): keys and values side by side, heads as in `self_attention`. Gives (B, T, D).
+    A query that may see no key gives zeros.
     """
     one, k, v = *_split_heads(q, 1, heads), *_split_heads(kv, 2, heads)
     return _join_heads([scaled_dot_product_attention(one, k, v, mask, key, causal=causal, scale=scale, p=p)])
@@ -263,7 +283,10 @@ def _cross_vjp_shape(g: Shape, q: Shape, kv: Shape, mask: Shape | None = None, k
 @fused(**TWO, shape=_cross_vjp_shape, saves=(0, 1, 2, 3, 4), domain=(Real(), Real(), Real(), Bool(), Key()),
        choices=_choices(lambda s: s[0][2]),
        samples=(((2, 3, 4), (2, 3, 4), (2, 2, 8), (2, 1, 1, 2), ()), ((1, 2, 3), (1, 2, 3), (1, 4, 6), None, ())),
-       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""))
+       equation=("V̄ = Pᵀ Ȳ, S̄ = softmax'(Ȳ Vᵀ), Q̄ = S̄ K/√K, K̄ = S̄ᵀ Q/√K", ""),
+       shapes="g (B, T, D), q (B, T, D), kv (B, S, 2D), mask (broadcasts to (B, H, T, S)), key () → "
+              "(the sizes of q and kv together,)",
+       about={"g": "the cotangent", "q": "queries", "kv": KV, **HEADS, "weights": WEIGHTS}, raises=HEADS_RAISE)
 def cross_attention_vjp(g: Tensor, q: Tensor, kv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *,
                         heads: int, causal: bool = False, scale: float | None = None, p: float = 0.0,
                         weights: Any = None) -> Tensor:
@@ -273,6 +296,7 @@ def cross_attention_vjp(g: Tensor, q: Tensor, kv: Tensor, mask: Tensor | None = 
     return concat([reshape(x, shape=(x.size,)) for x in (_join_heads([dq]), _join_heads([dk, dv]))])
 
 
+@face(self_attention)
 def attend_within(qkv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
                   causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
     """The op `self_attention`; where dropout needs a key and none is given, the next one of the seed."""
@@ -281,6 +305,7 @@ def attend_within(qkv: Tensor, mask: Tensor | None = None, key: Tensor | None = 
     return self_attention(qkv, mask, key, heads=heads, causal=causal, scale=scale, p=p)
 
 
+@face(cross_attention)
 def attend_across(q: Tensor, kv: Tensor, mask: Tensor | None = None, key: Tensor | None = None, *, heads: int,
                   causal: bool = False, scale: float | None = None, p: float = 0.0) -> Tensor:
     """The op `cross_attention`; where dropout needs a key and none is given, the next one of the seed."""

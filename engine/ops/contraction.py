@@ -9,6 +9,7 @@ import numpy as np
 
 from engine import shapes
 from engine.core import Tensor
+from engine.describe import face
 from engine.errors import ShapeError
 from engine.ops.diagonal import diagonal
 from engine.ops.equations import Equation, parsed
@@ -26,9 +27,10 @@ def _size(shape: Sequence[int]) -> int:
 # --- two tensors, axes by number ------------------------------------------------------------------
 @fused(signature=None, shape=lambda a, b: (_size(a), _size(b)), domain=(Real(),), result="number",
        samples=(((3,), (2,)), ((2, 2), (3,)), ((), (2,)), ((0,), (2,))),
-       equation=("cᵢⱼ = aᵢ bⱼ", "ā = C̄ b, b̄ = C̄ᵀ a"))
+       equation=("cᵢⱼ = aᵢ bⱼ", "ā = C̄ b, b̄ = C̄ᵀ a"), raises=(),
+       shapes="a (…), b (…) → (m, n), m and n the numbers of numbers of a and b")
 def outer(a: Tensor, b: Tensor) -> Tensor:
-    """Every number of a times every number of b, a matrix; both are flattened first."""
+    """Every number of a times every number of b, a matrix, as numpy.outer."""
     return reshape(a, shape=(a.size, 1)) * reshape(b, shape=(1, b.size))
 
 
@@ -61,9 +63,12 @@ def _tensordot_shape(a: Shape, b: Shape, *, axes: tuple[tuple[int, ...], tuple[i
 @fused(signature=None, canonical=_paired, shape=_tensordot_shape, domain=(Real(),), result="number",
        choices=lambda a, b: {"axes": [0, 1, ((-1,), (0,))]},
        samples=(((3,), (3,)), ((2, 3), (3, 4)), ((2, 2, 3), (3, 2, 1)), ((2, 0), (0, 3))),
-       equation=("C = Σ A B over pairs of axes", "Ā = Σ C̄ B, B̄ = Σ A C̄ over the others"))
+       equation=("C = Σ A B over pairs of axes", "Ā = Σ C̄ B, B̄ = Σ A C̄ over the others"),
+       shapes="a (…), b (…) → the axes of a that are not summed over, then those of b",
+       about={"axes": "a number n: the last n axes of a with the first n of b; or a pair: axes of a, axes of b"},
+       raises=("ShapeError: axes that there are not, that are named twice or that differ in size",))
 def tensordot(a: Tensor, b: Tensor, *, axes: Any = 2) -> Tensor:
-    """Sum the products over `axes`: the last n of a with the first n of b, or a pair (a's axes, b's axes)."""
+    """The sum of the products over pairs of axes, as numpy.tensordot."""
     left, right = axes
     rows, cols = _free(a.shape, left), _free(b.shape, right)
     k = _size([a.shape[i] for i in left])
@@ -78,9 +83,11 @@ def _dot_axes(a: Shape, b: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @fused(signature=None, shape=lambda a, b: _tensordot_shape(a, b, axes=_dot_axes(a, b)), domain=(Real(),),
        result="number", samples=(((3,), (3,)), ((2, 3), (3, 4)), ((2, 2, 3), (3,)), ((2,), (3, 2, 1)), ((), (2,))),
-       equation=("C = Σ A B over A's last axis", "Ā = Σ C̄ B, B̄ = Σ A C̄ over the others"))
+       equation=("C = Σ A B over A's last axis", "Ā = Σ C̄ B, B̄ = Σ A C̄ over the others"),
+       shapes="a (…, k), b (…, k, n) → (…, …, n); b (k,) → (…); a or b () → (…)",
+       raises=("ShapeError: sizes k that differ",))
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """NumPy's dot: the sum of products over a's last axis and b's last but one (or only one); a number scales."""
+    """The sum of products over a's last axis and b's last but one (or only one), as numpy.dot; a number scales."""
     return tensordot(a, b, axes=_dot_axes(a.shape, b.shape)) if a.ndim and b.ndim else a * b
 
 
@@ -108,9 +115,12 @@ def _einsum_shape(*given: Shape, subscripts: str) -> Shape:
 
 @fused(signature=None, variadic=True, canonical=_einsum_params, shape=_einsum_shape, domain=(Real(),), result="number",
        samples=tuple(EXAMPLES), choices=lambda *s: {"subscripts": EXAMPLES[s]},
-       equation=("y = Σ x¹ x² … over the letters that the result lacks", "x̄ⁱ = Σ ȳ Π of the others"))
+       equation=("y = Σ x¹ x² … over the letters that the result lacks", "x̄ⁱ = Σ ȳ Π of the others"),
+       shapes="xs (…), (…), … → the axes that `subscripts` names behind ->",
+       about={"subscripts": "the equation, a string such as 'ij,jk->ik'"},
+       raises=("ShapeError: an equation that cannot be read, or that does not fit the shapes",))
 def einsum_(*xs: Tensor, subscripts: str) -> Tensor:
-    """Einstein's notation: `"ij,jk->ik"` is the matrix product. Letters that the result lacks are summed over.
+    """Sums of products in Einstein's notation: `"ij,jk->ik"` is the matrix product. What the result lacks is summed.
 
     A letter may occur twice in one tensor (its diagonal is taken), `...` stands for axes that broadcast, and an axis
     of size 1 broadcasts too. Without `->` the result has the letters that occur once, in alphabetical order. Tensors
@@ -160,6 +170,7 @@ def _product(left: list[str], x: Tensor, right: list[str], y: Tensor, wanted: se
     return letters, reshape(z, shape=tuple(sizes[c] for c in letters))
 
 
+@face(einsum_)
 def einsum(subscripts: str, *tensors: Any) -> Tensor:
     """The op `einsum`, called as NumPy's: the equation first."""
     if not isinstance(subscripts, str):

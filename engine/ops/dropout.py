@@ -7,9 +7,14 @@ import numpy as np
 
 from engine import random
 from engine.core import Tensor
+from engine.describe import face
 from engine.errors import ShapeError
 from engine.record import Key, Op, Real, fused, op
 from engine.shapes import Shape
+
+P = "the probability of dropout, 0 to 1"
+BAD_P = "ShapeError (a ValueError): p outside [0, 1]"
+NO_KEY = "ShapeError (a ValueError): p outside [0, 1], or not 0 and no key"
 
 
 def probability(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
@@ -47,18 +52,22 @@ dropout_op: Op = op("dropout", _dropout, _dropout_rule, None, saves=(1,),
                 signature=None, shape=_dropout_shape, choices=lambda *s: {"p": [0.0, 0.3, 1.0]}, result="float",
                 equation=("Y = X ⊙ [u ≥ p] / (1 − p)", "X̄ = Ȳ ⊙ [u ≥ p] / (1 − p)"),
                 doc="Zero each element with probability p, scale the rest by 1/(1 − p) (Srivastava et al. 2014).\n\n"
-                    "Whether an element stays is a function of the key and its position in C order alone.")
+                    "Whether an element stays is a function of the key and its position in C order alone.",
+                shapes="x (…), key () → (…)", about={"p": P},
+                raises=(BAD_P, "ShapeError: a key that is not one integer"))
 
 
 @fused(signature=None, shape=_dropout_shape, canonical=probability, result="float", domain=(Real(), Key()),
        samples=(((3,), ()), ((2, 19), ()), ((), ()), ((0, 2), ())), choices=lambda *s: {"p": [0.0, 0.3, 1.0]},
-       equation=("X̄ = Ȳ ⊙ [u ≥ p] / (1 − p)", "Y = X ⊙ [u ≥ p] / (1 − p)"))
+       equation=("X̄ = Ȳ ⊙ [u ≥ p] / (1 − p)", "Y = X ⊙ [u ≥ p] / (1 − p)"), shapes="g (…), key () → (…)",
+       about={"g": "the cotangent", "p": P, "kept": "what the forward kernel decided; the meaning does it again"},
+       raises=(BAD_P, "ShapeError: a key that is not one integer"))
 def dropout_vjp(g: Tensor, key: Tensor, *, p: float = 0.5, kept: Any = None) -> Tensor:
-    """The pullback of dropout, which is dropout. `kept` is what the forward kernel decided; the meaning does it again.
-    """
+    """The pullback of dropout, which is dropout."""
     return dropout_op(g, key, p=p)
 
 
+@face(dropout_op)
 def dropout(x: Tensor, key: Tensor | None = None, *, p: float = 0.5) -> Tensor:
-    """Zero each element with probability p and scale the rest by 1/(1 − p). Without a key, the next one of the seed."""
+    """The op `dropout`; without a key, the next one of the seed."""
     return dropout_op(x, random.next_key() if key is None else key, p=p)

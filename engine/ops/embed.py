@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.core import Tensor
 from engine.errors import ShapeError
-from engine.ops.dropout import dropout_op, probability_with_key
+from engine.ops.dropout import NO_KEY, P, dropout_op, probability_with_key
 from engine.ops.index import check_ids, embedding, scatter_add
 from engine.record import Index, Key, Real, fused
 from engine.shapes import Shape
@@ -38,13 +38,16 @@ EMBED: dict[str, Any] = {"signature": None, "result": "float",
        check=lambda weight, ids, positions, key, **_: check_ids(ids, weight.shape[0], "embed"),
        samples=(((5, 3), (2, 4), (4, 3), ()), ((4, 2), (3,), (3, 2), ()), ((1, 1), (2, 1, 1), (1, 1), ()),
                 ((3, 19), (2, 2), (2, 19), ()), ((3, 2), (0, 2), (2, 2), ()), ((3, 2), (2, 0), (0, 2), ())),
-       equation=("Y = dropout(√D · W[ids] + P)", "W̄[ids] += √D · dropout(Ȳ), P̄ = Σ dropout(Ȳ)"))
+       equation=("Y = dropout(√D · W[ids] + P)", "W̄[ids] += √D · dropout(Ȳ), P̄ = Σ dropout(Ȳ)"),
+       shapes="weight (V, D), ids (…, T), positions (T, D), key () → (…, T, D)",
+       about={"weight": "the table, one row an id", "ids": "rows in 0 … V − 1", "positions": "added at each place",
+              "scale": "by what the rows are multiplied; the paper's is √D", "p": P},
+       raises=("ShapeError: shapes that do not fit", NO_KEY))
 def embed(weight: Tensor, ids: Tensor, positions: Tensor, key: Tensor | None = None, *, scale: float = 1.0,
           p: float = 0.0) -> Tensor:
-    """dropout(scale · weight[ids] + positions): weight (V, D), ids (…, T) and positions (T, D) give (…, T, D).
+    """dropout(scale · weight[ids] + positions), the Transformer's input (§3.4, §3.5 and §5.4 of the paper).
 
-    The paper's scale is √D. Ids must lie in [0, V). p: the probability of dropout, decided by `key`, which may be None
-    where p is 0. Raises IndexRangeError, and ValueError for a p outside [0, 1] and where a key is missing.
+    The key may be None where p is 0.
     """
     y = embedding(weight, ids) * scale + positions                                                 # (…, T, D)
     return dropout_op(y, key, p=p) if p else y
@@ -64,10 +67,14 @@ def _embed_vjp_shape(g: Shape, ids: Shape, key: Shape | None = None, *, size: in
        vjps=[lambda h, y, g, ids, key, *, size, scale, p: _embed_vjp_rule(h, ids, key, scale, p), None, None],
        check=lambda g, ids, key, *, size, **_: check_ids(ids, size, "embed_vjp"),
        samples=(((2, 3, 2), (2, 3), ()), ((3, 5), (3,), ()), ((1, 2, 19), (1, 2), ()), ((0, 2, 2), (0, 2), ())),
-       equation=("W̄[ids] += √D · dropout(Ȳ)", "X̄ = dropout(√D · Ȳ[ids])"))
+       equation=("W̄[ids] += √D · dropout(Ȳ)", "X̄ = dropout(√D · Ȳ[ids])"),
+       shapes="g (…, T, D), ids (…, T), key () → (size, D)",
+       about={"g": "the cotangent", "ids": "rows in 0 … size − 1", "size": "how many rows the table has",
+              "scale": "as in embed", "p": P},
+       raises=("ShapeError: shapes that do not fit", NO_KEY))
 def embed_vjp(g: Tensor, ids: Tensor, key: Tensor | None = None, *, size: int, scale: float = 1.0,
               p: float = 0.0) -> Tensor:
-    """The gradient of embed's table (size, D): dropout(g) scale, g (…, T, D), added at the ids in ascending order."""
+    """The gradient of embed's table: dropout(g) · scale, added at the ids in ascending order."""
     return scatter_add((dropout_op(g, key, p=p) if p else g) * scale, ids, axis=0, size=size)
 
 

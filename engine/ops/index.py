@@ -48,7 +48,11 @@ take = op("take", lambda x, ids, *, axis=None: np.take(x, ids, axis=axis), _take
           choices=lambda *s: {"axis": [0, None]},
           samples=(((3,), (2,)), ((4, 2), (2, 3)), ((2, 1), ()), ((3, 2), (0,))),
           check=_check_take, equation=("Y = X[ids]", "X̄[ids] += Ȳ"),
-          doc="Pick slices along an axis by id (None: numbers, counted in C order); negative ids count from the end.")
+          doc="Pick slices along an axis by id, as numpy.take.",
+          shapes="x (…, n, …), ids (i, …) → (…, i, …, …), the axes of the ids in place of `axis`; None: the ids' own",
+          about={"ids": "places in −n … n − 1, negative ones counted from the end",
+                 "axis": "the axis to pick along, a negative one counted from the end; None: numbers in C order"},
+          raises=("ShapeError: an axis that there is not",))
 
 
 def _scatter_axis(params: dict[str, Any], s: Shape, ids: Shape) -> dict[str, Any]:
@@ -71,7 +75,12 @@ scatter_add: Op = op("scatter_add", _scatter, lambda h, y, g, ids, *, axis, size
                  samples=(((2,), (2,)), ((2, 3, 2), (2, 3)), ((2,), ()), ((0, 2), (0,))),
                  check=lambda g, ids, *, axis, size: check_ids(ids, size, "scatter_add"),
                  equation=("Y[ids] += X", "X̄ = Ȳ[ids]"),
-                 doc="Zeros of `size` along an axis, to which each slice of x is added at its id, in ascending order.")
+                 doc="Zeros of `size` along an axis, to which each slice of g is added at its id, in ascending order.",
+                 shapes="g (…, i, …, …), ids (i, …) → (…, size, …), the axes of the ids made one",
+                 about={"g": "the slices", "ids": "places in 0 … size − 1; equal ones add up",
+                        "axis": "where the axes of the ids begin in g, and the axis of `size` in the result",
+                        "size": "how many slices the result has"},
+                 raises=("ShapeError: an axis that there is not, or ids of another shape than g has there",))
 
 
 def _scattered(s: Shape, i: Shape, axis: int, size: int) -> Shape:
@@ -80,12 +89,13 @@ def _scattered(s: Shape, i: Shape, axis: int, size: int) -> Shape:
     return (*s[:axis], size, *s[axis + len(i):])
 
 
-@fused(signature="(v,d),(...)->(...,d)", saves=(1,), domain=(Real(), Index(0)),
+@fused(signature="(v,d),(...)->(...,d)", about={"weight": "the table, one row an id", "ids": "rows in 0 … v − 1"},
+       raises=("ShapeError: a weight that is no matrix",), saves=(1,), domain=(Real(), Index(0)),
        vjps=[lambda g, y, w, ids: scatter_add(g, ids, axis=0, size=w.shape[0]), None],
        check=lambda weight, ids: check_ids(ids, weight.shape[0], "embedding"),
        equation=("Y = W[ids]", "W̄[ids] += Ȳ"))
 def embedding(weight: Tensor, ids: Tensor) -> Tensor:
-    """Row ids[…] of a table (V, D) for every id, giving (…, D). Ids must lie in [0, V)."""
+    """Row ids[…] of a table for every id."""
     return take(weight, ids, axis=0)
 
 
@@ -139,13 +149,20 @@ put: Op = op("put", _put, lambda h, y, g, *, index, shape: getitem(h, index=inde
          canonical=lambda params, s: {"index": _plain(params["index"]), "shape": tuple(params["shape"])},
          choices=lambda s: {"index": [(1, ...)] if s == (2,) else [(np.array([0, 2, 0]),)],
                             "shape": [(3, 2)] if s == (2,) else [(3, *s[1:])]}, samples=(((2,),), ((3, 2),), ((3,),)),
-         equation=("Y[index] += X", "X̄ = Ȳ[index]"), doc="Zeros of `shape`, to which x is added at the index.")
+         equation=("Y[index] += X", "X̄ = Ȳ[index]"),
+         doc="Zeros of `shape`, to which g is added at the index: the adjoint of getitem.", shapes="g (…) → `shape`",
+         about={"index": "what picks numbers of the shape of g: see getitem", "shape": "the shape of the result"},
+         raises=("ShapeError: an index that picks another shape than that of g",
+                 "IndexRangeError: an index out of range"))
 getitem: Op = op("getitem", lambda x, *, index: x[devices.beside_in(x, index)],
                  lambda g, y, x, *, index: put(g, index=index, shape=x.shape),
                  saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
                  canonical=lambda params, s: {"index": _plain(params["index"])},
                  choices=lambda s: {"index": _indices(s)}, equation=("Y = X[index]", "X̄[index] += Ȳ"),
-                 doc="x[index]: slices, integers, None, Ellipsis, integer arrays and boolean masks, as in NumPy.")
+                 doc="The numbers at an index, x[index], as in NumPy.",
+                 shapes="x (…) → the shape that NumPy's x[index] has",
+                 about={"index": "slices, integers, None, Ellipsis, integer arrays and boolean masks, one or a tuple"},
+                 raises=("IndexRangeError: an index out of range, of too many axes, or a mask of another shape",))
 
 
 # --- one-hot --------------------------------------------------------------------------------------
@@ -156,4 +173,7 @@ def _one_hot(ids: Any, *, size: int, dtype: Any = np.float32) -> Any:
 one_hot = op("one_hot", _one_hot, None, saves=(), signature=None, shape=lambda s, *, size, dtype: (*s, size),
              result="param", domain=(Index("size"),), choices=lambda s: {"size": [3, 5]},
              check=lambda ids, *, size, dtype: check_ids(ids, size, "one_hot"),
-             equation=("y[…, j] = [id = j]", ""), doc="1 at the id and 0 elsewhere along a new last axis of `size`.")
+             equation=("y[…, j] = [id = j]", ""), doc="1 at the id and 0 elsewhere along a new last axis.",
+             shapes="ids (…) → (…, size)", raises=(),
+             about={"ids": "places in 0 … size − 1", "size": "how many places there are",
+                    "dtype": "the dtype of the result, or its name"})

@@ -8,7 +8,7 @@ from typing import Any
 from engine.core import Tensor
 from engine.errors import ShapeError
 from engine.ops.activation import relu
-from engine.ops.dropout import dropout_op, probability
+from engine.ops.dropout import BAD_P, NO_KEY, P, dropout_op, probability
 from engine.ops.elementwise import where
 from engine.ops.matmul import matmul
 from engine.ops.reduce import sum_
@@ -64,14 +64,13 @@ def _linear_rule(g: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor |
                 ((3, 1), (1, 1), (1,), ()), ((0, 2), (2, 3), (3,), ()), ((2, 2), (2, 0), (0,), ()),
                 ((17, 2), (2, 35), (35,), ())),
        choices=lambda *s: {"activation": [*ACTIVATIONS], "p": [0.0, 0.4]},
-       equation=("Y = dropout(f(X W + b))", "S̄ = f'(Y) Ȳ: X̄ = S̄ Wᵀ, W̄ = Xᵀ S̄, b̄ = Σ S̄"))
+       equation=("Y = dropout(f(X W + b))", "S̄ = f'(Y) Ȳ: X̄ = S̄ Wᵀ, W̄ = Xᵀ S̄, b̄ = Σ S̄"),
+       shapes="x (…, I), weight (I, O), bias (O,), key () → (…, O)",
+       about={"key": "needed where p is not 0", "activation": 'f, "none" or "relu"', "p": P},
+       raises=("ShapeError: shapes that do not fit", NO_KEY, "ShapeError (a ValueError): another activation"))
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, key: Tensor | None = None, *,
            activation: str = "none", p: float = 0.0) -> Tensor:
-    """dropout(activation(x weight + bias)): x (…, I), weight (I, O) and bias (O,) or None give (…, O).
-
-    activation: "none" or "relu". p: the probability of dropout, decided by `key`; 0 is none. Raises ValueError for
-    another activation, and where p is not 0 and there is no key.
-    """
+    """dropout(activation(x weight + bias)): a linear layer and what often goes on it."""
     y = matmul(x, weight)
     if bias is not None:
         y = y + bias
@@ -82,7 +81,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, key: Tensor | 
 
 @fused(signature=None, shape=lambda g, y, **_: same(g, y), canonical=probability, result="float", domain=(Real(),),
        samples=(((3, 2), (3, 2)), ((), ()), ((0, 2), (0, 2)), ((21,), (21,))),
-       choices=lambda *s: {"p": [0.0, 0.4, 1.0]}, equation=("X̄ = Ȳ ⊙ [y > 0] / (1 − p)", ""))
+       choices=lambda *s: {"p": [0.0, 0.4, 1.0]}, equation=("X̄ = Ȳ ⊙ [y > 0] / (1 − p)", ""),
+       shapes="g (…), y (…) → (…)", about={"g": "the cotangent", "y": "what the op gave", "p": P},
+       raises=("ShapeError: g of another shape than y", BAD_P))
 def relu_dropout_vjp(g: Tensor, y: Tensor, *, p: float = 0.0) -> Tensor:
     """The pullback of y = dropout(relu(x)): g/(1 − p) where y > 0, else 0."""
     return where(y > 0, g * (1 / (1 - p) if p < 1 else 0.0), 0.0)
@@ -117,13 +118,12 @@ def _linears_rule(g: Tensor, y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, w3: T
        samples=(((2, 3), (3, 2), (3, 4), (3, 1), (2,), (4,), (1,)), ((2, 1, 2), (2, 3), (2, 3), None, None, (3,), None),
                 ((3,), (3, 1), (3, 2), (3, 2), (1,), None, None), ((0, 2), (2, 1), (2, 2), None, (1,), (2,), None),
                 ((2, 2), (2, 0), (2, 33), (2, 17), (0,), (33,), (17,))),
-       equation=("Y = (X W₁ + b₁, X W₂ + b₂, X W₃ + b₃)", "X̄ = Ȳ₁W₁ᵀ + Ȳ₂W₂ᵀ + Ȳ₃W₃ᵀ, W̄ᵢ = Xᵀ Ȳᵢ, b̄ᵢ = Σ Ȳᵢ"))
+       equation=("Y = (X W₁ + b₁, X W₂ + b₂, X W₃ + b₃)", "X̄ = Ȳ₁W₁ᵀ + Ȳ₂W₂ᵀ + Ȳ₃W₃ᵀ, W̄ᵢ = Xᵀ Ȳᵢ, b̄ᵢ = Σ Ȳᵢ"),
+       shapes="x (…, I), w1 (I, O₁), w2 (I, O₂), w3 (I, O₃), b1 (O₁,), b2 (O₂,), b3 (O₃,) → (…, O₁ + O₂ + O₃)",
+       about={"w3": "without it there are two layers", "b3": "only with w3"})
 def linears(x: Tensor, w1: Tensor, w2: Tensor, w3: Tensor | None = None, b1: Tensor | None = None,
             b2: Tensor | None = None, b3: Tensor | None = None) -> Tensor:
-    """Two or three linear layers of one input, side by side: (…, I) to (…, O₁ + O₂ + O₃).
-
-    x (…, I); each w (I, O), its b (O,) or None; without w3 there are two layers.
-    """
+    """Two or three linear layers of one input, their outputs side by side."""
     layers = [(w, b) for w, b in ((w1, b1), (w2, b2), (w3, b3)) if w is not None]
     return concat([linear(x, w, b) for w, b in layers], axis=-1)
 
@@ -141,7 +141,8 @@ def _linears_input_shape(g: Shape, w1: Shape, w2: Shape, w3: Shape | None = None
 @fused(signature=None, shape=_linears_input_shape, result="float", domain=(Real(),),
        samples=(((2, 7), (3, 2), (3, 4), (3, 1)), ((2, 1, 3), (2, 2), (2, 1), None), ((3,), (2, 1), (2, 2), None),
                 ((0, 3), (2, 1), (2, 2), None), ((17, 3), (33, 0), (33, 1), (33, 2))),
-       equation=("X̄ = Ȳ₁W₁ᵀ + Ȳ₂W₂ᵀ + Ȳ₃W₃ᵀ", ""))
+       equation=("X̄ = Ȳ₁W₁ᵀ + Ȳ₂W₂ᵀ + Ȳ₃W₃ᵀ", ""),
+       shapes="g (…, O₁ + O₂ + O₃), w1 (I, O₁), w2 (I, O₂), w3 (I, O₃) → (…, I)", about={"g": "the cotangent"})
 def linears_input_vjp(g: Tensor, w1: Tensor, w2: Tensor, w3: Tensor | None = None) -> Tensor:
     """The gradient of the input of `linears`, each element one sum over the outputs of all layers."""
     return matmul(g, concat([w for w in (w1, w2, w3) if w is not None], axis=1).mT)
@@ -165,12 +166,13 @@ def _linear_vjp_shape(x: Shape, g: Shape, *, widths: Sequence[int] = ()) -> Shap
        samples=(((2, 3), (2, 5)), ((2, 2, 4), (2, 2, 3)), ((3,), (2,)), ((0, 2), (0, 3)), ((3, 0), (3, 2)),
                 ((21, 2), (21, 37)), ((2, 2), (2, 0))),
        choices=lambda x, g: {"widths": [None, (1, g[-1] - 1)] if g[-1] else [None]},
-       equation=("W̄ = Xᵀ Ȳ, b̄ = Σ Ȳ", ""))
+       equation=("W̄ = Xᵀ Ȳ, b̄ = Σ Ȳ", ""), shapes="x (…, I), g (…, O) → ((I + 1) O,)",
+       about={"x": "the input of the layers", "g": "the cotangent of their outputs, side by side",
+              "widths": "how many features each layer has; None: one layer has them all"})
 def linear_vjp(x: Tensor, g: Tensor, *, widths: Sequence[int] | None = None) -> Tensor:
     """The gradients of the weights and biases of linear layers of one input, packed in one vector.
 
-    x (…, I) is the input, g (…, O) the cotangent; `widths` says how many features each layer has (None: one layer has
-    them all). In turn for each: the weight's (I, width), then the bias's (width,), a sum over the rows in their order.
+    In turn for each: the weight's (I, width), then the bias's (width,), a sum over the rows in their order.
     """
     x, g = (reshape(t, shape=(math.prod(t.shape[:-1]), t.shape[-1])) for t in (x, g))
     parts, at = [], 0

@@ -40,7 +40,14 @@ def _loss_params(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
 LOSS: dict[str, Any] = {
     "signature": None, "canonical": _loss_params, "result": "float",
     "choices": lambda *s: {"reduction": ["mean", "sum", "none"], "label_smoothing": [0.0, 0.1],
-                           "ignore_index": [-100, 1]}}
+                           "ignore_index": [-100, 1]},
+    "about": {"logits": "one for each class", "ids": "classes in 0 … V − 1, or `ignore_index`",
+              "ignore_index": "the id that counts for nothing",
+              "label_smoothing": "s, 0 to 1: the part of the target that all V classes share equally",
+              "reduction": '"mean": the sum divided by the number of ids that count, 0 where there is none; "sum"; or '
+                           '"none": one loss an id'},
+    "raises": ("ShapeError: ids of another shape than the logits have before the last axis",
+               "ShapeError (a ValueError): another reduction, or a label_smoothing outside [0, 1]")}
 
 
 def _loss_vjp_shape(g: Shape, logits: Shape, ids: Shape, **params: Any) -> Shape:
@@ -55,15 +62,18 @@ def _loss_vjp_choices(g: Shape, logits: Shape, ids: Shape) -> dict[str, list[Any
     return {**LOSS["choices"](), "reduction": fits}
 
 
-@fused(**{**LOSS, "choices": _loss_vjp_choices}, shape=_loss_vjp_shape, domain=(Real(), Real(), Index(1, -1)),
+@fused(**{key: LOSS[key] for key in LOSS if key not in ("choices", "about")}, choices=_loss_vjp_choices,
+       shape=_loss_vjp_shape, domain=(Real(), Real(), Index(1, -1)),
        check=lambda g, logits, ids, **params: check_classes("cross_entropy", logits, ids, **params), saves=(0, 1, 2),
        samples=(((), (3,), ()), ((2,), (2, 3), (2,)), ((), (2, 3), (2,)), ((2, 2), (2, 2, 4), (2, 2)),
                 ((0,), (0, 3), (0,)), ((), (0, 3), (0,))),
-       equation=("X̄ = (softmax X − q) Ȳ / n", ""))
+       equation=("X̄ = (softmax X − q) Ȳ / n", ""),
+       shapes='g (), or (…) where the reduction is "none", logits (…, V), ids (…) → (…, V)',
+       about={**LOSS["about"], "g": "the cotangent", "lse": "the log-sum-exp that the forward kernel found, or None",
+              "counted": "the number of ids that count that it found, or None; the meaning finds both again"})
 def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
                       reduction: str = "mean", lse: Any = None, counted: Any = None) -> Tensor:
-    """The pullback of cross_entropy. `lse` and `counted` are the log-sum-exp and the number of real ids that
-    the forward kernel found; the meaning finds them again."""
+    """The pullback of cross_entropy."""
     ids = as_int64(ids)
     real = ids != ignore_index
     target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
@@ -79,14 +89,11 @@ def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: i
        check=lambda logits, ids, **params: check_classes("cross_entropy", logits, ids, **params),
        vjps=[lambda g, y, logits, ids, **params: cross_entropy_vjp(g, logits, ids, **params), None],
        samples=(((3,), ()), ((2, 3), (2,)), ((2, 2, 4), (2, 2)), ((0, 3), (0,))),
-       equation=("yᵢ = −Σⱼ qᵢⱼ log softmax(X)ᵢⱼ, q = (1 − s) one-hot + s/V", "X̄ = (softmax X − q) Ȳ / n"))
+       equation=("yᵢ = −Σⱼ qᵢⱼ log softmax(X)ᵢⱼ, q = (1 − s) one-hot + s/V", "X̄ = (softmax X − q) Ȳ / n"),
+       shapes='logits (…, V), ids (…) → (), or (…) where the reduction is "none"')
 def cross_entropy(logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
                   reduction: str = "mean") -> Tensor:
-    """Cross-entropy of class ids (…) under logits (…, V), from log-softmax, with label smoothing (paper §5.4).
-
-    Ids equal to `ignore_index` count for nothing; "mean" divides by the number of the others (0 where there is none),
-    "sum" and "none" do not.
-    """
+    """Cross-entropy of class ids under logits, from log-softmax, with label smoothing (§5.4 of the paper)."""
     ids = as_int64(ids)
     real = ids != ignore_index
     target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)

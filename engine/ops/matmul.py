@@ -39,4 +39,6 @@ def _promoted(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 matmul = op("matmul", np.matmul, _left, _right, signature="(i?,k),(k,j?)->(i?,j?)", saves=(0, 1), domain=(Real(),),
             equation=("C = A B", "Ā = C̄ Bᵀ, B̄ = Aᵀ C̄"),
-            doc="The matrix product over the last two axes by NumPy's rules: vectors promoted, leading axes broadcast.")
+            doc="The matrix product over the last two axes, as numpy.matmul.\n\n"
+                "A vector on the left is a row, on the right a column, and the product lacks that axis.",
+            raises=("ShapeError: 0-d inputs, inner sizes that differ, or leading axes that do not broadcast",))

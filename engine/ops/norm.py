@@ -8,12 +8,17 @@ from typing import Any
 from engine import shapes
 from engine.core import Tensor
 from engine.errors import ShapeError
-from engine.ops.dropout import dropout_op, probability_with_key
+from engine.ops.dropout import NO_KEY, P, dropout_op, probability_with_key
 from engine.ops.elementwise import maximum, rsqrt, sqrt
 from engine.ops.reduce import mean, norm, sum_
 from engine.ops.shape import concat, reshape
 from engine.record import Key, Real, fused
 from engine.shapes import Shape, same
+
+SCALED = {"weight": "scales each feature", "bias": "shifts each feature"}
+EPS = "what is added to the variance before its root is taken"
+FOUND = {"mean": "the means that the forward kernel found, or None",
+         "rstd": "1 / σ that it found, or None; the meaning finds both again"}
 
 
 def _feature_axis(x: Shape, weight: Shape | None = None, bias: Shape | None = None, **_: Any) -> Shape:
@@ -38,11 +43,13 @@ def _layer_norm_rule(g: Tensor, y: Tensor, x: Tensor, weight: Tensor | None, bia
        samples=(((2, 3), (3,), (3,)), ((2, 2, 4), (4,), None), ((3,), None, None), ((0, 2), (2,), (2,)),
                 ((2, 1), (1,), (1,))),
        equation=("Y = (X − mean X) ⊘ √(var X + ε) ⊙ w + b",
-                 "X̂ = (X − mean X)/σ: X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ"))
+                 "X̂ = (X − mean X)/σ: X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ"),
+       shapes="x (…, D), weight (D,), bias (D,) → (…, D)", about={**SCALED, "eps": EPS})
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
     """Normalise each vector over the last axis to mean 0 and (population) variance 1, then scale and shift.
 
-    Ba, Kiros & Hinton 2016. The mean and the variance are taken over the features of one position, never over a batch.
+    Layer normalisation (Ba, Kiros & Hinton 2016; §3.1 of the paper). The mean and the variance are taken over the
+    features of one position, never over a batch.
     """
     c = x - mean(x, axis=-1, keepdims=True)
     y = c / sqrt(mean(c * c, axis=-1, keepdims=True) + eps)
@@ -58,13 +65,12 @@ def _layer_norm_vjp_shape(g: Shape, x: Shape, weight: Shape | None = None, **_: 
 
 @fused(signature=None, result="float", shape=_layer_norm_vjp_shape, domain=(Real(),),
        samples=(((2, 3), (2, 3), (3,)), ((2, 2, 4), (2, 2, 4), None), ((3,), (3,), (3,)), ((0, 2), (0, 2), (2,))),
-       equation=("X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ", ""))
+       equation=("X̄ = (w Ȳ − mean(w Ȳ) − X̂ mean(w Ȳ X̂))/σ, w̄ = Σ Ȳ X̂, b̄ = Σ Ȳ", ""),
+       shapes="g (…, D), x (…, D), weight (D,) → (the size of x + 2D,)",
+       about={"g": "the cotangent", "weight": SCALED["weight"], "eps": EPS, **FOUND})
 def layer_norm_vjp(g: Tensor, x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-5, mean: Any = None,
                    rstd: Any = None) -> Tensor:
-    """The pullback of layer_norm, packed in one vector: x's gradient, then weight's, then bias's.
-
-    `mean` and `rstd` are what the forward kernel found; the meaning finds them again.
-    """
+    """The pullback of layer_norm, packed in one vector: x's gradient, then weight's, then bias's."""
     d = x.shape[-1]
     c = x - _mean(x)
     rstd_ = 1 / sqrt(_mean(c * c) + eps)
@@ -109,14 +115,13 @@ ADD_NORM: dict[str, Any] = {"signature": None, "result": "float", "choices": lam
                 ((0, 2), (0, 2), (), (2,), (2,)), ((2, 1), (2, 1), (), None, (1,)),
                 ((2, 19), (2, 19), (), (19,), (19,))),
        equation=("S = X + dropout(H), Y = (S − mean S) ⊘ √(var S + ε) ⊙ w + b",
-                 "X̄ = S̄ (as in layer_norm), H̄ = dropout(S̄), w̄ = Σ Ȳ Ŝ, b̄ = Σ Ȳ"))
+                 "X̄ = S̄ (as in layer_norm), H̄ = dropout(S̄), w̄ = Σ Ȳ Ŝ, b̄ = Σ Ȳ"),
+       shapes="x (…, D), h (…, D), key (), weight (D,), bias (D,) → (…, D)",
+       about={"x": "the residual stream", "h": "what the sub-layer gave", "key": "needed where p is not 0", **SCALED,
+              "p": P, "eps": EPS}, raises=("ShapeError: shapes that do not fit", NO_KEY))
 def add_norm(x: Tensor, h: Tensor, key: Tensor | None = None, weight: Tensor | None = None,
              bias: Tensor | None = None, *, p: float = 0.0, eps: float = 1e-5) -> Tensor:
-    """layer_norm(x + dropout(h)): the "Add & Norm" around each sub-layer (§3.1 and §5.4 of the paper).
-
-    x and h (…, D), weight and bias (D,) or None, give (…, D). p: the probability of dropout, decided by `key`, which
-    may be None where p is 0. Raises ValueError for a p outside [0, 1] and where a key is missing.
-    """
+    """layer_norm(x + dropout(h)): the "Add & Norm" around each sub-layer (§3.1 and §5.4 of the paper)."""
     return layer_norm(x + (dropout_op(h, key, p=p) if p else h), weight, bias, eps=eps)
 
 
@@ -131,15 +136,17 @@ def _add_norm_vjp_shape(g: Shape, x: Shape, h: Shape, key: Shape | None = None, 
        domain=(Real(), Real(), Real(), Key(), Real()),
        samples=(((2, 3), (2, 3), (2, 3), (), (3,)), ((2, 2, 4), (2, 2, 4), (2, 2, 4), (), None),
                 ((3,), (3,), (3,), (), (3,)), ((0, 2), (0, 2), (0, 2), (), (2,))),
-       equation=("X̄ = S̄ (as in layer_norm), H̄ = dropout(S̄), w̄ = Σ Ȳ Ŝ, b̄ = Σ Ȳ", ""))
+       equation=("X̄ = S̄ (as in layer_norm), H̄ = dropout(S̄), w̄ = Σ Ȳ Ŝ, b̄ = Σ Ȳ", ""),
+       shapes="g (…, D), x (…, D), h (…, D), key (), weight (D,) → (the size of x, twice where p is not 0, + 2D,)",
+       about={"g": "the cotangent", "key": "needed where p is not 0", "weight": SCALED["weight"], "p": P, "eps": EPS,
+              **FOUND, "s": "x + dropout(h) that the forward kernel found, or None",
+              "kept": "the random bits that it decided, or None; the meaning finds both again"},
+       raises=("ShapeError: shapes that do not fit", NO_KEY))
 def add_norm_vjp(g: Tensor, x: Tensor, h: Tensor, key: Tensor | None = None, weight: Tensor | None = None, *,
                  p: float = 0.0, eps: float = 1e-5, mean: Any = None, rstd: Any = None, s: Any = None,
                  kept: Any = None) -> Tensor:
     """The pullback of add_norm, packed in one vector: x's gradient, then h's if p is not 0 (else it is x's), then
-    weight's, then bias's.
-
-    `mean`, `rstd`, `s` and `kept` are what the forward kernel found; the meaning finds them again.
-    """
+    weight's, then bias's."""
     packed = layer_norm_vjp(g, x + (dropout_op(h, key, p=p) if p else h), weight, eps=eps)
     if not p:
         return packed
@@ -151,7 +158,9 @@ def add_norm_vjp(g: Tensor, x: Tensor, h: Tensor, key: Tensor | None = None, wei
 # --- other normalisations, as compositions --------------------------------------------------------
 @fused(signature=None, shape=_feature_axis, result="float", domain=(Real(),),
        samples=(((2, 3), (3,)), ((2, 2, 4), None), ((3,), (3,)), ((0, 2), (2,))),
-       equation=("Y = X ⊘ √(mean X² + ε) ⊙ w", "X̂ = X/r: X̄ = (w Ȳ − X̂ mean(w Ȳ X̂))/r, w̄ = Σ Ȳ X̂"))
+       equation=("Y = X ⊘ √(mean X² + ε) ⊙ w", "X̂ = X/r: X̄ = (w Ȳ − X̂ mean(w Ȳ X̂))/r, w̄ = Σ Ȳ X̂"),
+       shapes="x (…, D), weight (D,) → (…, D)",
+       about={"weight": SCALED["weight"], "eps": "what is added to the mean square before its root is taken"})
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> Tensor:
     """Divide each vector over the last axis by the root of its mean square, then scale (Zhang & Sennrich 2019)."""
     y = x * rsqrt(mean(x * x, axis=-1, keepdims=True) + eps)
@@ -173,13 +182,14 @@ def _group_shape(x: Shape, weight: Shape | None = None, bias: Shape | None = Non
        samples=(((2, 4, 3), (4,), (4,)), ((2, 6), None, (6,)), ((1, 2, 2, 2), (2,), None), ((0, 2, 3), (2,), (2,)),
                 ((2, 2, 0), None, None)),
        choices=lambda x, *s: {"groups": [n for n in (1, 2, x[1]) if x[1] % n == 0]},
-       equation=("Y = (X − mean X) ⊘ √(var X + ε) ⊙ w + b, over each group", "as in layer_norm, over each group"))
+       equation=("Y = (X − mean X) ⊘ √(var X + ε) ⊙ w + b, over each group", "as in layer_norm, over each group"),
+       shapes="x (B, C, …), weight (C,), bias (C,) → (B, C, …)",
+       about={"weight": "scales each channel", "bias": "shifts each channel", "groups": "in how many groups the C "
+              "channels are cut, a divisor of C", "eps": EPS},
+       raises=("ShapeError: shapes that do not fit, or channels that cannot be cut into so many groups",))
 def group_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, groups: int,
                eps: float = 1e-5) -> Tensor:
-    """Normalise groups of channels of each example to mean 0 and variance 1 (Wu & He 2018): x (B, C, …).
-
-    weight and bias (C,) or None scale and shift each channel.
-    """
+    """Normalise groups of channels of each example to mean 0 and variance 1, then scale and shift (Wu & He 2018)."""
     size = x.size // max(x.shape[0] * groups, 1)
     y = reshape(layer_norm(reshape(x, shape=(x.shape[0], groups, size)), eps=eps), shape=x.shape) if x.size else x * 1
     each = (x.shape[1], *(1,) * (x.ndim - 2))
@@ -195,7 +205,10 @@ def _normalize_params(params: dict[str, Any], s: Shape) -> dict[str, Any]:
 @fused(signature=None, canonical=_normalize_params, shape=lambda s, **_: s, result="float",
        domain=(Real(kinks=(0.0,)),), samples=(((3,),), ((2, 3),), ((2, 3, 2),), ((0, 2),)),
        choices=lambda s: {"axis": list(range(len(s))), "ord": [2, 1, 3] if all(s) else [2]},
-       equation=("Y = X ⊘ max(‖X‖ₚ, ε)", "X̄ = (Ȳ − n Σ Ȳ Y) ⊘ ‖X‖ₚ, n = the gradient of ‖X‖ₚ"))
+       equation=("Y = X ⊘ max(‖X‖ₚ, ε)", "X̄ = (Ȳ − n Σ Ȳ Y) ⊘ ‖X‖ₚ, n = the gradient of ‖X‖ₚ"), shapes="x (…) → (…)",
+       about={"axis": "the axis along which a vector lies, a negative one counted from the end",
+              "ord": "p, which norm it is: see norm", "eps": "ε, the least that is divided by"},
+       raises=("ShapeError: an axis that there is not",))
 def normalize(x: Tensor, *, axis: int = -1, ord: float = 2, eps: float = 1e-12) -> Tensor:
     """The vectors along an axis divided by their p-norm (p = `ord`), or by eps where that is less."""
     return x / maximum(norm(x, axis=axis, keepdims=True, ord=ord), eps)

@@ -44,7 +44,7 @@ def _cumprod_rule(g: Tensor, y: Tensor, x: Tensor, *, axis: int | None) -> Tenso
 
 cumprod: Op = op("cumprod", lambda x, *, axis=None: np.cumprod(x, axis=axis), _cumprod_rule, **ALONG, saves=(0, OUT),
                  equation=("yᵢ = Π_{j ≤ i} xⱼ", "x̄ᵢ = Σ_{k ≥ i} ȳₖ Π_{j ≤ k, j ≠ i} xⱼ"),
-                 doc="Running product along an axis (None: of all numbers in C order).")
+                 doc="The running product along an axis (None: of all numbers in C order), as numpy.cumprod.")
 
 
 # --- products over axes ---------------------------------------------------------------------------
@@ -67,4 +67,4 @@ def _product(x: Any, *, axis: tuple[int, ...] | None = None, keepdims: bool = Fa
 prod = op("prod", _product, _prod_rule,
           **{**REDUCTION, "result": "sum"}, saves=(0,),
           equation=("Y = Π X", "x̄ᵢ = Ȳ Π_{j ≠ i} xⱼ"),
-          doc="The product over axes (None: all); of no numbers it is 1. Integers and truth values give int64.")
+          doc="The product over axes (None: all), as numpy.prod; of no numbers it is 1.")

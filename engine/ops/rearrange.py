@@ -33,7 +33,10 @@ def _tiled(s: Shape, *, reps: tuple[int, ...]) -> Shape:
     return tuple(n * r for n, r in zip((1,) * (len(reps) - len(s)) + s, reps, strict=True))
 
 
-@fused(signature=None, canonical=_reps, shape=_tiled, choices=lambda s: {"reps": [2, (2, 1), (1, 3), (0,)]},
+@fused(signature=None, shapes="x (n₀, n₁, …) → (reps₀ n₀, reps₁ n₁, …), with new axes in front where reps has more",
+       about={"reps": "how often along each axis, counted from the last; axes that it does not name once"},
+       raises=("ShapeError: negative reps",), canonical=_reps, shape=_tiled,
+       choices=lambda s: {"reps": [2, (2, 1), (1, 3), (0,)]},
        samples=(((3,),), ((2, 3),), ((),), ((2, 1, 2),), ((0, 2),)),
        equation=("Y = X side by side, as often as reps says", "X̄ = Σ of Ȳ's tiles"))
 def tile(x: Tensor, *, reps: int | Sequence[int]) -> Tensor:
@@ -60,6 +63,10 @@ def _repeated(s: Shape, *, repeats: tuple[int, ...], axis: int | None) -> Shape:
 
 
 @fused(signature=None, canonical=_repeats, shape=_repeated,
+       shapes="x (…, n, …) → (…, Σ repeats, …), along `axis`; where it is None (Σ repeats,)",
+       about={"repeats": "how often, one number for all or one for each of n",
+              "axis": "the axis along which they are repeated; None: all numbers in C order"},
+       raises=("ShapeError: an axis that there is not, or repeats that are negative or of another number",),
        choices=lambda s: {"repeats": [2, [*range(s[-1])] if s else 3], "axis": [len(s) - 1 if s else None]},
        samples=(((3,),), ((2, 3),), ((),), ((2, 1, 2),), ((0, 2),)),
        equation=("Y = each of X, as often as repeats says", "X̄ = Σ of Ȳ's copies of it"))
@@ -73,11 +80,13 @@ def _some(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {"axis": shapes.some_axes(params["axis"], len(s))}
 
 
-@fused(signature=None, canonical=_some, shape=lambda s, *, axis: s,
+@fused(signature=None, shapes="x (…) → (…)", raises=("ShapeError: an axis that there is not, or one named twice",),
+       about={"axis": "the axis or the axes to reverse, negative ones counted from the end; None: all"},
+       canonical=_some, shape=lambda s, *, axis: s,
        choices=lambda s: {"axis": [None, *range(len(s)), (0, -1) if len(s) > 1 else ()]},
        equation=("Y = X backwards", "X̄ = Ȳ backwards"))
 def flip(x: Tensor, *, axis: Any = None) -> Tensor:
-    """The numbers in reverse order along axes (None: all)."""
+    """The numbers in reverse order along axes (None: all), as numpy.flip."""
     return x[tuple(slice(None, None, -1) if i in axis else slice(None) for i in range(x.ndim))]
 
 
@@ -94,11 +103,15 @@ def _shifts(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {"shift": (shift * n)[:n], "axis": (axes * n)[:n]}
 
 
-@fused(signature=None, canonical=_shifts, shape=lambda s, *, shift, axis: s,
+@fused(signature=None, shapes="x (…) → (…)", canonical=_shifts,
+       about={"shift": "how far toward the end, one number or one for each axis; negative: toward the beginning",
+              "axis": "the axis or the axes; None: all numbers in C order"},
+       raises=("ShapeError: an axis that there is not, or not as many shifts as axes",),
+       shape=lambda s, *, shift, axis: s,
        choices=lambda s: {"shift": [1, -2, 5], "axis": [None, *range(len(s)), (0, 0) if s else None]},
        equation=("Y = X, moved on around its axes", "X̄ = Ȳ, moved back"))
 def roll(x: Tensor, *, shift: int | Sequence[int], axis: Any = None) -> Tensor:
-    """Move the numbers on along axes (None: along all in C order); what leaves at the end comes in at the beginning."""
+    """Move the numbers on along axes (None: along all in C order); what leaves comes in again, as numpy.roll."""
     if axis is None:
         return reshape(_rolled(reshape(x, shape=(-1,)), shift[0], 0), shape=x.shape)       # type: ignore[index]
     for by, a in zip(shift, axis, strict=True):                                            # type: ignore[arg-type]

@@ -40,11 +40,17 @@ def kept(g: Tensor, axis: tuple[int, ...], keepdims: bool) -> Tensor:
     return g if keepdims or not axis else expand_dims(g, axis=axis)
 
 
+AXES = {"axis": "an axis or a tuple of axes to go over, negative ones counted from the end; None: all",
+        "keepdims": "whether these axes stay, with size 1"}
+OVER: dict[str, Any] = {"about": AXES, "raises": ("ShapeError: an axis that there is not, or one named twice",),
+                        "shapes": "x (…) → the shape of x without the axes gone over; with keepdims 1 for each of them"}
+SOME: dict[str, Any] = {**OVER, "raises": (*OVER["raises"], "ShapeError: axes that hold no number")}
+
 sum_ = op("sum", lambda x, *, axis=None, keepdims=False: np.sum(x, axis=axis, keepdims=keepdims),
           lambda g, y, x, *, axis, keepdims: broadcast_to(kept(g, axis, keepdims), shape=x.shape),
           saves=(), signature=None, shape=_reduced, canonical=_axes, choices=_choices, result="sum",
           equation=("Y = Σ X", "X̄ = Ȳ, repeated"),
-          doc="Sum over axes (None: all). Integers and truth values give int64.")
+          doc="The sum over axes (None: all), as numpy.sum; of no numbers it is 0.", **OVER)
 
 
 def _tied(g: Tensor, y: Tensor, x: Tensor, *, axis: tuple[int, ...], keepdims: bool) -> Tensor:
@@ -57,12 +63,12 @@ max_ = op("max", lambda x, *, axis=None, keepdims=False: np.max(x, axis=axis, ke
           saves=(0, OUT), signature=None, shape=_reduced, canonical=_some_axes, choices=_choices,
           samples=(((3,),), ((2, 3),), ((2, 1, 3),), ((),), ((2, 2, 1, 3),)),
           equation=("Y = max X", "X̄ = Ȳ ⊙ [X = Y], shared by ties"),
-          doc="The largest over axes (None: all); tied elements share the gradient equally.")
+          doc="The largest over axes (None: all), as numpy.max; tied elements share the gradient equally.", **SOME)
 min_ = op("min", lambda x, *, axis=None, keepdims=False: np.min(x, axis=axis, keepdims=keepdims), _tied,
           saves=(0, OUT), signature=None, shape=_reduced, canonical=_some_axes, choices=_choices,
           samples=(((3,),), ((2, 3),), ((2, 1, 3),), ((),), ((2, 2, 1, 3),)),
           equation=("Y = min X", "X̄ = Ȳ ⊙ [X = Y], shared by ties"),
-          doc="The smallest over axes (None: all); tied elements share the gradient equally.")
+          doc="The smallest over axes (None: all), as numpy.min; tied elements share the gradient equally.", **SOME)
 
 
 def _one_or_all(params: dict[str, Any], s: Shape) -> dict[str, Any]:
@@ -77,22 +83,26 @@ ONE_INDEX: dict[str, Any] = {
     "saves": (), "signature": None, "canonical": _one_or_all, "result": "int64",
     "shape": lambda s, *, axis, keepdims: shapes.reduced(s, range(len(s)) if axis is None else (axis,), keepdims),
     "choices": lambda s: {"axis": [None, *range(len(s))], "keepdims": [False, True]},
-    "samples": (((3,),), ((2, 3),), ((2, 1, 3),))}
+    "samples": (((3,),), ((2, 3),), ((2, 1, 3),)),
+    "shapes": "x (…) → the shape of x without the axis; with keepdims 1 there",
+    "about": {"axis": "the axis to go along, a negative one counted from the end; None: all numbers in C order",
+              "keepdims": "whether the axes gone over stay, with size 1"},
+    "raises": ("ShapeError: an axis that there is not, or that holds no number",)}
 
 argmax = op("argmax", lambda x, *, axis=None, keepdims=False: np.argmax(x, axis=axis, keepdims=keepdims), None,
             **ONE_INDEX, equation=("Y = the index of max X", ""),
-            doc="Index of the largest, the first of ties (None: in C order); of the first NaN, if there is one.")
+            doc="The index of the largest along an axis, as numpy.argmax: the first of ties, the first NaN if any.")
 argmin = op("argmin", lambda x, *, axis=None, keepdims=False: np.argmin(x, axis=axis, keepdims=keepdims), None,
             **ONE_INDEX, equation=("Y = the index of min X", ""),
-            doc="Index of the smallest, the first of ties (None: in C order); of the first NaN, if there is one.")
+            doc="The index of the smallest along an axis, as numpy.argmin: the first of ties, the first NaN if any.")
 
 
 # --- truth ----------------------------------------------------------------------------------------
 TRUTH: dict[str, Any] = {"saves": (), "signature": None, "shape": _reduced, "canonical": _axes, "choices": _choices,
-                         "result": "bool"}
+                         "result": "bool", **OVER}
 
 any_ = op("any", lambda x, *, axis=None, keepdims=False: np.any(x, axis=axis, keepdims=keepdims), None, **TRUTH,
-          equation=("Y = ⋁ X", ""), doc="Whether one number over axes (None: all) is not 0; of no numbers it is false.")
+          equation=("Y = ⋁ X", ""), doc="Whether one number over axes (None: all) is not 0; of no numbers false.")
 all_ = op("all", lambda x, *, axis=None, keepdims=False: np.all(x, axis=axis, keepdims=keepdims), None, **TRUTH,
           equation=("Y = ⋀ X", ""), doc="Whether no number over axes (None: all) is 0; of no numbers it is true.")
 
@@ -120,21 +130,29 @@ def _cumsum_rule(g: Tensor, y: Tensor, x: Tensor, *, axis: int | None) -> Tensor
 
 ALONG: dict[str, Any] = {"signature": None, "shape": along, "canonical": one_or_flat, "result": "sum",
                          "choices": lambda s: {"axis": [None, *range(len(s))]},
-                         "samples": (((3,),), ((2, 3),), ((2, 3, 2),), ((0,),), ((),))}
+                         "samples": (((3,),), ((2, 3),), ((2, 3, 2),), ((0,),), ((),)),
+                         "shapes": "x (…) → (…); where `axis` is None (n,), n the number of all",
+                         "about": {"axis": "the axis to go along, a negative one counted from the end; None: all "
+                                           "numbers in C order"},
+                         "raises": ("ShapeError: an axis that there is not",)}
 
 cumsum: Op = op("cumsum", lambda x, *, axis=None: np.cumsum(x, axis=axis), _cumsum_rule, **ALONG, saves=(),
                 equation=("yᵢ = Σ_{j ≤ i} xⱼ", "x̄ᵢ = Σ_{j ≥ i} ȳⱼ"),
-                doc="Running sum along an axis (None: of all numbers in C order).")
+                doc="The running sum along an axis (None: of all numbers in C order), as numpy.cumsum.")
 
 
 # --- compositions ---------------------------------------------------------------------------------
 REDUCTION: dict[str, Any] = {"signature": None, "shape": _reduced, "canonical": _axes, "choices": _choices,
-                             "result": "float"}
+                             "result": "float", **OVER}
+SPREAD: dict[str, Any] = {
+    **REDUCTION, "about": {**AXES, "correction": "what is taken from the number n of numbers before dividing by it: 0 "
+                                                 "for a population, 1 for a sample"},
+    "choices": lambda s: {**_choices(s), "correction": [0, 1] if all(n > 1 for n in s) else [0]}}
 
 
 @fused(**REDUCTION, equation=("Y = Σ X / n", "X̄ = Ȳ / n, repeated"))
 def mean(x: Tensor, *, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """The mean over axes (None: all); of no numbers it is NaN."""
+    """The mean over axes (None: all), as numpy.mean; of no numbers it is NaN."""
     return sum_(x, axis=axis, keepdims=keepdims) / _number(x, axis)
 
 
@@ -142,7 +160,7 @@ def _number(x: Tensor, axis: tuple[int, ...]) -> float:
     return float(math.prod([x.shape[a] for a in axis]))
 
 
-@fused(**{**REDUCTION, "choices": lambda s: {**_choices(s), "correction": [0, 1] if all(n > 1 for n in s) else [0]}},
+@fused(**SPREAD,
        equation=("Y = Σ (X − mean X)² / (n − correction)", "X̄ = 2 Ȳ ⊙ (X − mean X) / (n − correction)"))
 def var(x: Tensor, *, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Tensor:
     """The variance over axes (None: all): of the population, or with correction=1 estimated from a sample."""
@@ -150,7 +168,7 @@ def var(x: Tensor, *, axis: Any = None, keepdims: bool = False, correction: floa
     return sum_(c * c, axis=axis, keepdims=keepdims) / (_number(x, axis) - correction)
 
 
-@fused(**{**REDUCTION, "choices": lambda s: {**_choices(s), "correction": [0, 1] if all(n > 1 for n in s) else [0]}},
+@fused(**SPREAD,
        samples=(((3,),), ((2, 3),), ((3, 2, 4),), ((0, 2),)),
        equation=("Y = √(Σ (X − mean X)² / (n − correction))", "X̄ = Ȳ ⊙ (X − mean X) ⊘ ((n − correction) Y)"))
 def std(x: Tensor, *, axis: Any = None, keepdims: bool = False, correction: float = 0) -> Tensor:
@@ -163,7 +181,7 @@ def _root(x: Tensor) -> Tensor:
     return where(x == 0, 0.0, sqrt(where(x == 0, 1.0, x)))
 
 
-@fused(**{**REDUCTION, "canonical": _some_axes}, samples=(((3,),), ((2, 3),), ((2, 1, 3),), ((),)),
+@fused(**{**REDUCTION, **SOME, "canonical": _some_axes}, samples=(((3,),), ((2, 3),), ((2, 1, 3),), ((),)),
        equation=("Y = log Σ eˣ", "X̄ = Ȳ ⊙ softmax X"))
 def logsumexp(x: Tensor, *, axis: Any = None, keepdims: bool = False) -> Tensor:
     """log Σ eˣ over axes (None: all), without overflow."""
@@ -182,6 +200,8 @@ def _norm_params(params: dict[str, Any], s: Shape) -> dict[str, Any]:
 
 
 @fused(**{**REDUCTION, "canonical": _norm_params,
+          "about": {**AXES, "ord": "p, which norm it is: any number, inf, -inf or 0"},
+          "raises": (*OVER["raises"], "ShapeError: an ord of NaN, or of ±inf over axes that hold no number"),
           "choices": lambda s: {**_choices(s), "ord": [2, 1, 3, 0.5, math.inf, -math.inf, 0]}},
        domain=(Real(kinks=(0.0,)),), samples=(((3,),), ((2, 3),), ((2, 1, 3),), ((),), ((1, 2, 1),)),
        equation=("Y = (Σ |X|ᵖ)^(1/p)", "X̄ = Ȳ ⊙ sign X ⊙ (|X| ⊘ Y)ᵖ⁻¹"))

@@ -21,6 +21,12 @@ def reduction_of(params: dict[str, Any], *_: Shape) -> dict[str, Any]:
     return params
 
 
+REDUCE = '"mean" of all losses, their "sum", or "none": all of them'
+ABOUT = {"target": "what x should be", "reduction": REDUCE}
+MISFIT = "ShapeError: x and the target of different shapes, or another reduction"
+LOSS_SHAPES = 'x (…), target (…) → (), or (…) where the reduction is "none"'
+
+
 def _loss_shape(x: Shape, target: Shape, *, reduction: str, **_: Any) -> Shape:
     return same(x, target) if reduction == "none" else (same(x, target), ())[1]
 
@@ -38,7 +44,8 @@ def loss(**fields: Any) -> Callable[[Callable[..., Any]], Op]:
     return fused(**{"signature": None, "canonical": reduction_of, "shape": _loss_shape, "result": "float",
                     "choices": lambda *s: {"reduction": [*REDUCTIONS], **more},
                     "samples": (((3,), (3,)), ((2, 3), (2, 3)), ((), ()), ((0, 2), (0, 2)), ((2, 1, 2), (2, 1, 2))),
-                    **fields})
+                    "shapes": LOSS_SHAPES, "raises": (MISFIT,), **fields,
+                    "about": {**ABOUT, **fields.get("about", {})}})
 
 
 # The difference is 0.875 to 1.375 in size: on either side of the bends that tests ask for, never at one.
@@ -47,13 +54,13 @@ LOW, HIGH = Real(0.0, 0.375), Real(1.25, 1.375)
 
 @loss(domain=(Real(),), equation=("Y = (X − T)², its mean or sum", "X̄ = 2 Ȳ ⊙ (X − T) / n, T̄ = −X̄"))
 def mse_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
-    """The squared difference."""
+    """The squared difference between x and its target."""
     return reduced(square(x - target), reduction)
 
 
 @loss(domain=(LOW, HIGH), equation=("Y = |X − T|, its mean or sum", "X̄ = Ȳ ⊙ sign(X − T) / n, T̄ = −X̄"))
 def l1_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
-    """The absolute difference; its gradient is 0 where x is the target."""
+    """The absolute difference between x and its target; its gradient is 0 where they are equal."""
     return reduced(abs_(x - target), reduction)
 
 
@@ -66,6 +73,8 @@ def _positive(name: str, allowed: float) -> Callable[..., dict[str, Any]]:
 
 
 @loss(domain=(LOW, HIGH), choices={"beta": [0.5, 2.0, 0.0]}, canonical=_positive("beta", 0),
+      about={"beta": "β, the size of the difference up to which it is squared; 0: nowhere"},
+      raises=(MISFIT, "ShapeError (a ValueError): a negative beta"),
       equation=("Y = |D| < β ? D²/2β : |D| − β/2, D = X − T", "X̄ = Ȳ ⊙ (|D| < β ? D/β : sign D) / n, T̄ = −X̄"))
 def smooth_l1_loss(x: Tensor, target: Tensor, *, beta: float = 1.0, reduction: str = "mean") -> Tensor:
     """The absolute difference, rounded off where it is smaller than beta (Girshick 2015)."""
@@ -76,6 +85,8 @@ def smooth_l1_loss(x: Tensor, target: Tensor, *, beta: float = 1.0, reduction: s
 
 
 @loss(domain=(LOW, HIGH), choices={"delta": [0.5, 2.0]}, canonical=_positive("delta", 1e-300),
+      about={"delta": "δ, the size of the difference up to which it is squared; above 0"},
+      raises=(MISFIT, "ShapeError (a ValueError): a delta that is not positive"),
       equation=("Y = |D| ≤ δ ? D²/2 : δ(|D| − δ/2), D = X − T", "X̄ = Ȳ ⊙ (|D| ≤ δ ? D : δ sign D) / n, T̄ = −X̄"))
 def huber_loss(x: Tensor, target: Tensor, *, delta: float = 1.0, reduction: str = "mean") -> Tensor:
     """Half the squared difference, straight on from where it is larger than delta (Huber 1964)."""

@@ -21,7 +21,9 @@ reshape: Op = op("reshape", lambda x, *, shape: x.reshape(shape), lambda g, y, x
              choices=lambda s: {"shape": [(-1,), (_count(s), 1), s[::-1], (1, *s)]}
              if _count(s) else {"shape": [s, s[::-1]]},
              equation=("Y = X, reshaped", "X̄ = Ȳ, reshaped back"),
-             doc="The same numbers in C order in another shape; one size may be -1.")
+             doc="The same numbers in C order in another shape, as numpy.reshape.", shapes="x (…) → `shape`",
+             about={"shape": "the new shape, a number or a sequence of them; one size may be -1, what is left"},
+             raises=("ShapeError: a shape of another number of numbers, or with several sizes of -1",))
 
 
 def _count(shape: Shape) -> int:
@@ -42,14 +44,20 @@ transpose: Op = op("transpose", lambda x, *, axes=None: x.transpose(axes),
                saves=(), view=True, signature=None, shape=lambda s, *, axes: tuple(s[a] for a in axes),
                canonical=_permutation, choices=lambda s: {"axes": [None, (*range(1, len(s)), 0) if s else ()]},
                equation=("Y = X with its axes permuted", "X̄ = Ȳ with its axes put back"),
-               doc="Permute the axes; None reverses them.")
+               doc="Permute the axes, as numpy.transpose; None reverses them.",
+               shapes="x (n₀, n₁, …) → the sizes in the order of `axes`",
+               about={"axes": "axis i of the result is axis axes[i] of x; None: the axes in reverse order"},
+               raises=("ShapeError: axes that are no permutation of those of x",))
 swapaxes: Op = op("swapaxes", lambda x, *, axis1, axis2: np.swapaxes(x, axis1, axis2),
               lambda g, y, x, *, axis1, axis2: swapaxes(g, axis1=axis1, axis2=axis2),
               saves=(), view=True, signature=None, shape=lambda s, *, axis1, axis2: _swapped(s, axis1, axis2),
               canonical=lambda params, s: {k: shapes.one_axis(a, len(s)) for k, a in params.items()},
               choices=lambda s: {"axis1": list(range(len(s))), "axis2": list(range(len(s)))},
               samples=(((3,),), ((2, 3),), ((2, 3, 4),), ((0, 2, 1, 3),)),
-              equation=("Y = X with two axes swapped", "X̄ = Ȳ with them swapped back"), doc="Swap two axes.")
+              equation=("Y = X with two axes swapped", "X̄ = Ȳ with them swapped back"),
+              doc="Swap two axes, as numpy.swapaxes.", shapes="x (…, a, …, b, …) → (…, b, …, a, …)",
+              about={"axis1": "one of the two, a negative one counted from the end", "axis2": "the other"},
+              raises=("ShapeError: an axis that there is not",))
 
 
 def _swapped(shape: Shape, a: int, b: int) -> Shape:
@@ -74,13 +82,15 @@ def _order(ndim: int, source: tuple[int, ...], destination: tuple[int, ...]) -> 
     return tuple(order)
 
 
-@fused(signature=None, canonical=_moved,
+@fused(signature=None, canonical=_moved, shapes="x (…) → the sizes in their new order",
+       about={"source": "an axis or several, negative ones counted from the end", "destination": "where they go"},
+       raises=("ShapeError: an axis that there is not or that is named twice, or not as many places as axes",),
        shape=lambda s, *, source, destination: tuple(s[a] for a in _order(len(s), source, destination)),
        choices=lambda s: {"source": [0, -1], "destination": [-1, 0]},
        samples=(((3,),), ((2, 3),), ((2, 3, 4),), ((0, 2),)),
        equation=("Y = X with axes moved", "X̄ = Ȳ with them moved back"))
 def moveaxis(x: Tensor, *, source: Any, destination: Any) -> Tensor:
-    """Move the axes `source` to the places `destination`; the others keep their order."""
+    """Move the axes `source` to the places `destination`, as numpy.moveaxis; the others keep their order."""
     return transpose(x, axes=_order(x.ndim, source, destination))
 
 
@@ -96,7 +106,9 @@ broadcast_to = op("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape),
                   saves=(), view=True, signature=None, shape=lambda s, *, shape: shape, canonical=_can_broadcast,
                   choices=lambda s: {"shape": [s, (2, *s), (3, 1, *s)]},
                   equation=("Y = X, repeated along new or size-1 axes", "X̄ = Ȳ summed over them"),
-                  doc="Repeat along new axes in front and axes of size 1, without copying.")
+                  doc="Repeat along new axes in front and axes of size 1, without copying, as numpy.broadcast_to.",
+                  shapes="x (…) → `shape`", about={"shape": "the new shape, a sequence of sizes"},
+                  raises=("ShapeError: a shape to which that of x does not broadcast",))
 
 
 # --- expand_dims ⇄ squeeze ------------------------------------------------------------------------
@@ -114,7 +126,11 @@ def _expanded(s: Shape, *, axis: tuple[int, ...]) -> Shape:
 expand_dims = op("expand_dims", lambda x, *, axis: np.expand_dims(x, axis),
                  lambda g, y, x, *, axis: squeeze(g, axis=axis), saves=(), view=True, signature=None, shape=_expanded,
                  canonical=_new_axes, choices=lambda s: {"axis": [0, -1, (0, 2) if s else (0, 1)]},
-                 equation=("Y = X with new axes of size 1", "X̄ = Ȳ without them"), doc="Insert axes of size 1.")
+                 equation=("Y = X with new axes of size 1", "X̄ = Ȳ without them"),
+                 doc="Insert axes of size 1, as numpy.expand_dims.",
+                 shapes="x (…) → (…, 1, …), with a 1 at each place of `axis`",
+                 about={"axis": "where the new axes stand in the result, a number or several"},
+                 raises=("ShapeError: a place that the result does not have, or one named twice",))
 
 
 def _single_axes(params: dict[str, Any], s: Shape) -> dict[str, Any]:
@@ -131,7 +147,10 @@ squeeze: Op = op("squeeze", lambda x, *, axis=None: np.squeeze(x, axis),
              shape=lambda s, *, axis: shapes.reduced(s, axis, False), canonical=_single_axes,
              choices=lambda s: {"axis": [None]}, samples=(((1, 3, 1),), ((1,),), ((2, 1, 2),), ((3,),), ((0, 1),)),
              equation=("Y = X without axes of size 1", "X̄ = Ȳ with them"),
-             doc="Remove axes of size 1 (None: all of them).")
+             doc="Remove axes of size 1 (None: all of them), as numpy.squeeze.",
+             shapes="x (…, 1, …) → (…), without the axes of `axis`",
+             about={"axis": "the axis or the axes to remove; None: all of size 1"},
+             raises=("ShapeError: an axis that there is not, or of another size than 1",))
 
 
 # --- concat ⇄ getitem -----------------------------------------------------------------------------
@@ -154,7 +173,10 @@ concat = op("concat", lambda *xs, axis=0: np.concatenate(xs, axis), joint=_conca
             choices=lambda *s: {"axis": [0, -1]},
             samples=(((2, 2), (2, 2)), ((2, 1), (2, 1), (2, 1)), ((3,), (3,), (3,)), ((0, 2), (0, 2))),
             equation=("Y = [X₁, X₂, …]", "X̄ᵢ = Ȳ's part that Xᵢ became"),
-            doc="Join tensors along an axis that they have.")
+            doc="Join tensors along an axis that they have, as numpy.concatenate.",
+            shapes="xs (…, n₁, …), (…, n₂, …), … → (…, n₁ + n₂ + …, …), along `axis`",
+            about={"axis": "the axis along which they are joined, a negative one counted from the end"},
+            raises=("ShapeError: no tensor, an axis that there is not, or shapes that differ outside it",))
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
@@ -198,5 +220,9 @@ pad = op("pad", lambda x, *, widths, value=0.0: np.pad(x, widths, constant_value
          shape=lambda s, *, widths, value: tuple(a + n + b for n, (a, b) in zip(s, widths, strict=True)),
          choices=lambda s: {"widths": [0, 1, [(i % 2, 2) for i in range(len(s))] or 0], "value": [0.0, 1.5]},
          equation=("Y = X inside a border", "X̄ = Ȳ inside the border"),
-         doc="Add a border of `value`: widths is one number, one (before, after) pair, or a pair for each axis.")
+         doc="Add a border of `value` around the numbers, as numpy.pad.",
+         shapes="x (n₀, n₁, …) → (before₀ + n₀ + after₀, …)",
+         about={"widths": "how much is added: one number, one (before, after) pair, or a pair for each axis",
+                "value": "what the border holds"},
+         raises=("ShapeError: widths that are negative, or not one pair for each axis",))
 

@@ -70,8 +70,8 @@ def serve(run: Annotated[Path, Parameter(help="Run folder of a trained model, or
           source: Annotated[str | None, Parameter(help="Code of the source language. [default: by its text]")] = None,
           target: Annotated[str | None, Parameter(help="Code of the target language. [default: by its text]")] = None,
           max_bytes: Annotated[int, Parameter(help="Of a request.")] = 200_000,
-          max_lines: Annotated[int, Parameter(help="Of the text in a request.")] = 500,
-          timeout: Annotated[float, Parameter(help="Seconds until a request is answered, or given up.")] = 60.0,
+          max_lines: Annotated[int, Parameter(help="Of the text in a request, or pieces of HTML.")] = 500,
+          timeout: Annotated[float, Parameter(help="Seconds from a request until it is answered, or given up.")] = 60.0,
           device: Device = "auto", threads: Threads = None, quiet: Quiet = False) -> int:
     """Serve translations over HTTP, as LibreTranslate does, and a page to try them on.
 

@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ from microtfm import data
 from microtfm.corpus_check import Suspect, alignment, belonging, drift, language
 from microtfm.corpus_check.letters import Measured, Side, measured
 from microtfm.errors import UserError
+from microtfm.files import PathLike
 from microtfm.tokens import normalise
 
-FILES = tuple[Path, Path | None]
+FILES = tuple[PathLike, PathLike | None]
 NO_LETTER = re.compile(r"[\W_]+")
 
 
-def check(train: FILES, others: dict[str, FILES]) -> dict[str, Any]:
+def check(train: FILES, others: Mapping[str, FILES]) -> dict[str, Any]:
     """What there is to say about training text, and about its overlap with `others` by name, as plain values.
 
     Files are source and target of equally many lines, or one TSV and None. `problems` says why the text could not be
