@@ -176,19 +176,32 @@ def test_the_readme_tree_is_the_tree():
 
 
 def test_the_chinese_readme_says_the_same():
-    """Every line of code in README.zh.md stands in README.md as well, but for comments; and the figures of every row of
-    a table are the last ones of a row there."""
-    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md"))
-    said = {line.split(" #")[0].rstrip() for line in english.splitlines()}
-    code = [line for block in re.findall(r"```\w*\n(.*?)```", chinese, re.S) for line in block.splitlines()]
-    assert len(code) > 20 and {line.split(" #")[0].rstrip() for line in code} <= said
+    """README.zh.md is README.md in Chinese: section by section, the same commands and code (but for comments and the
+    file tree), the same tables row by row with the same numbers in each, and the same links and pictures."""
+    english, chinese = (_sections((ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "README.zh.md"))
+    assert len(english) == len(chinese) > 10
+    for here, there in zip(english, chinese, strict=True):
+        for part in (_code, _table_rows, _links):
+            assert part(there) == part(here), f"{part.__name__} of README.md's section {here.splitlines()[0]}"
 
-    def figures(text):
-        rows = [line.strip("|").split("|")[1:] for line in text.splitlines() if line.startswith("|")]
-        cells = [[cell.strip(" *") for cell in row] for row in rows]
-        return [row for row in cells if row and all(re.match(r"\d", cell) for cell in row)]
 
-    theirs = figures(english)
-    assert len(figures(chinese)) >= 15
-    for row in figures(chinese):
-        assert any(other[-len(row):] == row for other in theirs), row
+def _sections(readme):
+    """The text before the first heading of level two, and of each such heading; without the file tree."""
+    return re.split(r"^## ", re.sub(r"```text\n.*?```", "", readme, flags=re.S), flags=re.M)
+
+
+def _code(section):
+    """Lines of code without their comments, and the fences around them."""
+    blocks = re.findall(r"^```\w*\n.*?^```", section, re.S | re.M)
+    return [line.split(" #")[0].rstrip() for block in blocks for line in block.splitlines()]
+
+
+def _table_rows(section):
+    """The numbers in each cell of each row; the row of dashes, one in every table, is kept as it is."""
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[sorted(re.findall(r"\d+(?:[.,]\d+)*|^:?-+:?$", cell)) for cell in row] for row in rows]
+
+
+def _links(section):
+    """Where links and pictures lead, but for those from one README to the other."""
+    return sorted(to for to in re.findall(r"\]\(([^)\s]+)\)", section) if not to.startswith("README"))
