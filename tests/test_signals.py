@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import engine
+from engine.kernels.cpu import norm, softmax
 
 PROGRAM = """
 import signal
@@ -47,3 +51,24 @@ def test_a_signal_in_a_callback_is_neither_lost_nor_deadly(when: str, at: int, t
         found = subprocess.run([sys.executable, "-c", PROGRAM.format(at=at, hooks=HOOKS[when])], capture_output=True,
                                text=True, timeout=120)
         assert (found.returncode, found.stderr, found.stdout.split()) == (0, "", ["stopped", "1.0", "True"])
+
+
+@pytest.mark.parametrize("op", ["softmax", "log_softmax", "layer_norm"])
+def test_a_row_too_long_for_one_block_is_left_to_the_meaning(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between blocks signals are heard; a row that is one of them must not keep Ctrl-C waiting."""
+    x = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)
+    g = x[::-1].copy()
+
+    def both() -> tuple[np.ndarray, np.ndarray]:
+        tensor = engine.Tensor(x, requires_grad=True)
+        y = getattr(engine, op)(tensor)
+        slope = engine.grad(y, tensor, engine.Tensor(g))
+        return y.numpy(), slope.numpy()
+
+    expected = both()
+    for module in (softmax, norm):
+        monkeypatch.setattr(module, "LONGEST_ROW", 39)
+    home = norm if op == "layer_norm" else softmax
+    assert getattr(home, op)(x) is NotImplemented
+    for found, right in zip(both(), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from ..compiled import like, log
 from . import tape
 from .jit import Kernel, jit, kernel
 from .lanes import exp, inline, lanes_below, log_all, scratch, sums_of_four, tops_of_four
-from .lift import FLOATS
+from .lift import FLOATS, LONGEST_ROW
 from .reduce import CHUNK
 from .simd import LANES, greater, load, load_tail, max_lanes, select, splat, store, store_tail, sum_lanes
 
@@ -343,6 +343,8 @@ def softmax(x: Array, mask: Array | None = None, *, axis: int = -1) -> Array:
     """
     if x.dtype not in FLOATS or x.ndim == 0 or (mask is not None and mask.dtype != np.bool_):
         return NotImplemented
+    if x.shape[axis] > LONGEST_ROW:
+        return NotImplemented
     if mask is None:
         return _along(axis, _short_softmax if x.shape[axis] <= 2 * LANES else _softmax, x)
     if np.broadcast_shapes(mask.shape, x.shape) != x.shape:
@@ -352,27 +354,28 @@ def softmax(x: Array, mask: Array | None = None, *, axis: int = -1) -> Array:
 
 def softmax_vjp(g: Array, y: Array, *, axis: int = -1) -> Array:
     """The pullback of y = softmax(x): y (g - sum(g y))."""
-    if _unfit(g, y):
+    if _unfit(g, y, axis):
         return NotImplemented
     return _along(axis, _short_softmax_vjp if y.shape[axis] <= 2 * LANES else _softmax_vjp, g, y)
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """x - max - log(sum(exp(x - max))) along `axis`."""
-    if _unfit(x, x):
+    if _unfit(x, x, axis):
         return NotImplemented
     return _along(axis, _short_log_softmax if x.shape[axis] <= 2 * LANES else _log_softmax, x)
 
 
 def log_softmax_vjp(g: Array, y: Array, *, axis: int = -1) -> Array:
     """The pullback of y = log_softmax(x): g - exp(y) sum(g)."""
-    if _unfit(g, y):
+    if _unfit(g, y, axis):
         return NotImplemented
     return _along(axis, _short_log_softmax_vjp if y.shape[axis] <= 2 * LANES else _log_softmax_vjp, g, y)
 
 
-def _unfit(g: Array, y: Array) -> bool:
-    return g.dtype not in FLOATS or y.dtype != g.dtype or y.shape != g.shape or y.ndim == 0
+def _unfit(g: Array, y: Array, axis: int) -> bool:
+    unlike = g.dtype not in FLOATS or y.dtype != g.dtype or y.shape != g.shape
+    return unlike or y.ndim == 0 or y.shape[axis] > LONGEST_ROW
 
 
 def _four_axes(mask: Array) -> Array:
