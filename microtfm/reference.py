@@ -28,6 +28,7 @@ from microtfm.errors import UserError
 from microtfm.run_folder import LEAVE, RunFolder
 from microtfm.settings import Settings, TrainSettings
 
+EARLY_MARGIN = 0.5                       # of a training loss alone, which other words and vocabularies begin with
 MARGIN = {"bleu": 2.0, "valid_loss": 0.05, "loss": 0.05}           # around the band, besides a half of its width
 WORDS = {"bleu": "BLEU", "valid_loss": "validation loss", "loss": "training loss"}
 
@@ -67,13 +68,14 @@ class Reference:
     runs: int
     curves: dict[str, dict[str, list[float]]]
 
-    def place(self, name: str, step: int, value: float) -> Place | None:
-        """Where a value at a step lies, or None where the reference does not reach."""
+    def place(self, name: str, step: int, value: float, margin: float | None = None) -> Place | None:
+        """Where a value at a step lies, or None where the reference does not reach. margin: around the band, if not
+        the usual one."""
         curve = self.curves[name]
         if not curve["step"] or not curve["step"][0] <= step <= curve["step"][-1]:
             return None
         low, high = (float(np.interp(step, curve["step"], curve[side])) for side in ("low", "high"))
-        margin = (high - low) / 2 + MARGIN[name]
+        margin = (high - low) / 2 + (MARGIN[name] if margin is None else margin)
         low, high = low - margin, high + margin
         return Place(name, value, max(low, 0.0), min(high, 100.0)) if name == "bleu" else Place(name, value, low, high)
 
@@ -113,7 +115,7 @@ class Reference:
         """The same by the training loss alone, for a run that is not validated yet."""
         step = lines[-1]["step"]
         value = metrics.training_loss(lines, step)
-        place = self.place("loss", step, value) if value is not None else None
+        place = self.place("loss", step, value, EARLY_MARGIN) if value is not None else None
         if place is None:
             return None
         if not place.side:

@@ -266,7 +266,8 @@ def test_a_run_that_is_validated_too_late_is_told_once_by_its_training_loss() ->
         assert found is not None
         return found
 
-    assert told(9.97) == (True, "looks right so far: training loss 9.97, expected 9.92 to 10.02")
+    assert told(9.97) == (True, "looks right so far: training loss 9.97, expected 9.47 to 10.47")
+    assert told(9.6)[0]                  # what a text's own words and vocabulary do to the first updates is nothing odd
     assert not told(10.5)[0] and "It learns more slowly than on Tatoeba" in told(10.5)[1]
     assert not told(9.0)[0] and "It learns faster than on Tatoeba" in told(9.0)[1]
     assert "train.lr = 1.0 instead of 0.0007" in told(9.0, lr=1.0)[1]
