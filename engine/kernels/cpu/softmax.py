@@ -341,9 +341,7 @@ def softmax(x: Array, mask: Array | None = None, *, axis: int = -1) -> Array:
 
     What is masked contributes nothing, even a NaN; a fully masked row gives zeros.
     """
-    if x.dtype not in FLOATS or x.ndim == 0 or (mask is not None and mask.dtype != np.bool_):
-        return NotImplemented
-    if x.shape[axis] > LONGEST_ROW:
+    if _unfit(x, x, axis) or (mask is not None and mask.dtype != np.bool_):
         return NotImplemented
     if mask is None:
         return _along(axis, _short_softmax if x.shape[axis] <= 2 * LANES else _softmax, x)
