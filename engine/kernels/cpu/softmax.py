@@ -372,8 +372,7 @@ def log_softmax_vjp(g: Array, y: Array, *, axis: int = -1) -> Array:
 
 
 def _unfit(g: Array, y: Array, axis: int) -> bool:
-    unlike = g.dtype not in FLOATS or y.dtype != g.dtype or y.shape != g.shape
-    return unlike or y.ndim == 0 or y.shape[axis] > LONGEST_ROW
+    return g.dtype not in FLOATS or (y.dtype, y.shape) != (g.dtype, g.shape) or not y.ndim or y.shape[axis] > LONGEST_ROW
 
 
 def _four_axes(mask: Array) -> Array:
