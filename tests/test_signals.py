@@ -67,7 +67,7 @@ def test_a_row_too_long_for_one_block_is_left_to_the_meaning(op: str, monkeypatc
 
     expected = both()
     for module in (softmax, norm):
-        monkeypatch.setattr(module, "LONGEST_ROW", 39)
+        monkeypatch.setattr(module, "LONGEST", 39)
     home = norm if op == "layer_norm" else softmax
     assert getattr(home, op)(x) is NotImplemented
     for found, right in zip(both(), expected, strict=True):

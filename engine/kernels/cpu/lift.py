@@ -21,7 +21,7 @@ Array = np.ndarray
 
 BLOCK = 16384  # elements of one block of work
 LARGE = 65536  # from here on, two threads beat one NumPy call
-LONGEST_ROW = 1 << 23  # elements that a block goes through at most: between two, signals are heard
+LONGEST = 1 << 23  # elements of a row that a block goes through: between two blocks, signals are heard
 FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from . import tape
 from .dropout import keep_factors, key_of, rule
 from .jit import kernel
-from .lift import FLOATS, LONGEST_ROW
+from .lift import FLOATS, LONGEST
 from .norm_rows import (
     SLAB,
     add_means,
@@ -170,7 +170,7 @@ def _unfit(x: Array, *rows: Array | None) -> bool:
     for a in rows:
         if a is not None and (a.dtype != dtype or a.shape != features):
             return True
-    return dtype not in FLOATS or not features or features[0] > LONGEST_ROW
+    return dtype not in FLOATS or not features or features[0] > LONGEST
 
 
 def _normalise(

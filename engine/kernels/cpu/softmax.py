@@ -8,7 +8,7 @@ from ..compiled import like, log
 from . import tape
 from .jit import Kernel, jit, kernel
 from .lanes import exp, inline, lanes_below, log_all, scratch, sums_of_four, tops_of_four
-from .lift import FLOATS, LONGEST_ROW
+from .lift import FLOATS, LONGEST
 from .reduce import CHUNK
 from .simd import LANES, greater, load, load_tail, max_lanes, select, splat, store, store_tail, sum_lanes
 
@@ -372,7 +372,7 @@ def log_softmax_vjp(g: Array, y: Array, *, axis: int = -1) -> Array:
 
 
 def _unfit(g: Array, y: Array, axis: int) -> bool:
-    return g.dtype not in FLOATS or (y.dtype, y.shape) != (g.dtype, g.shape) or not y.ndim or y.shape[axis] > LONGEST_ROW
+    return g.dtype not in FLOATS or y.dtype != g.dtype or y.shape != g.shape or not y.ndim or y.shape[axis] > LONGEST
 
 
 def _four_axes(mask: Array) -> Array:
