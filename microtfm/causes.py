@@ -43,6 +43,7 @@ TABLE = (                                # the first that fits holds
         "That is better than on {text}: usually easier text, test sentences in the training text, or the same text on "
         "both sides, which is copied (microtfm data check)."),
 )
+COPIED = ("Sources are copied: usually training text that is the same on both sides, or in part (microtfm data check).")
 EARLY = {                                # where there is only a training loss
     "high": "It learns more slowly than on {text} so far: usually text that is harder or noisier, or misaligned lines "
             "(microtfm data check).",

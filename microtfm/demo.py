@@ -61,7 +61,7 @@ def conclude(result: Result, exam: list[TextPair], report: Report, started: floa
 
 def _exam(result: Result, exam: list[TextPair], report: Report, started: float) -> dict[str, object]:
     """Translate the unseen sentences with the best model; score them, draw one, and say what to do next."""
-    from microtfm import atomic, evaluate
+    from microtfm import atomic, evaluate, metrics
     from microtfm.attention_map import attention_svg
     from microtfm.metrics import Metrics
     from microtfm.translator import Translator
@@ -69,9 +69,10 @@ def _exam(result: Result, exam: list[TextPair], report: Report, started: float) 
     folder, translator = RunFolder.open(result.folder), Translator.load(result.folder)
     atomic.write(folder.path / "exam.tsv", ["".join(f"{a}\t{b}\n" for a, b in exam).encode()])
     scores = evaluate.score(translator.translate([a for a, _ in exam]), [b for _, b in exam]).as_dict()
-    with contextlib.closing(Metrics(folder.metrics)) as metrics:
-        metrics.write(step=result.step, best_step=result.best["step"], **scores,
-                      seconds=round(time.monotonic() - started, 2))
+    if not any("best_step" in line and line["step"] == result.step for line in metrics.read(folder.metrics)):
+        with contextlib.closing(Metrics(folder.metrics)) as file:
+            file.write(step=result.step, best_step=result.best["step"], **scores,
+                       seconds=round(time.monotonic() - started, 2))
     picture = folder.path / "attention.svg"
     sentence = _crossing(exam)
     attention_svg(*translator.attention(sentence), picture)

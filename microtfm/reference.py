@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from microtfm import metrics
-from microtfm.causes import EARLY, NOTHING, cause
+from microtfm.causes import COPIED, EARLY, NOTHING, cause
 from microtfm.divergence import diverged
 from microtfm.errors import UserError
 from microtfm.run_folder import LEAVE, RunFolder
@@ -84,10 +84,11 @@ class Reference:
         """The last step of which anything is known."""
         return max(int(curve["step"][-1]) for curve in self.curves.values() if curve["step"])
 
-    def verdict(self, settings: Settings, lines: Sequence[dict[str, Any]]) -> tuple[bool, str] | None:
+    def verdict(self, settings: Settings, lines: Sequence[dict[str, Any]], copied: bool = False) -> (
+            tuple[bool, str] | None):
         """Whether the run so far looks as it should, and the words for it; None where that cannot be said.
 
-        lines: of metrics.jsonl, up to a validation.
+        lines: of metrics.jsonl, up to a validation. copied: whether its translations are copies of their sources.
         """
         last = next((line for line in reversed(lines) if "valid_loss" in line), None)
         if last is None:
@@ -102,7 +103,7 @@ class Reference:
             telling = [place for place in found if place.low > 0]        # a BLEU that may be 0 says nothing yet
             return True, f"looks right: {(telling or found)[0]}"
         wrong = "; ".join(str(place) for place in found if place.side)
-        said = self._cause(settings, lines, {place.name: place.word for place in found})
+        said = COPIED if copied else self._cause(settings, lines, {place.name: place.word for place in found})
         return False, f"unusual: {wrong}. {said}".rstrip()
 
     def is_last_chance(self, train: TrainSettings, step: int) -> bool:

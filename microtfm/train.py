@@ -333,7 +333,7 @@ class _Training:
                 self.events.notice(finding.text)
         self.told = {finding.kind: self.told.get(finding.kind, 0) + 1 for finding in findings}
         if self.reference is not None:
-            verdict = self.reference.verdict(self.settings, lines)
+            verdict = self.reference.verdict(self.settings, lines, "copied" in self.told)
             if verdict is not None:
                 self.events.judged(*verdict)
             elif self.progress.step > self.reference.reach:

@@ -275,6 +275,9 @@ def test_the_demo_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (run / name).unlink()
     assert main(["resume", str(run), "--train.steps", "4"]) == 0
     assert "unseen sentences exactly right" in capsys.readouterr().out and (run / "attention.svg").exists()
+    lines = (run / "metrics.jsonl").read_bytes()
+    assert main(["resume", str(run)]) == 0
+    assert "unseen sentences exactly right" in capsys.readouterr().out and (run / "metrics.jsonl").read_bytes() == lines
     own = ["--src", str(run / "train.tsv"), "--valid-src", str(run / "valid.tsv"), "--out", "runs/own"]
     assert main(["train", "--recipe", "demo", *small, *own]) == 0
     assert main(["resume", "runs/own", "--train.steps", "4"]) == 0

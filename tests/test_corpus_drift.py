@@ -62,6 +62,39 @@ def test_no_drift_where_all_lines_are_as_long() -> None:
     assert drift.drifts(lengths(99)[0], lengths(99)[0]) == []
 
 
+def test_text_that_stands_on_both_sides_or_is_repeated_is_no_drift() -> None:
+    left, right = lengths()
+    assert drift.drifts(np.concatenate([left, right]), np.concatenate([right, left])) == []
+    for times in (3, 10):
+        for seed in range(5):
+            once = lengths(300, seed)
+            assert drift.drifts(*(np.repeat(side, times) for side in once)) == []
+
+
+def test_where_blocks_change_places_no_lines_are_too_many() -> None:
+    left, right = lengths()
+    found = drift.drifts(left, np.concatenate([right[:1000], right[2000:], right[1000:2000]]))
+    assert {each.shift for each in found} == {1000, -1000}
+    assert all("blocks of lines change places" in each.cause for each in found)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_stretch_that_has_no_lines_beside_it_is_none(seed: int) -> None:
+    """A shift may point before the beginning of the other side, or behind its end."""
+    random = np.random.default_rng(seed)
+    left, right = lengths(400, seed)
+    block, at = random.integers(11, 99), random.integers(0, 300)
+    drift.drifts(np.insert(left, at, left[:block]), np.insert(right, random.integers(0, 300), right[-block:]))
+    beyond = drift.Drift(1, 20, -50)
+    assert not drift._widely(drift.relative(left), drift.relative(right), beyond)
+
+
+def test_a_side_that_was_sorted_by_length_does_not_belong_to_the_other(tmp_path: Path) -> None:
+    left, right = sides()
+    (problem,) = check(tmp_path, left, sorted(right, key=len))["problems"]
+    assert "do not belong together" in problem and "sorted" in problem
+
+
 def test_chance_is_no_drift() -> None:
     """Nor is a file whose long and short lines take turns, as in Multi30k, nor a few odd lines on either side."""
     for seed in range(5):

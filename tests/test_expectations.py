@@ -11,7 +11,7 @@ import pytest
 from tiny import corpus, settings
 
 from microtfm import metrics, reference, train
-from microtfm.causes import TABLE, cause
+from microtfm.causes import COPIED, TABLE, cause
 from microtfm.cli import main
 from microtfm.diagnosis import diagnose, loops
 from microtfm.divergence import diverged
@@ -214,6 +214,8 @@ def test_the_cause_follows_from_the_sides(loss: str, valid_loss: str, bleu: str,
     lines = [{"step": 10, "loss": SIDES[loss]}, {"step": 10, "valid_loss": SIDES[valid_loss], "bleu": SCORES[bleu]}]
     said = BAND.verdict(Settings(recipe="demo"), lines)
     assert said is not None and not said[0] and words in said[1]
+    copied = BAND.verdict(Settings(recipe="demo"), lines, copied=True)
+    assert copied is not None and copied[1].endswith(COPIED) and copied[1].split(". ")[0] == said[1].split(". ")[0]
 
 
 def test_all_sides_have_one_cause_and_no_row_is_idle() -> None:

@@ -21,7 +21,7 @@ WORDS = 3                                # words of a usual line of sentences; s
 LEAST, DEVIATIONS = 0.1, 2.0             # a correlation of lengths up to that, and so many standard errors, is chance
 SAMPLE = 2000                            # pairs whose words are compared as text
 LEARNT = 10_000                          # pairs that a lexicon for this question is learnt from and tried on
-REVERSED = 0.4                           # correlation with the other side read from its end that tells what is wrong
+REVERSED = 0.6                           # correlation with the other side read from its end that tells what is wrong
 BETTER = 0.6                             # share of pairs that fit better than at random, from which on words agree
 WORD = re.compile(r"[^\W_]{2,}")
 
@@ -46,7 +46,8 @@ def judge(sides: tuple[Side, Side], found: tuple[Measured, Measured], lexicon_fr
     if min(np.median(each.words[filled]) for each in found) < WORDS:
         return Judgement(None, f"most lines of a side have fewer than {WORDS} words")
     x, y = (relative(each.letters[filled]) for each in found)
-    if not (x.any() and y.any()):
+    even = [not each.any() for each in (x, y)]
+    if all(even) or (any(even) and count < lexicon_from):
         return Judgement(None, "the lines of a side are all about as long as those around them")
     lengths = correlation(x, y)
     if lengths > chance(count):
@@ -54,6 +55,10 @@ def judge(sides: tuple[Side, Side], found: tuple[Measured, Measured], lexicon_fr
     left, right = ([side.lines[i] for i in np.flatnonzero(filled).tolist()] for side in sides)
     if _share_words(left, right) or (count >= lexicon_from and _words_agree(left, right)):
         return Judgement(True, "")
+    if any(even):
+        return Judgement(False, "the lines of one side are all about as long as those around them, as if it were "
+                                "sorted by length, those of the other are not, nor do their words agree. Look whether "
+                                "one of them was sorted.")
     backwards = correlation(x, y[::-1])
     advice = (f"One is in reverse order: read from its end, its lengths fit (correlation {backwards:.2f})."
               if backwards > max(REVERSED, chance(count)) else

@@ -22,6 +22,7 @@ CORRELATION = 0.7                        # of the lengths of translations, cauti
 EVEN = 0.1                               # standard deviation of log lengths up to which all lines are as long
 PRICE = 15.0                             # nats that a change of the shift must gain
 WIDELY = 3.0                             # standard errors by which more lines of a stretch must fit than not
+IN_PLACE = 0.3                           # of what speaks for a shift, for none: lines are right as they stand
 UNRELATED = -1                           # index of the state in which lines fit at no shift
 
 
@@ -38,6 +39,8 @@ class Drift:
     def cause(self) -> str:
         """What happened where it begins."""
         step = self.shift - self.before
+        if abs(step) > NEAR:
+            return f"near line {self.first:,} many lines of one file are missing, or blocks of lines change places"
         side, lines = "target" if step > 0 else "source", "a line" if abs(step) == 1 else f"{abs(step):,} lines"
         return f"near line {self.first:,} the {side} has {lines} too many, or the other file too few"
 
@@ -52,6 +55,7 @@ def drifts(left: NDArray[np.int64], right: NDArray[np.int64]) -> list[Drift]:
     if min(len(left), len(right)) < FEWEST:
         return []
     x, y = relative(left), relative(right)
+    _count_once(left, right, x, y)
     if not (x.any() and y.any()):
         return []
     shifts = [0, *(shift for shift in range(-NEAR, NEAR + 1) if shift), *_far(x, y)]
@@ -71,13 +75,31 @@ def drifts(left: NDArray[np.int64], right: NDArray[np.int64]) -> list[Drift]:
     return [each for each in found if _widely(x, y, each)]
 
 
+def _count_once(left: NDArray[np.int64], right: NDArray[np.int64], x: NDArray[np.float64], y: NDArray[np.float64]
+                ) -> None:
+    """Take away what lines say whose lengths are those of the lines before: pairs that are repeated are no evidence."""
+    count = min(len(left), len(right))
+    same = (left[1:count] == left[:count - 1]) & (right[1:count] == right[:count - 1])
+    x[1:count][same] = y[1:count][same] = 0.0
+
+
 def _widely(x: NDArray[np.float64], y: NDArray[np.float64], drift: Drift) -> bool:
-    """Whether a stretch fits in most of its lines, not in a run of odd ones on either side: by the sign test against
-    the medians (quadrant correlation, Blomqvist 1950, "On a measure of dependence between two random variables")."""
-    begin, end = max(drift.first - 1, -drift.shift), min(drift.last, len(y) - drift.shift)
-    a, b = x[begin:end], y[begin + drift.shift:end + drift.shift]
+    """Whether a stretch fits in most of its lines, not in a run of odd ones on either side, and does not fit as it
+    stands, as text does that is repeated, or stands on both sides."""
+    shifted, needed = _agreement(x, y, drift, drift.shift)
+    return shifted > needed and _agreement(x, y, drift, 0)[0] < IN_PLACE * shifted
+
+
+def _agreement(x: NDArray[np.float64], y: NDArray[np.float64], drift: Drift, shift: int) -> tuple[float, float]:
+    """How many more lines of a stretch fit than not at a shift, and more than how many are no chance: by the sign test
+    against the medians (quadrant correlation, Blomqvist 1950, "On a measure of dependence between two random
+    variables")."""
+    begin, end = max(drift.first - 1, -shift), min(drift.last, len(y) - shift)
+    if begin >= end:
+        return 0.0, 0.0
+    a, b = x[begin:end], y[begin + shift:end + shift]
     signs = np.sign((a - np.median(a)) * (b - np.median(b)))
-    return bool(signs.sum() > WIDELY * np.sqrt(np.abs(signs).sum()))
+    return float(signs.sum()), WIDELY * float(np.sqrt(np.abs(signs).sum()))
 
 
 def relative(lengths: NDArray[np.int64]) -> NDArray[np.float64]:
