@@ -89,8 +89,8 @@ def score(translations: Sequence[str], references: References, *, lowercase: boo
     from sacrebleu.metrics import BLEU, CHRF
 
     lists = _paired(translations, references)
-    if tokenise is not None and tokenise not in BLEU.TOKENIZERS:
-        raise UserError(f"sacrebleu has no tokenizer {tokenise!r}; it has {', '.join(sorted(BLEU.TOKENIZERS))}.")
+    if tokenise is not None:
+        check_tokeniser(tokenise)
     name = tokenise or tokenisation([text for texts in lists for text in texts])
     width = max(map(len, lists))
     streams: list[list[Any]] = [[texts[i] if i < len(texts) else None for texts in lists] for i in range(width)]
@@ -103,6 +103,18 @@ def score(translations: Sequence[str], references: References, *, lowercase: boo
         bleu_signature=str(bleu.get_signature()), chrf_signature=str(chrf.get_signature()),
         sentences=len(translations),
     )
+
+
+def check_tokeniser(name: str) -> None:
+    """UserError where sacrebleu has no such tokeniser, or it lacks a package or a file that it would fetch."""
+    from sacrebleu.metrics import BLEU
+
+    if name not in BLEU.TOKENIZERS:
+        raise UserError(f"sacrebleu has no tokenizer {name!r}; it has {', '.join(sorted(BLEU.TOKENIZERS))}.")
+    try:
+        BLEU(tokenize=name, force=True)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise UserError(f"sacrebleu's tokenizer {name} cannot be used here: {' '.join(str(error).split())}") from None
 
 
 def exact_match(translations: Sequence[str], references: References, *, lowercase: bool = False) -> float:

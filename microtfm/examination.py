@@ -27,6 +27,8 @@ def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None 
     """
     if src is None and tgt is not None:
         raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
+    if tokenise is not None:
+        scoring.check_tokeniser(tokenise)
     run = RunFolder.open(folder)
     corpus, name = _text(run, src, tgt)
     translator = Translator.load(folder)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import chain
 
-from cyclopts import CoercionError, CycloptsError, UnknownOptionError, UnusedCliTokensError
+from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from microtfm.settings import Settings
 
@@ -20,6 +20,7 @@ ELSEWHERE = {                            # what other tools call it: ours
     "--model.layers": "num-layers n-layers encoder-layers decoder-layers depth", "--model.heads": "num-heads n-heads",
     "--tokens.size": "vocab vocab-size vocabulary", "--beam": "beam-size num-beams beams", "--nbest": "n-best best",
     "--threads": "workers num-threads cpus jobs"}
+UNITS = {"--train.steps": "updates, not passes over the text", "--train.batch-tokens": "tokens, not sentences"}
 RUN = ("run", "model", "folder", "run-folder", "checkpoint")
 CLOSE = 0.7                              # of get_close_matches
 
@@ -32,6 +33,9 @@ def explained(error: CycloptsError) -> str:
         return _option(command, error.token.keyword or error.token.value, names)
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return _unused(command, error)
+    if isinstance(error, MissingArgumentError) and error.argument is not None and not error.keyword:
+        name = error.argument.name
+        return f"{command} needs {name}: {error.argument.parameter.help} {command} --help says more."
     if isinstance(error, CoercionError) and error.token is not None and error.token.keyword == "--device":
         card = error.token.value.lower().startswith(("gpu", "cuda", "nvidia"))
         return str(error).replace('Did you mean "cpu"?', 'Did you mean "cuda"?') if card else str(error)
@@ -57,11 +61,12 @@ def _option(command: str, given: str, names: Sequence[str]) -> str:
     text = f"Unknown option: {word}."
     if _last(word) in RUN and "RUN" in names:
         return f"{text} The run stands first and has no name: {command} runs/mine"
-    settled = [] if exact(word, names) else exact(word, _settings())
+    settled = exact(word, _settings()) if command.endswith("resume") and not exact(word, names) else []
     if settled:
         return f"{text} {settled[0]} is settled when a run begins, by microtfm train."
     if found := exact(word, names) or near(word, names):
-        return f"{text} Did you mean {' or '.join(found)}?"
+        counted = [f"{name} counts {UNITS[name]}." for name in found if name in UNITS and _last(name) != _last(word)]
+        return " ".join([text, f"Did you mean {' or '.join(found)}?", *counted])
     return f"{text} All there are: {command} --help"
 
 

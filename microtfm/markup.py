@@ -95,8 +95,8 @@ class _Reader(HTMLParser):
             self._within.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """A tag without content."""
-        self._note(False)
+        """A tag with a slash at its end, which says nothing in HTML."""
+        self.handle_starttag(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
         """A tag ends."""

@@ -124,8 +124,9 @@ class Line:
         except Exception as error:       # is raised where the answer is awaited
             for each in self._served:
                 each.keep(error)
+        leader = portion[0][0]           # it said how long the pieces of all are: next, another one does
         with self._changed:
-            self._waiting.sort(key=self._served.__contains__)
+            self._waiting.sort(key=lambda each: (each in self._served) + (each is leader))
 
     def _answer(self, portion: list[tuple[_Request, Ids]], width: int) -> None:
         first = portion[0][0]

@@ -26,6 +26,9 @@ def _multipart(*pairs: tuple[str, str]) -> bytes:
     ("application/json", b"", "q=你".encode(), {"q": "你"}),
     ("application/json", b'{"q": "A"}', b"source=zh", {"q": "A"}),
     (PARTS, b"", b"", {}),
+    ('Multipart/Form-Data; charset=utf-8; boundary="m"',
+     b"first\r\n--m\r\ncontent-disposition: form-data; x; NAME=q\r\nContent-Type: text/plain\r\n\r\n"
+     b"A--m\r\n\r\nB\r\n--m--\r\nlast", b"", {"q": "A--m\n\nB"}),
 ])
 def test_what_is_asked(kind: str, body: bytes, query: bytes, wanted: dict[str, Any]) -> None:
     assert fields(kind, body, query) == wanted
@@ -33,7 +36,11 @@ def test_what_is_asked(kind: str, body: bytes, query: bytes, wanted: dict[str, A
 
 @pytest.mark.parametrize(("kind", "body", "query"), [
     (FORM, b"q=%FF", b""), (FORM, b"q=\xff", b""), ("", b"", b"q=%C3"), ("", b"", b"q=\xff"), (FORM, b"q=A", b"q=%FF"),
-    (PARTS, b"no parts", b""), ("", b"[]", b""), ("", b"q=A", b"q=A"),
+    (PARTS, b"no parts", b""), (PARTS, _multipart(("q", "A"))[:-8], b""), ("", b"[]", b""), ("", b"q=A", b"q=A"),
+    ("multipart/form-data", _multipart(), b""), (PARTS, b"--m\r\nx\r\n--m--", b""),
+    (PARTS, b"--m\r\nContent-Disposition: ;0name*\r\n\r\nA\r\n--m--", b""),
+    (PARTS, b"--m\r\n\r\nA\r\n--m--", b""),
+    (PARTS, b"--m\r\nContent-Disposition: form-data; name=\xff\r\n\r\nA\r\n--m--", b""),
 ])
 def test_what_cannot_be_read(kind: str, body: bytes, query: bytes) -> None:
     with pytest.raises(ValueError):

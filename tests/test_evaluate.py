@@ -59,6 +59,9 @@ def test_tokenisation() -> None:
     assert "tok:char" in evaluate.score(["abc"], ["abd"], tokenise="char").bleu_signature
     with pytest.raises(UserError, match=r"no tokenizer 'moses'; it has .*13a.*none"):
         evaluate.score(["abc"], ["abd"], tokenise="moses")
+    if not importlib.util.find_spec("mecab_ko"):
+        with pytest.raises(UserError, match="ko-mecab cannot be used here: .*install"):
+            evaluate.check_tokeniser("ko-mecab")
 
 
 def test_exact_match_heeds_form_not_bytes() -> None:

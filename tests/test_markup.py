@@ -19,6 +19,7 @@ PIECES = ["<p>", "</p>", "<br>", "<b title='a > b'>", "</b>", "Hello there", "  
     ("<p>Hello <b>big</b>\n world &amp; all</p>", ["Hello", "big", "world & all"]),
     ("<p>one\n  line&nbsp;here</p>", ["one line here"]),
     ("<style>p {}</style><script>if (a < b) f('<p>x</p>')</script>yes", ["yes"]),
+    ("<script/>var no = 1;</script>yes", ["yes"]), ("<div translate='no'/>no<div/>no</div>no</div>yes", ["yes"]),
     ("<p translate=no>a <b>b</b><br><p>c</p></p>yes", ["yes"]),
     ("<code>a <code>b</code> c</code>yes", ["yes"]),
     ("<!-- a --><!DOCTYPE html>yes <img translate='no'> and yes", ["yes", "and yes"]),

@@ -58,6 +58,15 @@ def test_a_portion_holds_a_bounded_number_of_tokens_and_some_of_everybody(slow: 
     assert slow.calls[places[0]][0] == [[1, 2], [3] * 32]    # and no longer piece, with which it would take longer
 
 
+def test_many_short_lines_do_not_wait_for_the_end_of_long_texts(slow: Slow, line: Line) -> None:
+    long = [line.add([[number] * 100 for _ in range(400)], 1) for number in (7, 8)]
+    assert slow.begun.wait(30)
+    short = line.add([[1, 2] for _ in range(3000)], 1)
+    slow.go.set()
+    assert short.result(30) == [["1.0"]] * 3000 and [each.result(30)[0] for each in long] == [["7.0"], ["8.0"]]
+    assert max(i for i, (pieces, _) in enumerate(slow.calls) if [1, 2] in pieces) <= 25
+
+
 def test_what_is_longer_than_a_portion_is_one_by_itself(slow: Slow, line: Line) -> None:
     slow.go.set()
     assert line.add([[5] * PORTION, [6] * PORTION], 1).result(30) == [["5.0"], ["6.0"]]
