@@ -60,7 +60,7 @@ def test_tokenisation() -> None:
     with pytest.raises(UserError, match=r"no tokenizer 'moses'; it has .*13a.*none"):
         evaluate.score(["abc"], ["abd"], tokenise="moses")
     if not importlib.util.find_spec("mecab_ko"):
-        with pytest.raises(UserError, match="ko-mecab cannot be used here: .*install"):
+        with pytest.raises(UserError, match=r"ko-mecab cannot be used here: .*install"):
             evaluate.check_tokeniser("ko-mecab")
 
 
