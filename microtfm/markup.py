@@ -1,7 +1,7 @@
 """HTML: the text between its tags, to be translated piece by piece, and the document put together again.
 
 Tags, comments, scripts, styles and what stands in an element with translate="no" (HTML Living Standard, 3.2.6.2) stay
-letter by letter as they are; so does white space around a piece. In <pre> each line is a piece, and line ends stay. A
+letter by letter as they are; so does white space around a piece. An element ends where a browser ends it. In <pre> each line is a piece, and line ends stay. A
 tag or comment that never ends, such as one with an open quote, reaches to the end of the document, as in a browser.
 """
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
+from microtfm.elements import Elements
+
 UNTOUCHED = ("script", "style", "code", "kbd", "samp", "textarea")       # elements whose text is no prose
 LINE_END = re.compile(r"(\r\n?|\n|&#0*1[03];|&#[xX]0*[aAdD];|&NewLine;)")
 UNFINISHED = re.compile(r"<[a-zA-Z/!?]")
-VOID = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
 
 
 class Markup:
@@ -62,8 +63,7 @@ class _Reader(HTMLParser):
         self._lines = [0]                # where each line begins
         for line in source.split("\n"):
             self._lines.append(self._lines[-1] + len(line) + 1)
-        self._within: list[str] = []     # an element that is left alone, and those of the same name inside it
-        self._pre = 0                    # <pre> elements around
+        self._elements = Elements()      # a marked one is left alone
         self.feed(source)
         if UNFINISHED.match(self.rawdata):
             self._note(False)
@@ -82,7 +82,8 @@ class _Reader(HTMLParser):
     def _note(self, prose: bool) -> None:
         """What begins here. Text may come in several portions, and is one piece."""
         line, column = self.getpos()
-        mark = _Mark(self._lines[line - 1] + column, prose and not self._within, prose and self._pre > 0)
+        mark = _Mark(self._lines[line - 1] + column, prose and not self._elements.marked,
+                     prose and self._elements.has("pre"))
         if not (mark.prose and self._found and self._found[-1].prose):
             self._found.append(mark)
 
@@ -90,9 +91,7 @@ class _Reader(HTMLParser):
         """A tag begins, and with it perhaps an element that is left alone."""
         self._note(False)
         left_alone = tag in UNTOUCHED or (dict(attrs).get("translate") or "").lower() == "no"
-        self._pre += tag == "pre"
-        if tag not in VOID and (tag == self._within[0] if self._within else left_alone):
-            self._within.append(tag)
+        self._elements.begin(tag, left_alone)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """A tag with a slash at its end, which says nothing in HTML."""
@@ -101,9 +100,7 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         """A tag ends."""
         self._note(False)
-        self._pre = max(0, self._pre - (tag == "pre"))
-        if self._within and self._within[-1] == tag:
-            self._within.pop()
+        self._elements.end(tag)
 
     def handle_data(self, data: str) -> None:
         """Text."""

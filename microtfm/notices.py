@@ -13,10 +13,10 @@ NAMED = 5                                # lines
 class Notices:
     """Which lines were translated in pieces, and whether they are in the language that the model learnt from."""
 
-    def __init__(self, why_cut: str, learnt: Callable[[], Sides | None]) -> None:
+    def __init__(self, why_cut: str, learnt: Callable[[], Sides | None], counted: str = "lines") -> None:
         """why_cut: what a line has that is translated in pieces. learnt: some of the text that the model learnt from,
-        if it is known."""
-        self._why, self._learnt = why_cut, learnt
+        if it is known. counted: what the lines are to who gave them."""
+        self._why, self._learnt, self._counted = why_cut, learnt, counted
         self._count = 0
         self._cut: list[int] = []
         self._some: Sequence[str] = ()
@@ -36,6 +36,6 @@ class Notices:
         if not self._cut:
             return []
         named = ", ".join(map(str, self._cut[:NAMED])) + (", …" if len(self._cut) > NAMED else "")
-        lines = f"line{'s' * (len(self._cut) > 1)} {named}"
-        return [f"{len(self._cut):,} of {self._count:,} lines ({lines}) had {self._why}: each was translated in "
-                f"pieces, cut at the ends of sentences where there are any."]
+        numbers = f"number{'s' * (len(self._cut) > 1)} {named}"
+        return [f"{len(self._cut):,} of {self._count:,} {self._counted} ({numbers}) had {self._why}: each was "
+                f"translated in pieces, cut at the ends of sentences where there are any."]

@@ -119,7 +119,7 @@ class Service:
         if asked.get("source") == "auto":
             spoken = await asyncio.to_thread(lambda: [_spoken([text])[0] for text in texts])
             answer["detectedLanguage"] = spoken[0] if alone else spoken
-        notices = await asyncio.to_thread(self.translator.noticed(lines, cut).texts)
+        notices = await asyncio.to_thread(self.translator.noticed(lines, cut, form.counted).texts)
         if notices:
             answer["notices"] = notices
         return JSONResponse(answer)

@@ -265,9 +265,9 @@ class Translator:
         """How many of the lines are translated in pieces."""
         return sum(len(self._pieces(normalise(line))) > 1 for line in lines)
 
-    def noticed(self, lines: Sequence[str], cut: Sequence[Sequence[decode.Ids]]) -> Notices:
-        """What there is to say about lines that `cut` cut so; more may be added."""
-        found = Notices(self._reason(), lambda: self._learnt)
+    def noticed(self, lines: Sequence[str], cut: Sequence[Sequence[decode.Ids]], counted: str = "lines") -> Notices:
+        """What there is to say about lines, or what they are `counted` as, that `cut` cut so; more may be added."""
+        found = Notices(self._reason(), lambda: self._learnt, counted)
         found.add(lines, cut)
         return found
 

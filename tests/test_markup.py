@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microtfm.elements import Elements
 from microtfm.markup import Markup
 
 PIECES = ["<p>", "</p>", "<br>", "<b title='a > b'>", "</b>", "Hello there", "  ", "\n", "&amp;", "&nbsp;", "&lt;b&gt;",
@@ -20,7 +21,7 @@ PIECES = ["<p>", "</p>", "<br>", "<b title='a > b'>", "</b>", "Hello there", "  
     ("<p>one\n  line&nbsp;here</p>", ["one line here"]),
     ("<style>p {}</style><script>if (a < b) f('<p>x</p>')</script>yes", ["yes"]),
     ("<script/>var no = 1;</script>yes", ["yes"]), ("<div translate='no'/>no<div/>no</div>no</div>yes", ["yes"]),
-    ("<p translate=no>a <b>b</b><br><p>c</p></p>yes", ["yes"]),
+    ("<div translate=no>a <b>b</b><br><div>c</div></div>yes", ["yes"]),
     ("<code>a <code>b</code> c</code>yes", ["yes"]),
     ("<!-- a --><!DOCTYPE html>yes <img translate='no'> and yes", ["yes", "and yes"]),
     ("12 &mdash; 3.5", []),
@@ -33,6 +34,32 @@ PIECES = ["<p>", "</p>", "<br>", "<b title='a > b'>", "</b>", "Hello there", "  
 ])
 def test_what_is_text(page: str, texts: list[str]) -> None:
     assert Markup(page).texts == texts
+
+
+@pytest.mark.parametrize(("page", "texts"), [
+    ("<p translate=no>no<p>yes", ["yes"]), ("<p translate=no>no<div>yes</div>and yes", ["yes", "and yes"]),
+    ("<ul><li translate=no>no<li>yes</ul>and yes", ["yes", "and yes"]),
+    ("<ul><li translate=no>no<ul><li>no<li>no</ul>no</ul>yes", ["yes"]),
+    ("<dl><dt translate=no>no<dd>yes</dl>", ["yes"]),
+    ("<table><tr><td translate=no><p>no<td>yes<tr><td>and yes</table>", ["yes", "and yes"]),
+    ("<table><tr translate=no><td>no<td>no<tr><td>yes</table>", ["yes"]),
+    ("<table><td translate=no>no<table><td>no<td>no</table>no<td>yes</table>", ["yes"]),
+    ("<div><span translate=no>no</div>yes", ["yes"]), ("<p translate=no>no</div>no</p>yes", ["yes"]),
+    ("<b><i translate=no>no</b>no</i>yes", ["yes"]), ("<i translate=no><b>no</i>yes</b>", ["yes"]),
+    ("<p translate=no>a <b>b</b><br><p>c</p></p>yes", ["c", "yes"]),
+    ("<p><code>no<p>no</code>yes", ["yes"]), ("<p><pre>a\n b</p>\nc</pre>d\ne", ["a", "b", "c", "d e"]),
+])
+def test_what_is_left_alone_ends_where_a_browser_ends_it(page: str, texts: list[str]) -> None:
+    assert Markup(page).texts == texts
+
+
+@pytest.mark.parametrize("tag", ["p", "li", "tr", "td", "colgroup", "b", "div", "optgroup"])
+def test_elements_that_never_end_cost_no_more_each(tag: str) -> None:
+    elements = Elements()
+    for _ in range(100_000):                             # a minute, if each looked at all before it
+        elements.begin(tag, False)
+        elements.end("i")
+    assert elements.has(tag) and not elements.marked
 
 
 @pytest.mark.parametrize("rest", ["<a href='x>no</a><p>no</p>", '<a b="c>no', "<b", "<!-- no", "</b", "<![CDATA[ no",

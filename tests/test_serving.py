@@ -93,6 +93,8 @@ def test_it_answers_in_the_shape_of_libretranslate(server: Served, run: Path) ->
     cut = server.ask("POST", "/translate", {"q": "".join(LINES)})[1]
     assert cut["translatedText"] == translator.translate(["".join(LINES)])[0]
     assert cut["notices"] == translator.notices and "translated in pieces" in cut["notices"][0]
+    page = server.ask("POST", "/translate", {"q": f"<p>{LINES[0]}<p>{''.join(LINES)}", "format": "html"})[1]
+    assert "1 of 2 pieces of text between tags (number 2) had" in page["notices"][0]
     other = server.ask("POST", "/translate", {"q": "one two three four"})[1]
     translator.translate(["one two three four"])
     assert other["notices"] == translator.notices and "in Latin letters" in other["notices"][0]

@@ -181,7 +181,7 @@ def test_notices_of_standard_input_are_those_of_the_file(run: Path, tmp_path: Pa
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
             assert main(["translate", str(run), "--beam", "1", *arguments]) == 0
         said.append(capsys.readouterr())
-    assert said[0] == said[1] and "3 of 552 lines (lines 1, 100, 533)" in said[0].err
+    assert said[0] == said[1] and "3 of 552 lines (numbers 1, 100, 533)" in said[0].err
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(run: Path) -> None:

@@ -73,7 +73,7 @@ def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     long = "".join(f"{line}。" for line in LINES) * 4
     assert len(long) > model.max_length == 100 and model.piece_length == 0
     found = model.translate(["一", long, "", long])
-    assert "2 of 4 lines (lines 2, 4) had several sentences, where in training a line had one, or" in model.notices[0]
+    assert "2 of 4 lines (numbers 2, 4) had several sentences, where in training a line had one, or" in model.notices[0]
     parts = [f"{line}。" for line in LINES] * 4
     assert sentences.pieces(long, 100, len, 0) == parts
     assert found[1] == found[3] == sentences.joined(model.translate(parts))
@@ -81,7 +81,7 @@ def test_long_lines_are_translated_in_pieces_and_said(folder: Path) -> None:
     assert model.translate(["一" * 5_000])[0]
     model.piece_length = 12
     found = model.translate(["一", long])
-    assert "1 of 2 lines (line 2) had more tokens than the 12 of a sentence in training" in model.notices[0]
+    assert "1 of 2 lines (number 2) had more tokens than the 12 of a sentence in training" in model.notices[0]
     parts = sentences.pieces(long, 100, lambda part: len(model.source.encode(part)), 12)
     assert len(parts) < 4 * len(LINES) and all(part.endswith("。") for part in parts)
     assert found[1] == sentences.joined(model.translate(parts))
@@ -99,7 +99,7 @@ def test_pieces_translated_in_any_portions_make_the_same_lines(folder: Path, bea
     assert apart == [model.translate_pieces(parts, n) for parts in cut]
     assert [model.together(parts, n) for parts in apart] == [
         [one.text for one in several] for several in model.candidates(lines, n)]
-    assert model.noticed(lines, cut).texts() == model.notices and "2 of 6 lines (lines 2, 6)" in model.notices[0]
+    assert model.noticed(lines, cut).texts() == model.notices and "2 of 6 lines (numbers 2, 6)" in model.notices[0]
 
 
 def test_what_is_raised_before_a_token_ends_the_call(folder: Path) -> None:
