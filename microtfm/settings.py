@@ -352,12 +352,12 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     if kind is float:
-        return isinstance(value, float) and math.isfinite(value)
+        return isinstance(value, float) and abs(value) < LARGEST
     return isinstance(value, kind)
 
 
 def _in_words(options: tuple[Any, ...]) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+    words = {int: "a whole number", float: f"a number below {LARGEST:.0e}", bool: "true or false", Path: "a path"}
     said = [" | ".join(typing.get_args(o)) if typing.get_origin(o) is Literal else words.get(o, str(o))
             for o in options if o is not type(None)]
     return " or ".join(said)
