@@ -26,6 +26,7 @@ Array = np.ndarray
 
 I16 = ir.IntType(16)
 BLOCK = 16384  # elements of one block of work, a multiple of GROUP
+MOVED = 65536  # the same where the work is to move memory: long runs of it for each core
 _ULP = np.float32(2.0**-24)
 
 @intrinsic
@@ -125,7 +126,7 @@ def _keep(g, i, count, kept, out, scale):
 
 @kernel("T[::1], int32[::1], T[::1], int, T")
 def _dropout_vjp(lo, hi, g, kept, out, n, scale):
-    start, end = lo * BLOCK, min(hi * BLOCK, n)
+    start, end = lo * MOVED, min(hi * MOVED, n)
     whole = end - (end - start) % LANES
     for i in range(start, whole, LANES):
         _keep(g, i, LANES, kept, out, scale)
@@ -166,7 +167,7 @@ def dropout_vjp(g: Array, key: Array, *, p: float, kept: Array | None = None) ->
         return made if made is NotImplemented else made[0]
     g = tape.contiguous(g)
     out = tape.empty(g.shape, g.dtype)
-    _dropout_vjp(-(-g.size // BLOCK), g, kept, out, g.size, rule(p)[1])
+    _dropout_vjp(-(-g.size // MOVED), g, kept, out, g.size, rule(p)[1])
     return out
 
 
