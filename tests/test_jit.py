@@ -49,7 +49,7 @@ def source(tmp_path_factory):
     kernels = top / "engine" / "kernels"
     (kernels / "cpu").mkdir(parents=True)
     (kernels / "__init__.py").touch()
-    for name in ("__init__", "cache", "jit", "launch", "native", "pool", "signals", "table", "tape", "team"):
+    for name in ("__init__", "cache", "helper", "jit", "launch", "native", "pool", "signals", "table", "tape", "team"):
         shutil.copy(ROOT / "engine" / "kernels" / "cpu" / f"{name}.py", kernels / "cpu")
     (kernels / "tiny.py").write_text(textwrap.dedent(KERNEL))
     return top

@@ -84,3 +84,20 @@ def test_a_function_inside_kernels_returns_no_array() -> None:
 
     with pytest.raises(TypeError, match="itself returns an array"):
         kernel("T[::1]")(first)(1, np.zeros(2))
+
+
+def test_a_function_inside_kernels_has_no_machine_code_of_its_own() -> None:
+    import numba
+    from numba.core.compiler_lock import global_compiler_lock
+
+    from engine.kernels.cpu.jit import jit
+
+    def double(x):
+        return x + x
+
+    for compiler, address in ((jit, False), (numba.njit, True)):
+        compiled = compiler(double)
+        compiled.compile((numba.float32,))
+        (made,) = compiled.overloads.values()
+        with global_compiler_lock:
+            assert bool(made.library.get_pointer_to_function(made.fndesc.llvm_func_name)) is address

@@ -15,12 +15,10 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import AnalysisPass, register_pass
-from numba.core.typed_passes import NopythonTypeInference
 from numba.extending import intrinsic
 
 from . import cache
+from .helper import HelperCompiler
 from .signals import outside_callbacks
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -35,39 +33,12 @@ NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 def jit(function: Callable[..., Any], **options: Any) -> Any:
     """A function to be called from kernels. It makes no arrays and returns none, so it counts no references to those
     that it is given, which can cost as much as what it does with them."""
-    return numba.njit(**OPTIONS, **BARE, **NO_WRAPPERS, pipeline_class=_HelperCompiler, **options)(function)
+    return numba.njit(**OPTIONS, **BARE, **NO_WRAPPERS, pipeline_class=HelperCompiler, **options)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Like @jit, but always compiled into its callers, where a call would spill every vector."""
     return jit(function, forceinline=True)
-
-
-@register_pass(mutates_CFG=False, analysis_only=True)
-class _ReturnsNoArray(AnalysisPass):
-    """Refuses a result that its caller would believe to own."""
-
-    _name = "returns_no_array"
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def run_pass(self, state: Any) -> bool:
-        parts = state.return_type.types if isinstance(state.return_type, types.BaseTuple) else [state.return_type]
-        if any(isinstance(part, types.Array) for part in parts):
-            raise TypeError(f"{state.func_id.func_name} returns an array, which a function inside kernels may not do: "
-                            "give it the array to write to, or return where it begins")
-        return False
-
-
-class _HelperCompiler(CompilerBase):
-    """Numba's compiler, but for the refusal."""
-
-    def define_pipelines(self) -> list[Any]:
-        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.add_pass_after(_ReturnsNoArray, NopythonTypeInference)
-        passes.finalize()
-        return [passes]
 
 
 def compiled(function: Callable[..., Any], signature: Any, **options: Any) -> int:
