@@ -20,7 +20,7 @@ from microtfm.errors import UserError
 from microtfm.files import read_table
 from microtfm.recipes import RECIPES, Default, Recipe, default, expanded
 
-LARGEST = 2**53                          # no setting is as large as this
+LARGEST, FINITE = 2**53, 2.0**128        # whole numbers are below the first, others, float32, below the second
 DEEPEST = 1000                           # layers of all models
 WIDEST = 1000                            # beam of all
 DEFAULT_STEPS = 10_000                   # where neither steps nor minutes are given
@@ -352,12 +352,12 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     if kind is float:
-        return isinstance(value, float) and abs(value) < LARGEST
+        return isinstance(value, float) and abs(value) < FINITE
     return isinstance(value, kind)
 
 
 def _in_words(options: tuple[Any, ...]) -> str:
-    words = {int: "a whole number", float: f"a number below {LARGEST:.0e}", bool: "true or false", Path: "a path"}
+    words = {int: "a whole number", float: f"a number below {FINITE:.0e}", bool: "true or false", Path: "a path"}
     said = [" | ".join(typing.get_args(o)) if typing.get_origin(o) is Literal else words.get(o, str(o))
             for o in options if o is not type(None)]
     return " or ".join(said)
