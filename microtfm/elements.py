@@ -1,4 +1,7 @@
-"""Which HTML elements are open, where end tags may be left out (HTML Living Standard, 13.1.2.4 and 13.2.6)."""
+"""Which HTML elements are open, where end tags may be left out (HTML Living Standard, 13.1.2.4 and 13.2.6).
+
+Formatting elements that a block's end tag has ended are not opened again behind it, as they are in a browser.
+"""
 from __future__ import annotations
 
 from collections import defaultdict

@@ -1,9 +1,9 @@
 """HTML: the text between its tags, to be translated piece by piece, and the document put together again.
 
 Tags, comments, scripts, styles and what stands in an element with translate="no" (HTML Living Standard, 3.2.6.2) stay
-letter by letter as they are; so does white space around a piece. An element ends where a browser ends it. In <pre> each
-line is a piece, and line ends stay. A tag or comment that never ends, such as one with an open quote, reaches to the
-end of the document, as in a browser.
+letter by letter as they are; so does white space around a piece. An end tag that may be left out is not waited for, as
+in a browser. In <pre> each line is a piece, and line ends stay. A tag or comment that never ends, such as one with an
+open quote, reaches to the end of the document, as in a browser.
 """
 from __future__ import annotations
 
