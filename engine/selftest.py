@@ -94,6 +94,7 @@ def _card() -> Iterator[Finding]:
     else:
         found = {name: _version(name) for name in ("numba-cuda", "cupy-cuda13x", "cupy-cuda12x", "cupy")}
         there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+        there += f", {_assembler()}" if there else ""
         whole = bool(found["numba-cuda"] and len([v for v in found.values() if v]) > 1)
         yield Finding("CUDA provider", whole or None, there or "not installed: the processor computes",
                       "" if whole else 'for an NVIDIA card: pip install "microtfm[cuda13]" or "microtfm[cuda12]"')
@@ -106,6 +107,13 @@ def _card() -> Iterator[Finding]:
         return
     yield from card_findings(card)
     yield _safely("kernels on cuda", lambda: _computes("cuda"))
+
+
+def _assembler() -> str:
+    """What makes machine code of a card's kernels."""
+    from engine.kernels.cuda import assembler
+    version = assembler.version()
+    return f"ptxas {version}" if version else "no ptxas: the driver assembles kernels"
 
 
 def card_findings(card: Any) -> Iterator[Finding]:

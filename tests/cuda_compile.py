@@ -3,8 +3,8 @@
     python -m tests.cuda_compile                # writes tests/bench/results/cuda_kernels.md
     python -m tests.cuda_compile --json FILE    # for tests: the same as JSON
 
-It needs numba-cuda with its compiler and the tools ptxas and nvdisasm: pip install "microtfm[cuda13]" nvidia-cuda-nvcc
-nvidia-cuda-nvdisasm. NVVM makes PTX for compute capability 8.0; ptxas makes machine code for sm_80 and sm_90 of it.
+It needs numba-cuda with its compiler and the tools ptxas and nvdisasm: pip install "microtfm[cuda13]"
+nvidia-cuda-nvdisasm. NVVM makes PTX for compute capability 8.0 and 9.0, and ptxas machine code of it, as for a card.
 """
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from engine.kernels.cuda import assembler
+
 ARCHITECTURES = ("sm_80", "sm_90")
 PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy", "nvidia-nvvm")
-INSTALL = 'pip install "microtfm[cuda13]" nvidia-cuda-nvcc nvidia-cuda-nvdisasm'
+INSTALL = 'pip install "microtfm[cuda13]" nvidia-cuda-nvdisasm'
 RESULTS = Path(__file__).parent / "bench" / "results" / "cuda_kernels.md"
 
 
-def tool(name: str) -> str | None:
-    """Where a program of the CUDA toolkit is: on the path, or in a package."""
+def nvdisasm() -> str | None:
+    """Where the disassembler is: on the path, or in a package."""
     import site
     folders = [Path(p) / "nvidia" for p in (*site.getsitepackages(), site.getusersitepackages())]
-    packaged = (str(path) for folder in folders for path in sorted(folder.glob(f"*/bin/{name}")))
-    return shutil.which(name) or next(packaged, None)
+    packaged = (str(path) for folder in folders for path in sorted(folder.glob("*/bin/nvdisasm")))
+    return shutil.which("nvdisasm") or next(packaged, None)
 
 
 def missing() -> str | None:
     """What cannot be had here, and how to get it; None if kernels can be compiled."""
     lacking = [name for name in ("numba_cuda", "numba") if importlib.util.find_spec(name) is None]
-    lacking += [name for name in ("ptxas", "nvdisasm") if tool(name) is None]
+    lacking += [name for name, found in (("ptxas", assembler.version()), ("nvdisasm", nvdisasm())) if found is None]
     return f"no {', '.join(lacking)}: {INSTALL}" if lacking else None
 
 
@@ -57,25 +59,28 @@ def kernels() -> list[Any]:
 
 
 def _compiled(index: int) -> list[dict[str, Any]]:
-    """One kernel for both architectures."""
+    """One kernel for each architecture, made as it is for a card."""
     from engine.kernels.cuda import provider
-    kernel = kernels()[index]
-    text = provider.ptx(kernel, "float32" if kernel.generic else None, (8, 0))
+    kernel, rows = kernels()[index], []
     wide = any(p.element == "float64" for p in kernel.parameters)
+    for architecture in ARCHITECTURES:
+        capability = int(architecture[3:-1]), int(architecture[-1])
+        text = provider.ptx(kernel, "float32" if kernel.generic else None, capability)
+        rows.append({"kernel": kernel.__name__, "module": kernel.__module__.rsplit(".", 1)[-1],
+                     "threads": kernel.threads, "float64": ".f64" in text, "takes_float64": wide,
+                     "architecture": architecture, **_assembled(text, architecture)})
+    return rows
+
+
+def _assembled(text: str, architecture: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         source, binary = Path(folder) / "k.ptx", Path(folder) / "k.cubin"
         source.write_text(text, encoding="utf-8")
-        return [{"kernel": kernel.__name__, "module": kernel.__module__.rsplit(".", 1)[-1], "threads": kernel.threads,
-                 "float64": ".f64" in text, "takes_float64": wide, "architecture": architecture,
-                 **_assembled(source, binary, architecture)} for architecture in ARCHITECTURES]
-
-
-def _assembled(source: Path, binary: Path, architecture: str) -> dict[str, Any]:
-    command = [str(tool("ptxas")), f"-arch={architecture}", "-v", str(source), "-o", str(binary)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise RuntimeError(f"ptxas: {run.stderr[:2000]}")
-    listing = subprocess.run([str(tool("nvdisasm")), "-c", str(binary)], capture_output=True, text=True, check=True)
+        command = [str(assembler.ptxas()), f"-arch={architecture}", "-v", str(source), "-o", str(binary)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise RuntimeError(f"ptxas: {run.stderr[:2000]}")
+        listing = subprocess.run([str(nvdisasm()), "-c", str(binary)], capture_output=True, text=True, check=True)
     opcodes = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", listing.stdout))
     opcodes.pop("NOP", None)
     return {"registers": _number(r"Used (\d+) registers", run.stderr),
@@ -109,9 +114,7 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "# CUDA kernels, compiled without a card"
     yield ""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    ptxas = subprocess.run([str(tool("ptxas")), "--version"], capture_output=True, text=True, check=True).stdout
-    release = re.search(r"V[\d.]+", ptxas)
-    yield f"{date.today()}, {versions}, ptxas {release[0] if release else ''}."
+    yield f"{date.today()}, {versions}, ptxas {assembler.version()}."
     yield "Written by `python -m tests.cuda_compile`; nothing here was measured on a card."
     yield "Shared memory is static, in bytes; instructions are those in the code, not those that run."
     for architecture in ARCHITECTURES:

@@ -76,13 +76,14 @@ def facts() -> dict[str, Any]:
     from importlib import metadata
 
     import engine
-    from engine.kernels.cuda import card
+    from engine.kernels.cuda import assembler, card
     versions = {}
     for package in ("numpy", "numba", "numba-cuda", "llvmlite", "cupy-cuda13x", "cupy-cuda12x", "torch"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    versions["ptxas"] = assembler.version() or "none: the driver assembles"
     return {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "card": card.name(), "simulated": card.simulated(),
             "python": platform.python_version(), "versions": versions,
             "health": [list(f) for f in engine.health() if "cuda" in f.name.lower() or f.name in ("driver", "card")]}
@@ -107,6 +108,7 @@ def compile_one(job: tuple[int, str, str | None, tuple[int, int]]) -> str | None
         from engine.kernels.cuda import provider
         from engine.kernels.cuda.jit import KERNELS
         provider.cached_ptx(KERNELS[number], dtype, capability)
+        provider.cached_code(KERNELS[number], dtype, capability)
     except Exception:
         return f"{name} ({dtype}):\n{traceback.format_exc()}"
     return None

@@ -63,6 +63,7 @@ def kernels() -> list[Kernel]:
 def compile_one(number: int, capability: tuple[int, int]) -> None:
     """In a process of its own, into the cache on disk."""
     provider.cached_ptx(kernels()[number], None, capability)
+    provider.cached_code(kernels()[number], None, capability)
 
 
 def microseconds(work: Callable[[], Any], repeats: int) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 from . import tape
 from .index import table_of_sums
 from .jit import kernel
+from .ptx import divided
 from .random import dropped, keep4, rule
 from .rows import MOST, ROWS, WARP, ZERO, get4, put4, row_of, served, wide
 
@@ -24,7 +25,7 @@ def _embed(weight, ids, positions, key, out, count, length, cols, scale, thresho
         at = row * np.int64(cols)
         for j in range(4 * t, cols, 4 * WARP):
             a = get4(weight, ids[row] * cols, j, cols, flat, ZERO)
-            b = get4(positions, row % length * cols, j, cols, flat, ZERO)
+            b = get4(positions, divided(row, length)[1] * np.int64(cols), j, cols, flat, ZERO)
             y = (a[0] * scale + b[0], a[1] * scale + b[1], a[2] * scale + b[2], a[3] * scale + b[3])
             if dropping:
                 y = dropped(y, keep4(key, at + j, threshold), keep)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..compiled import exp, log
 from .jit import cuda, jit
-from .ptx import add_outer, load4, store4, times_rows, zeros
+from .ptx import add_outer, divided, load4, store4, times_rows, zeros
 from .random import keep4
 from .rows import EVERYBODY, LOWEST, ZERO, finite, get4, greater, put4
 from .template import registers, template, unroll
@@ -39,7 +39,8 @@ def turned(x, at, step, first, rows, depth, wide, to, start, padded):
 def straight(x, at, step, first, rows, depth, wide, to, start, padded):
     """Rows first .. first + 31 of a matrix, row by row; 0 where there is no row or column."""
     for e in range(cuda.threadIdx.x, SIDE * (padded // 4), THREADS):
-        row, d = e // (padded // 4), e % (padded // 4) * 4
+        row, four = divided(e, padded // 4)
+        d = 4 * four
         a, b, c, f = get4(x, at + (first + row) * np.int64(step), d, depth if first + row < rows else 0, wide, ZERO)
         store4(to, start + row * (padded + 4) + d, a, b, c, f)
 
@@ -97,7 +98,8 @@ def top_of_row(x):
 @jit
 def place(z, inner, outer_step, inner_step):
     """Where head z begins."""
-    return z // inner * np.int64(outer_step) + z % inner * np.int64(inner_step)
+    outer, inner = divided(z, inner)
+    return outer * np.int64(outer_step) + inner * np.int64(inner_step)
 
 
 @jit

@@ -8,7 +8,7 @@ import numpy as np
 from . import plain, tape
 from .jit import cuda, kernel
 from .optim import PIECE, THREADS, arranged, fit
-from .ptx import load4, store4
+from .ptx import divided, load4, store4
 from .rows import FLOAT32
 from .template import registers, template, unroll
 
@@ -46,8 +46,9 @@ _take_up = kernel("float32[[]], float32[[]], int32[::1], int32[::1], bool", thre
 def _write(out, x, at, n, inner, rows, columns, o_b, o_h, o_t, o_j, x_b, x_h, x_t):
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < n:
-        j, t, line = i % columns, i // columns % rows, i // (columns * rows)
-        h, b = line % inner, line // inner
+        row, j = divided(i, columns)
+        line, t = divided(row, rows)
+        b, h = divided(line, inner)
         first, start = x_h * np.int64(h) + x_t * t + j, o_h * np.int64(h) + o_t * (at[0] + t) + o_j * np.int64(j)
         out[o_b * np.int64(b) + start] = x[x_b * np.int64(b) + first]
 

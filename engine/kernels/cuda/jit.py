@@ -61,12 +61,12 @@ waited for; in lockstep they come at once.
 of float32 arrays may then compute in TF32 or bfloat16 with float32 sums; whatever it does, arrays that come in and go
 out stay float32, and float64 arrays are not affected. Masters (weights, moments of Adam) are always float32.
 
-**Where kernels run.** With a card, Numba compiles each kernel for float32 or float64 at its first launch and CuPy
-loads and launches it. With NUMBA_ENABLE_CUDASIM=1 (read when this module is imported) they run on NumPy memory: in
-the lockstep simulator where it can (all threads of many blocks at once, as NumPy operations; fast), else, or with
-`simulation("threads")`, as greenlets (slow, thread by thread). Arrays are `SimulatedArray`s, which behave as CuPy's
-do; kernels themselves, called directly, take NumPy arrays as well. `provider.ptx(kernel, "float32", (9, 0))` compiles
-one without a card or a driver; `KERNELS` lists them all.
+**Where kernels run.** With a card, Numba compiles each kernel for float32 or float64 at its first launch, ptxas (or the
+driver) assembles it, and CuPy loads and launches it. With NUMBA_ENABLE_CUDASIM=1 (read when this module is imported)
+they run on NumPy memory: in the lockstep simulator where it can (all threads of many blocks at once, as NumPy
+operations; fast), else, or with `simulation("threads")`, as greenlets (slow, thread by thread). Arrays are
+`SimulatedArray`s, which behave as CuPy's do; kernels themselves, called directly, take NumPy arrays as well.
+`provider.ptx(kernel, "float32", (9, 0))` compiles one without a card or a driver; `KERNELS` lists them all.
 
     NUMBA_ENABLE_CUDASIM=1 python -c "
     import numpy as np; from engine.kernels import cuda; from engine.kernels.cuda import tape

@@ -9,6 +9,7 @@ from . import tape, tiles, words
 from .dropout import dropout_in_place
 from .jit import cuda, kernel, precision
 from .product import DEEP, GRADIENT, SIDE, above
+from .ptx import divided
 from .random import rule
 from .rows import MOST, aligned, served
 
@@ -26,7 +27,7 @@ def _add_parts(parts, bias, out, n, count, columns, biased, relu):
         for part in range(1, count):
             total += parts[part * np.int64(n) + i]
         if biased:
-            total += bias[i % columns]
+            total += bias[divided(i, columns)[1]]
         out[i] = above(total) if relu else total
 
 
@@ -127,30 +128,28 @@ def _work(a: Array, a_i: int, a_k: int, pieces: list[Piece], depth: int, mode: i
 def _in_words(work: Work, m: int, n: int, mode: int, batch: tuple[int, int]) -> Work:
     """The same, both operands rounded to bfloat16: rows of words, two neighbours along k in each."""
     if mode == DEEP:
-        lengths = [words.words_of(piece.width) for piece in work.pieces]
-        a, at, k = tape.empty(m * sum(lengths), np.int32), 0, 0
-        for piece, length in zip(work.pieces, lengths, strict=True):
-            words.write_words(work.a, k * work.a_k, work.a_i, work.a_k, m, piece.width, a, out_at=at,
-                              out_i=sum(lengths), wide=work.wide_a)  # fmt: skip
-            at, k = at + length, k + piece.width
-        made = [words.matrix(piece.array, piece.j, piece.k, n, piece.width, wide=work.wide_b)[0]
-                for piece in work.pieces]  # fmt: skip
-        pieces = [piece._replace(array=x, k=1, j=length, width=length)
-                  for piece, x, length in zip(work.pieces, made, lengths, strict=True)]  # fmt: skip
-        return work._replace(a=a, a_i=sum(lengths), a_k=1, pieces=pieces, wide_a=True, wide_b=True)
-    depth = words.words_of(work.depth)
-    a, steps_a = words.matrix(work.a, work.a_i, work.a_k, m, work.depth, batch, work.steps_a, work.wide_a)
-    steps_b, pieces = (0, 0), []
+        widths = [piece.width for piece in work.pieces]
+        lefts = words.side_by_side(work.a, work.a_i, work.a_k, m, widths, work.wide_a)
+        rights = [words.matrix(piece.array, piece.j, piece.k, n, piece.width, wide=work.wide_b)[0]
+                  for piece in work.pieces]  # fmt: skip
+        words.write(lefts + rights)
+        pieces = [piece._replace(array=right.out, k=1, j=right.out_i, width=right.out_i)
+                  for piece, right in zip(work.pieces, rights, strict=True)]  # fmt: skip
+        return work._replace(a=lefts[0].out, a_i=lefts[0].out_i, a_k=1, pieces=pieces, wide_a=True, wide_b=True)
+    left, steps_a = words.matrix(work.a, work.a_i, work.a_k, m, work.depth, batch, work.steps_a, work.wide_a)
+    widths = [piece.width for piece in work.pieces]
     if mode == GRADIENT:  # the pieces are columns of one matrix
-        b, whole = work.pieces[0], sum(piece.width for piece in work.pieces)
-        x, steps_b = words.matrix(b.array, b.j, b.k, whole, work.depth, batch, work.steps_b, work.wide_b)
-        pieces = [piece._replace(array=x, k=1, j=depth) for piece in work.pieces]
+        whole, widths = work.pieces[:1], [sum(widths)]
     else:
-        for b in work.pieces:
-            x, steps_b = words.matrix(b.array, b.j, b.k, b.width, work.depth, batch, work.steps_b, work.wide_b)
-            pieces.append(b._replace(array=x, k=1, j=depth))
-    return work._replace(a=a, a_i=depth, a_k=1, pieces=pieces, depth=depth, steps_a=steps_a, steps_b=steps_b,
-                         wide_a=True, wide_b=True)  # fmt: skip
+        whole = work.pieces
+    made = [words.matrix(piece.array, piece.j, piece.k, width, work.depth, batch, work.steps_b, work.wide_b)
+            for piece, width in zip(whole, widths, strict=True)]  # fmt: skip
+    words.write([left, *(right for right, _ in made)])
+    arrays = [right.out for right, _ in made] * (len(work.pieces) if mode == GRADIENT else 1)
+    pieces = [piece._replace(array=array, k=1, j=left.out_i)
+              for piece, array in zip(work.pieces, arrays, strict=True)]  # fmt: skip
+    return work._replace(a=left.out, a_i=left.out_i, a_k=1, pieces=pieces, depth=left.out_i, steps_a=steps_a,
+                         steps_b=made[-1][1], wide_a=True, wide_b=True)  # fmt: skip
 
 
 def _wide(strides: tuple[int, int], steps: tuple[int, ...]) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
-from .ptx import add_outer, load1, load4, zeros
+from .ptx import add_outer, divided, load1, load4, zeros
 from .random import dropped, keep4
 from .rows import put4
 from .template import registers, template, unroll
@@ -115,10 +115,14 @@ def moved_back(first, length, size, fours):
 def tile_of(block, tiles):
     """(row, column) of a block's tile of c, which is `tiles` tiles high. Blocks that run at the same time make a
     square, BAND tiles high, so that they read the same rows of a and columns of b while the card's cache has them."""
-    across = cuda.gridDim.x // tiles
-    first = block // (BAND * across) * BAND
-    high, block = min(BAND, tiles - first), block % (BAND * across)
-    return first + block % high, block // high
+    first, high = np.int32(0), np.int32(tiles)
+    if tiles > BAND:
+        across, _ = divided(cuda.gridDim.x, tiles)
+        band, block = divided(block, BAND * across)
+        first = np.int32(band * BAND)
+        high = np.int32(min(BAND, tiles - first))
+    column, row = divided(block, high)
+    return np.int32(first + row), column
 
 
 @jit
@@ -160,7 +164,8 @@ def part_of(depth, chunk, step):
 @jit
 def matrix_at(z, inner, outer_step, inner_step):
     """Where matrix z of a batch begins."""
-    return np.int32(z // inner * outer_step + z % inner * inner_step)
+    outer, inner = divided(z, inner)
+    return np.int32(outer * outer_step + inner * inner_step)
 
 
 @jit

@@ -1,8 +1,8 @@
 """The one module that imports numba-cuda and CuPy: compiling kernels, and launching them on a card.
 
-Numba is the compiler alone: it makes PTX of a kernel, without a card or a driver. CuPy loads the PTX and launches the
-kernel on its own current stream, with arrays from its memory pool. So there is one context, one stream and one pool,
-and what a test compiles offline is what runs.
+Numba is the compiler alone: it makes PTX of a kernel, without a card or a driver, and ptxas (or the driver) machine
+code of that. CuPy loads it and launches the kernel on its own current stream, with arrays from its memory pool. So
+there is one context, one stream and one pool, and what a test compiles offline is what runs.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from . import assembler
 
 INSTALL = ('install the CUDA packages: pip install "microtfm[cuda13]" (driver 580 or newer), or "microtfm[cuda12]" '
            "(driver 525 or newer)")  # fmt: skip
@@ -113,10 +115,7 @@ def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]
     from .jit import CompileFailure
     try:
         capability = cupy().cuda.Device().compute_capability
-        text = cached_ptx(kernel, dtype, (int(capability[:-1]), int(capability[-1])))
-        module = cupy().cuda.function.Module()
-        module.load(text.encode())
-        function = module.get_function(entry(text))
+        function = _loaded(kernel, dtype, (int(capability[:-1]), int(capability[-1])))
     except ProviderMissing:
         raise
     except Exception as e:
@@ -134,6 +133,21 @@ def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]
     return launch
 
 
+def _loaded(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> Any:
+    """The kernel on the card: its machine code, or its PTX where the driver must assemble it."""
+    text, code = cached_ptx(kernel, dtype, capability), cached_code(kernel, dtype, capability)
+    module = cupy().cuda.function.Module()
+    if code is not None:
+        try:
+            module.load(code)
+            return module.get_function(entry(text))
+        except cupy().cuda.driver.CUDADriverError as e:  # as of an older driver
+            assembler.give_up(f"the driver does not take its machine code ({e})")
+            module = cupy().cuda.function.Module()
+    module.load(text.encode())
+    return module.get_function(entry(text))
+
+
 def _allow_shared(function: Any, nbytes: int) -> None:
     """Let a kernel have more dynamic shared memory than it may have unasked (CUDA Programming Guide, §3.2.4)."""
     from cupy_backends.cuda.api import driver
@@ -147,16 +161,31 @@ def cached_ptx(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> s
     number = next(i for i, k in enumerate(same) if k is kernel)
     facts = (_sources(), kernel.__module__, kernel.__name__, number, str(kernel.parameters), dtype, capability,
              kernel.threads, kernel.blocks_per_multiprocessor, kernel.fastmath)  # fmt: skip
-    file = _cache() / f"{kernel.__name__}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.ptx"
+    return (_kept(kernel, facts, "ptx", lambda: ptx(kernel, dtype, capability).encode()) or b"").decode()
+
+
+def cached_code(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> bytes | None:
+    """The kernel's machine code, kept on disk beside its PTX; None where the driver must make it."""
+    if not assembler.usable():
+        return None
+    text = cached_ptx(kernel, dtype, capability)
+    facts = text, capability, assembler.version()
+    return _kept(kernel, facts, "cubin", lambda: assembler.assembled(text, capability))
+
+
+def _kept(kernel: Any, facts: Any, kind: str, make: Callable[[], bytes | None]) -> bytes | None:
+    """What is made of a kernel, from the disk if it was made of the same before."""
+    file = _cache() / f"{kernel.__name__}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.{kind}"
     with contextlib.suppress(OSError):
-        return file.read_text(encoding="utf-8")
-    text = ptx(kernel, dtype, capability)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    return text
+        return file.read_bytes()
+    made = make()
+    if made is not None:
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}.part")
+            part.write_bytes(made)
+            os.replace(part, file)
+    return made
 
 
 def _cache() -> Path:

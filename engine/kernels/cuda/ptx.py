@@ -115,6 +115,29 @@ def store2(typing_context, x, i, a, b):
     return types.void(x, i, a, b), _storing(2)
 
 
+def _divided_twin(n, d):
+    return n // d, n % d
+
+
+@intrinsic(thread=_divided_twin)
+def divided(typing_context, n, d):
+    """(n // d, n % d) of whole numbers from 0 to 2^31 - 1, in 32 bits: Numba divides in 64, which a card does by a
+    function of many instructions."""
+    from .provider import types
+
+    result = types.UniTuple(types.int32, 2)
+
+    def codegen(context, builder, sig, values):
+        number, divisor = (
+            context.cast(builder, value, kind, types.int32) for value, kind in zip(values, sig.args, strict=True)
+        )
+        quotient = builder.udiv(number, divisor)
+        rest = builder.sub(number, builder.mul(quotient, divisor))
+        return context.make_tuple(builder, result, [quotient, rest])
+
+    return result(n, d), codegen
+
+
 def _zeros_twin(n):
     return (np.float32(0),) * n
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..compiled import exp, log
 from . import tape
+from .ptx import divided
 from .rows import LOWEST, MOST, ZERO, Rows, finite, get4, greater, put4, row_of, served, wide
 from .template import registers, template, unroll
 
@@ -57,7 +58,9 @@ def _masked_softmax(
     if row >= rows:
         return
     at, v, seen, top = row * np.int64(n), registers(PARTS, 4), registers(PARTS, 4), LOWEST
-    line = row // size_c // size_b * step_a + row // size_c % size_b * step_b + row % size_c * step_c
+    lines, c = divided(row, size_c)
+    a, b = divided(lines, size_b)
+    line = a * step_a + b * step_b + c * step_c
     if flat:
         for p in unroll(PARTS):
             v[p, 0], v[p, 1], v[p, 2], v[p, 3] = get4(x, at, (p * THREADS + t) * 4, n, True, LOWEST)
