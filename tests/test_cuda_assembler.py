@@ -1,0 +1,120 @@
+"""ptxas where there is one, the driver where there is none or it refuses: never a kernel less, and one warning."""
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import cuda_compile
+import pytest
+
+from engine.kernels.cuda import assembler
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = """#!/bin/sh
+if [ "$1" = --version ]; then echo "Cuda compilation tools, release 13.0, V13.0.88"; exit 0; fi
+{}
+"""
+COPIES = 'printf "%s of " "$1" > "$4"; cat "$2" >> "$4"'
+REFUSES = 'echo "ptxas $2, line 1; fatal: Unsupported .version 9.0" >&2; exit 255'
+
+
+@pytest.fixture
+def with_ptxas(tmp_path, monkeypatch):
+    """Play a ptxas that does so; None: there is none. What is found and refused is forgotten afterwards."""
+
+    def play(does):
+        if does is not None:
+            program = tmp_path / "ptxas"
+            program.write_text(SCRIPT.format(does))
+            program.chmod(0o755)
+        monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin" if does else str(tmp_path))
+        monkeypatch.setattr(assembler, "_given_up", [])
+        assembler.ptxas.cache_clear()
+        assembler.version.cache_clear()
+
+    yield play
+    monkeypatch.undo()
+    assembler.ptxas.cache_clear()
+    assembler.version.cache_clear()
+
+
+def test_it_assembles_for_the_card(with_ptxas):
+    with_ptxas(COPIES)
+    assert assembler.usable() and assembler.version() == "13.0.88"
+    assert assembler.assembled(".version 9.0", (9, 0)) == b"-arch=sm_90 of .version 9.0"
+
+
+def test_without_one_the_driver_assembles(with_ptxas):
+    with_ptxas(None)
+    assert assembler.ptxas() is None and assembler.version() is None and not assembler.usable()
+
+
+def test_a_program_of_that_name_that_says_no_version_is_not_used(with_ptxas, tmp_path):
+    with_ptxas(COPIES)
+    (tmp_path / "ptxas").write_text("#!/bin/sh\nexit 1\n")
+    assert assembler.version() is None and not assembler.usable()
+
+
+def test_one_that_refuses_is_named_once_and_left_alone(with_ptxas, tmp_path):
+    with_ptxas(REFUSES)
+    with pytest.warns(RuntimeWarning, match=r"ptxas 13\.0\.88 \(.*ptxas\): it does not assemble what Numba compiled: "
+                                            r"ptxas the PTX, line 1; fatal: Unsupported \.version 9\.0\. The driver "):
+        assert assembler.assembled(".version 9.0", (8, 0)) is None
+    assert not assembler.usable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assembler.give_up("again")
+
+
+LOADING = """
+import sys, types, warnings
+from pathlib import Path
+from engine.kernels.cuda import assembler, embed, provider
+
+class Refused(Exception):
+    pass
+
+loaded = []
+
+class Module:
+    def load(self, image):
+        loaded.append(image)
+        if image[:4] == b"\\x7fELF" and REFUSED:
+            raise Refused("CUDA_ERROR_INVALID_IMAGE")
+    def get_function(self, name):
+        return name
+
+cuda = types.SimpleNamespace(function=types.SimpleNamespace(Module=Module),
+                             driver=types.SimpleNamespace(CUDADriverError=Refused))
+provider.cupy = lambda: types.SimpleNamespace(cuda=cuda)
+kernel = embed._embed
+
+REFUSED = False
+assert "_embed" in provider._loaded(kernel, None, (9, 0))
+assert "_embed" in provider._loaded(kernel, None, (9, 0))
+assert [image[:4] for image in loaded] == [b"\\x7fELF"] * 2 and loaded[0] == loaded[1]
+kept = sorted(path.suffix for path in Path(sys.argv[1]).glob("cuda/*"))
+assert kept == [".cubin", ".ptx"], kept
+
+REFUSED = True
+with warnings.catch_warnings(record=True) as heard:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        del loaded[:]
+        assert "_embed" in provider._loaded(kernel, None, (9, 0))
+        print(len(loaded))
+        assert b".entry" in loaded[-1]
+assert len(heard) == 1 and "the driver does not take its machine code" in str(heard[0].message)
+"""
+
+
+def test_what_is_loaded_is_machine_code_kept_on_disk_and_ptx_where_a_driver_refuses_it(tmp_path):
+    problem = cuda_compile.missing()
+    if problem:
+        pytest.skip(problem)
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", LOADING, str(tmp_path)], cwd=ROOT, env=environment, text=True,
+                         capture_output=True, timeout=300)
+    assert run.returncode == 0 and run.stdout.split() == ["2", "1"], run.stderr[-3000:]
