@@ -43,7 +43,7 @@ from engine.arrays import (
     within,
 )
 from engine.errors import DeviceError
-from engine.kernels import cpu
+from engine.kernels import cpu, cuda
 from engine.state import STATE
 
 __all__ = [
@@ -193,16 +193,15 @@ def run(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
 
 
 def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
-    from engine.kernels import cuda
     kernel = cuda.kernel(name)
     if kernel is None:
         return NotImplemented
-    from engine.kernels.cuda.jit import CompileFailure
-    from engine.kernels.cuda.tape import rolled_back
+    from engine.kernels.cuda import tape
+    before = tape.mark()
     try:
-        with rolled_back(CompileFailure):
-            return kernel(*arrays, **params)
-    except CompileFailure as e:
+        return kernel(*arrays, **params)
+    except cuda.CompileFailure as e:
+        tape.roll_back(before)
         cuda.give_up(name)
         warnings.warn(f"{e}. The op {name} runs by its definition from now on, which is slower.", RuntimeWarning,
                       stacklevel=2)

@@ -66,7 +66,10 @@ def _compiled(index: int) -> list[dict[str, Any]]:
     for architecture in ARCHITECTURES:
         capability = int(architecture[3:-1]), int(architecture[-1])
         text = provider.ptx(kernel, "float32" if kernel.generic else None, capability)
-        rows.append({"kernel": kernel.__name__, "module": kernel.__module__.rsplit(".", 1)[-1],
+        head = text[text.index(".entry") : text.index("{", text.index(".entry"))]
+        rows.append({"parameters": re.findall(r"\.param\s+\.(\w+)", head),
+                     "elements": provider.elements(kernel, "float32" if kernel.generic else None),
+                     "kernel": kernel.__name__, "module": kernel.__module__.rsplit(".", 1)[-1],
                      "threads": kernel.threads, "float64": ".f64" in text, "takes_float64": wide,
                      "architecture": architecture, **_assembled(text, architecture)})
     return rows

@@ -12,8 +12,7 @@ import engine
 from engine import DeviceError, Tensor, default_device
 from engine.kernels import cuda
 from engine.kernels.cpu import jit_disabled
-from engine.kernels.cuda import card
-from engine.kernels.cuda.jit import CompileFailure
+from engine.kernels.cuda import CompileFailure, card
 from microtfm import cli
 from tests.tiny import text_files
 

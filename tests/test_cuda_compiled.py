@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cuda_compile
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,14 @@ def test_no_float32_kernel_computes_in_float64(compiled):
 def test_every_block_can_be_launched(compiled):
     assert [_named(row) for row in compiled if row["registers"] * row["threads"] > SCARCE] == []
     assert [_named(row) for row in compiled if row["shared"] > 48 * 1024] == []
+
+
+def test_arguments_are_handed_over_as_kernels_take_them(compiled):
+    """One number for each parameter of the machine code, of its size, and of its kind where it has one."""
+    for row in compiled:
+        taken = [(kind[0] == "f", int(kind[1:]) // 8) for kind in row["parameters"]]
+        given = [(e[0] == "f", np.dtype(e).itemsize) for e in row["elements"]]
+        assert taken == given, f"{_named(row)}: {row['parameters']} for {row['elements']}"
 
 
 def test_promised_instructions_are_there(compiled):

@@ -1,4 +1,6 @@
-"""Matrices rounded to bfloat16 before tensor cores multiply them: every bit, by tiles that are whole and that are not."""
+"""Matrices rounded to bfloat16 before tensor cores multiply them: every bit, by whole tiles and by others."""
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from simulated import check, numbers, on_card
@@ -31,7 +33,8 @@ def _same(matrix, x):
     np.testing.assert_array_equal(matrix.out.get().reshape(-1), _expected(x).reshape(-1))
 
 
-SIZES = [(32, 128, True), (67, 264, True), (33, 130, False), (5, 3, False), (1, 1, False), (40, 131, False), (9, 20, True)]
+SIZES = [(32, 128, True), (67, 264, True), (33, 130, False), (5, 3, False), (1, 1, False), (40, 131, False),
+         (9, 20, True)]
 
 
 @pytest.mark.parametrize(("rows", "depth", "wide"), SIZES)
@@ -46,7 +49,7 @@ def test_both_operands_are_rounded_by_one_launch(rows, depth, wide):
 
 
 def test_a_batch_of_any_strides_is_rounded():
-    memory = numbers(3, 5, 2, 24)                         # 3 and 2 matrices of 5 × 24, of 24 × 5, and every other number
+    memory = numbers(3, 5, 2, 24)                        # 3 and 2 matrices of 5 × 24, of 24 × 5, every other number
     for x in (memory.transpose(0, 2, 1, 3), memory.transpose(0, 2, 3, 1), memory.transpose(0, 2, 1, 3)[..., ::2]):
         matrix = _matrix(memory, x, False)
         words.write([matrix])
@@ -67,7 +70,7 @@ def test_parts_side_by_side_begin_at_a_word_of_their_own(widths):
     parts = words.side_by_side(on_card(x), sum(widths), 1, 35, widths, False)
     words.write(parts)
     edges = np.cumsum([0, *widths])
-    expected = [_expected(x[:, a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    expected = [_expected(x[:, a:b]) for a, b in pairwise(edges)]
     np.testing.assert_array_equal(parts[0].out.get().reshape(35, -1), np.concatenate(expected, 1))
 
 

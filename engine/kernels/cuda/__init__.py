@@ -10,6 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 
+class CompileFailure(Exception):
+    """A kernel that could not be compiled or loaded; the cause is its `__cause__`."""
+
+
 class NotCapturable(RuntimeError):
     """A step does what a CUDA graph cannot hold; `step` says which one it is."""
 

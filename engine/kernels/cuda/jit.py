@@ -77,6 +77,8 @@ warning. Where a kernel does not serve an input, its function returns NotImpleme
 """
 
 import linecache
+import math
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +91,7 @@ import numpy as np
 from ..cpu.tape import CURRENT, Addresses, Launch
 from .precision import precision, set_precision
 
-__all__ = ["KERNELS", "SIMULATED", "CompileFailure", "Kernel", "cuda", "intrinsic", "jit", "kernel", "precision",
+__all__ = ["KERNELS", "SIMULATED", "Kernel", "cuda", "intrinsic", "jit", "kernel", "precision",
            "set_precision", "simulation", "written"]  # fmt: skip
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
@@ -109,10 +111,7 @@ _ELEMENTS = ("T", "float32", "float64", "int64", "int32", "int16", "int8", "uint
              "bool")  # fmt: skip
 _NUMBERS = {"int": "int64", "float": "float64"}
 FLOATS = ("float32", "float64")
-
-
-class CompileFailure(Exception):
-    """A kernel that could not be compiled or loaded; the cause is its `__cause__`."""
+DTYPES = {element: np.dtype(element) for element in _ELEMENTS if element != "T"}
 
 
 class Parameter(NamedTuple):
@@ -136,6 +135,7 @@ class Kernel:
         self.blocks_per_multiprocessor = blocks_per_multiprocessor
         self.parameters = _parameters(signature)
         self.generic = any(p.element == "T" for p in self.parameters)
+        self._typed = {dtype: [p.typed(dtype) for p in self.parameters] for dtype in (None, *self.floats)}
         self._loaded: dict[Any, Any] = {}
         KERNELS.append(self)
 
@@ -144,7 +144,7 @@ class Kernel:
         shape = _three(grid), _three(block), int(shared)
         if min(shape[0]) < 1 or min(shape[1]) < 1:
             raise ValueError(f"the kernel {self.__name__} is launched with the grid {grid} of blocks of {block}")
-        if np.prod(shape[1]) > self.threads:
+        if math.prod(shape[1]) > self.threads:
             raise ValueError(f"the kernel {self.__name__} is made for {self.threads} threads a block, not {block}")
         return lambda *arguments: self._launch(shape, arguments)
 
@@ -173,10 +173,9 @@ class Kernel:
         if len(arguments) != len(self.parameters):
             raise TypeError(f"the kernel {self.__name__} takes {len(self.parameters)} arguments, not {len(arguments)}")
         packed: list[Any] = []
-        for i, (argument, parameter) in enumerate(zip(arguments, self.parameters, strict=True)):
-            p = parameter.typed(dtype)
+        for i, (argument, p) in enumerate(zip(arguments, self._typed[dtype], strict=True)):
             if p.rank is None:
-                packed.append(_number(argument, p.element))
+                packed.append(_number(argument, p.element) if SIMULATED else argument)
                 continue
             if argument is not None and not _fits(argument, p):
                 what = f"{getattr(argument, 'dtype', type(argument).__name__)}{getattr(argument, 'shape', '')}"
@@ -298,18 +297,19 @@ def _described(p: Parameter) -> str:
 def _fits(argument: Any, p: Parameter) -> bool:
     if isinstance(argument, Addresses):
         return p.rank == -2 and all(_fits(array, Parameter(p.element, 0)) for array in argument.arrays)
-    if getattr(argument, "dtype", None) != np.dtype(p.element):
+    if getattr(argument, "dtype", None) != DTYPES[p.element]:
         return False
+    if p.rank in (0, -1) and argument.flags.c_contiguous:
+        return True
     if p.rank == -1:
         return all(stride >= 0 and stride % argument.itemsize == 0 for stride in argument.strides)
-    return argument.flags.c_contiguous if p.rank == 0 else argument.ndim == p.rank
+    return argument.ndim == p.rank
 
 
 def _number(argument: Any, element: str) -> Any:
-    """A number in the parameter's type; whole numbers stay Python's in the simulator."""
-    kind = np.dtype(element).type
-    number = kind(argument)
-    return int(number) if SIMULATED and issubclass(kind, np.integer) else number
+    """A number in the parameter's type, as the simulator sees it; whole numbers are Python's there."""
+    kind = DTYPES[element].type
+    return int(kind(operator.index(argument))) if issubclass(kind, np.integer) else kind(argument)
 
 
 def _seen(argument: Any, p: Parameter) -> Any:

@@ -66,7 +66,7 @@ def launch(
     batch: outer and inner products, `steps` elements apart: a's outer and inner, b's outer and inner. sums: the sums of
     b over k follow each GRADIENT. p: the probability of dropout, which is decided by the key.
     """
-    columns = [n] if mode == DEEP else [piece.width for piece in pieces]
+    columns = (n,) if mode == DEEP else tuple(piece.width for piece in pieces)
     exact, work = precision(), _work(a, a_i, a_k, pieces, depth, mode, steps[:2], steps[2:])
     parts = _parts(pieces, depth, sum(columns), mode)
     if exact == "bf16":
@@ -197,6 +197,8 @@ def as_rows(a: Array) -> Array | None:
 
 def plain(x: Array) -> Array:
     """x itself if its strides are whole elements forwards and 32 bits count them, else a copy that is contiguous."""
+    if x.flags.c_contiguous and x.size < MOST:
+        return x
     extent = sum((n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)) // x.itemsize
     fits = extent < MOST and all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides)
     return x if fits else tape.contiguous(x)

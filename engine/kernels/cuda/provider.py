@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from . import assembler
+from . import CompileFailure, assembler
+from .launching import Launcher
 
 INSTALL = ('install the CUDA packages: pip install "microtfm[cuda13]" (driver 580 or newer), or "microtfm[cuda12]" '
            "(driver 525 or newer)")  # fmt: skip
@@ -112,7 +113,6 @@ def entry(text: str) -> str:
 
 def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]], None]:
     """Compile a kernel for the current card and load it: -> what launches it. Raises CompileFailure."""
-    from .jit import CompileFailure
     try:
         capability = cupy().cuda.Device().compute_capability
         function = _loaded(kernel, dtype, (int(capability[:-1]), int(capability[-1])))
@@ -121,16 +121,26 @@ def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]
     except Exception as e:
         raise CompileFailure(f"the CUDA kernel {kernel.__name__} does not compile for {dtype or 'its types'}: "
                              f"{type(e).__name__}: {e}") from e
-    allowed = [DEFAULT_SHARED]
+    return _launcher(kernel.__name__, function, elements(kernel, dtype))
 
-    def launch(shape: tuple[Any, ...], packed: list[Any]) -> None:
-        grid, block, shared = shape
-        if shared > allowed[0]:
-            _allow_shared(function, shared)
-            allowed[0] = shared
-        function(grid, block, packed, shared)
 
-    return launch
+def _launcher(name: str, function: Any, taken: list[str]) -> Launcher:
+    from cupy_backends.cuda.api import driver
+    cuda = cupy().cuda
+
+    def allow(nbytes: int) -> None:
+        """More dynamic shared memory than a kernel may have unasked (CUDA Programming Guide, §3.2.4)."""
+        driver.funcSetAttribute(function.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, nbytes)
+
+    return Launcher(name, function.ptr, taken, driver.launchKernel, lambda: cuda.get_current_stream().ptr,
+                    lambda: cuda.runtime.free(0), allow)  # fmt: skip
+
+
+def elements(kernel: Any, dtype: str | None) -> list[str]:
+    """The types of the numbers as which a kernel's arguments are handed over, T being `dtype`: see `words`."""
+    typed = (p.typed(dtype) for p in kernel.parameters)
+    lists = ([p.element] if p.rank is None else ["int64"] * (1 if p.rank <= 0 else 5 + 2 * p.rank) for p in typed)
+    return [element for several in lists for element in several]
 
 
 def _loaded(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> Any:
@@ -146,12 +156,6 @@ def _loaded(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> Any:
             module = cupy().cuda.function.Module()
     module.load(text.encode())
     return module.get_function(entry(text))
-
-
-def _allow_shared(function: Any, nbytes: int) -> None:
-    """Let a kernel have more dynamic shared memory than it may have unasked (CUDA Programming Guide, §3.2.4)."""
-    from cupy_backends.cuda.api import driver
-    driver.funcSetAttribute(function.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, nbytes)
 
 
 def cached_ptx(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> str:
@@ -203,10 +207,7 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may have unasked
-
-
-def words(array: Any, p: Any) -> list[Any]:
+def words(array: Any, p: Any) -> list[int]:
     """An array as Numba's kernels take it: the address of a flat one, else two unused words, size, item size, address,
     shape and strides. Several: the address of a table of addresses on the card, which they keep."""
     if p.rank == -2:
@@ -214,10 +215,10 @@ def words(array: Any, p: Any) -> list[Any]:
         array = array.on_card
     address = 0 if array is None else array.data.ptr
     if p.rank <= 0:
-        return [np.int64(address)]
+        return [address]
     size, item = (0, np.dtype(p.element).itemsize) if array is None else (array.size, array.itemsize)
     shape, strides = ((0,) * p.rank,) * 2 if array is None else (array.shape, array.strides)
-    return [np.int64(n) for n in (0, 0, size, item, address, *shape, *strides)]
+    return [0, 0, size, item, address, *shape, *strides]
 
 
 # --- the card -------------------------------------------------------------------------------------

@@ -5,8 +5,7 @@ never touched, on a card too): the program gives them their place on the card be
 """
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -102,14 +101,14 @@ def address(array: Any) -> int:
     return int(array.data.ptr)
 
 
-@contextmanager
-def rolled_back(failure: type[Exception]) -> Iterator[None]:
-    """What is written on the tape inside is taken back where the failure is raised."""
+def mark() -> tuple[int, int]:
+    """How much is written on the tape."""
     tape = CURRENT.tape
-    marks = (len(tape.steps), len(tape.made)) if tape is not None else (0, 0)
-    try:
-        yield
-    except failure:
-        if tape is not None:
-            del tape.steps[marks[0]:], tape.made[marks[1]:]
-        raise
+    return (len(tape.steps), len(tape.made)) if tape is not None else (0, 0)
+
+
+def roll_back(to: tuple[int, int]) -> None:
+    """Take back what was written since that mark."""
+    tape = CURRENT.tape
+    if tape is not None:
+        del tape.steps[to[0]:], tape.made[to[1]:]

@@ -1,6 +1,7 @@
 """The tiles that products are made in: their sizes, the kernels made for them, and which one serves which product."""
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .jit import Kernel, jit, kernel
@@ -120,7 +121,8 @@ def parts_of(depth: int, columns: int) -> int:
     return -(-depth // chunk)
 
 
-def plan(m: int, columns: list[int], depth: int, many: int, parts: int | None, tiles: tuple[Tile, ...]
+@lru_cache(1024)
+def plan(m: int, columns: tuple[int, ...], depth: int, many: int, parts: int | None, tiles: tuple[Tile, ...]
          ) -> tuple[Tile, int]:  # fmt: skip
     """The tile, and into how many parts k is cut, with which the last multiprocessor should end first; `parts` None:
     into any number of them."""
