@@ -46,7 +46,7 @@ def candidates(precision: str) -> tuple[Tile, ...]:
 
 def kernels() -> list[Kernel]:
     """The kernels of all candidates, made in the same order in every process."""
-    made = [matmul._add_parts, words._along, words._across]
+    made = [matmul._add_parts, words._round_both]
     for tile in candidates("float32"):
         tiles.PRODUCTS[tile, ""] = tiles.PRODUCTS.get((tile, "")) or tiles.made(tile)
         made.append(tiles.PRODUCTS[tile, ""])

@@ -110,6 +110,17 @@ assert len(heard) == 1 and "the driver does not take its machine code" in str(he
 """
 
 
+def test_the_tool_that_times_tiles_knows_their_kernels():
+    problem = cuda_compile.missing()
+    if problem:
+        pytest.skip(problem)
+    program = "from tests import gpu_tiles; print(len(gpu_tiles.kernels()))"
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0"}
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, text=True, capture_output=True,
+                         timeout=300)
+    assert run.returncode == 0 and int(run.stdout) > 30, run.stderr[-3000:]
+
+
 def test_what_is_loaded_is_machine_code_kept_on_disk_and_ptx_where_a_driver_refuses_it(tmp_path):
     problem = cuda_compile.missing()
     if problem:
