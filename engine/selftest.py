@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -102,11 +103,16 @@ def _card() -> Iterator[Finding]:
             return
     problem = card.problem()
     if problem is not None:
-        what, _, fix = problem.partition(": ")
-        yield Finding("card", False, what, fix or problem)
+        yield unusable(problem)
         return
     yield from card_findings(card)
     yield _safely("kernels on cuda", lambda: _computes("cuda"))
+
+
+def unusable(problem: str) -> Finding:
+    """A card that cannot be used: what is wrong, and, behind a colon or a full stop outside brackets, what to do."""
+    parts = re.fullmatch(r"((?:\([^()]*\)|[^(])*?)(?:: |\. )(.*)", problem)
+    return Finding("card", False, *parts.groups()) if parts else Finding("card", False, problem, problem)
 
 
 def _assembler() -> str:

@@ -1,6 +1,7 @@
 """What can be wrong with a card, each by a provider that plays it: a clear word, no hang, nothing lost."""
 from __future__ import annotations
 
+import re
 import sys
 import types
 import warnings
@@ -13,6 +14,7 @@ from engine import DeviceError, Tensor, default_device
 from engine.kernels import cuda
 from engine.kernels.cpu import jit_disabled
 from engine.kernels.cuda import CompileFailure, card
+from engine.selftest import unusable
 from microtfm import cli
 from tests.tiny import text_files
 
@@ -106,6 +108,15 @@ def test_a_card_that_cannot_be_used_is_refused_with_a_way_out(name, with_card, t
     assert cli.main(["train", *files, "--device", "cuda"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("microtfm: device cuda: ") and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_doctor_says_what_is_wrong_and_what_to_do(name, with_card):
+    with_card(CASES[name][0])
+    found = unusable(card.problem())
+    assert found.ok is False and re.search("install|nvidia-smi|--device cpu", found.fix)
+    for text in (found.found, found.fix):
+        assert text and text.count("(") == text.count(")")
 
 
 def test_a_card_that_can_be_used_is_taken_and_named(with_card):
