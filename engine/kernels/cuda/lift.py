@@ -100,6 +100,9 @@ def _operand(x: Array, shape: tuple[int, ...]) -> tuple[Array, int, int, bool]:
     """(x, every, size, whether four elements can be read at once): how an operand goes with a result of this shape."""
     if x.size == 1:
         return x, 1, 1, True
+    if x.shape == shape:
+        x = tape.contiguous(x)
+        return x, 1, x.size, aligned(x)
     full = (1,) * (len(shape) - x.ndim) + x.shape
     first = next(i for i in range(len(full)) if full[i] != 1)
     last = next(i for i in range(len(full), 0, -1) if full[i - 1] != 1)
