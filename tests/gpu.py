@@ -31,7 +31,7 @@ if "CUDA_HOME" not in os.environ and NVCC.exists():      # where libNVVM is, if 
     os.environ["CUDA_HOME"] = str(NVCC.resolve().parent.parent)
 ROOT = Path(__file__).parent.parent
 TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_rows.py", "tests/test_cuda_attention.py",
-         "tests/test_cuda_ops.py", "tests/test_cuda_words.py")
+         "tests/test_cuda_ops.py", "tests/test_cuda_words.py", "tests/test_cuda_limits.py")
 TRAINING = "tests/test_cuda_train.py"
 
 

@@ -98,6 +98,12 @@ assert [image[:4] for image in loaded] == [b"\\x7fELF"] * 2 and loaded[0] == loa
 kept = sorted(path.suffix for path in Path(sys.argv[1]).glob("cuda/*"))
 assert kept == [".cubin", ".ptx"], kept
 
+for damage in (lambda image: b"", lambda image: image[:300], lambda image: image[:40] + b"x" + image[41:]):
+    for file in Path(sys.argv[1]).glob("cuda/*"):
+        file.write_bytes(damage(file.read_bytes()))
+    assert "_embed" in provider._loaded(kernel, None, (9, 0))
+    assert loaded[-1][:4] == b"\\x7fELF" and assembler.usable()
+
 REFUSED = True
 with warnings.catch_warnings(record=True) as heard:
     warnings.simplefilter("always")

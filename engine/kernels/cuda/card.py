@@ -102,6 +102,16 @@ def _unfit(provider: Any) -> str | None:
     return None
 
 
+@cache
+def shared_memory() -> int:
+    """Bytes of shared memory that a block may have: 227 KiB on a Hopper card, 99 on those of compute capability 8.6,
+    8.9 and 12.0 (CUDA Programming Guide, "Compute Capabilities")."""
+    if simulated():
+        return 227 * 1024
+    from . import provider
+    return provider.shared_memory()
+
+
 def cuda_version(number: int) -> str:
     """13000 as 13.0."""
     return f"{number // 1000}.{number % 1000 // 10}"

@@ -144,6 +144,9 @@ class Kernel:
         shape = _three(grid), _three(block), int(shared)
         if min(shape[0]) < 1 or min(shape[1]) < 1:
             raise ValueError(f"the kernel {self.__name__} is launched with the grid {grid} of blocks of {block}")
+        if shape[0][0] > 2**31 - 1 or max(shape[0][1:]) > 65535:
+            raise ValueError(f"the kernel {self.__name__} is launched with the grid {grid}: a card takes up to "
+                             "2^31 - 1 blocks along x, 65,535 along y and z")  # fmt: skip
         if math.prod(shape[1]) > self.threads:
             raise ValueError(f"the kernel {self.__name__} is made for {self.threads} threads a block, not {block}")
         return lambda *arguments: self._launch(shape, arguments)

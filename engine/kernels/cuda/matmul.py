@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import tape, tiles, words
+from .card import shared_memory
 from .dropout import dropout_in_place
 from .jit import cuda, kernel, precision
 from .product import DEEP, GRADIENT, SIDE, above
@@ -16,6 +17,7 @@ from .rows import MOST, aligned, served
 Array = Any
 
 THREADS = 256
+MANY = 65535  # products of a launch: as many blocks a grid has along z
 
 
 @kernel("float32[::1], float32[::1], float32[::1], int32, int32, int32, bool, bool", threads=THREADS)
@@ -75,8 +77,8 @@ def launch(
         words_of = [piece._replace(array=piece.array.view(np.int32)) for piece in work.pieces]
         work = work._replace(a=a.view(np.int32), pieces=words_of)
     length, many = sum(piece.width for piece in work.pieces) if mode == DEEP else work.depth, batch[0] * batch[1]
-    tile, parts = tiles.plan(m, columns, length, many, parts,
-                             tiles.TILES if exact == "float32" else tiles.TENSOR_TILES[exact])  # fmt: skip
+    along = work.a_k == 1, all(piece.k == 1 for piece in work.pieces)  # else any strides will do
+    tile, parts = tiles.plan(m, columns, length, many, parts, tiles.fitting(exact, *along, shared_memory()))
     chunk = -(-length // (parts * tiles.UNIT)) * tiles.UNIT or 1
     parts = parts if mode == DEEP else max(1, -(-length // chunk))
     blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)
@@ -86,7 +88,6 @@ def launch(
     if exact == "float32":
         run, shape = tiles.PRODUCTS[tile, kind], ((blocks, parts, many), tile.parts)
     else:
-        along = work.a_k == 1, all(piece.k == 1 for piece in work.pieces)  # else any strides will do
         run = tiles.TENSOR_PRODUCTS[exact, tile, *along]
         shape = (blocks, parts, many), 32 * tile.parts, tiles.shared_bytes(tile, *along)
     widths = [piece.width for piece in work.pieces] + [0] * (3 - len(work.pieces))
@@ -168,13 +169,29 @@ def matmul(a: Array, b: Array) -> Array:
     a, b = plain(a), plain(b)
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     (m, depth), n = a.shape[-2:], b.shape[-1]
+    many = math.prod(batch)
+    if many * m * n > MOST:
+        return NotImplemented
     c = tape.empty((*batch, m, n), a.dtype)
-    if c.size == 0 or depth == 0 or c.size > MOST:
+    if c.size == 0 or depth == 0:
         if c.size:
             tape.fill(c, 0)
         return c
+    if b.ndim == 2 and many > MANY:
+        a = tape.contiguous(a)
     if b.ndim == 2 and a.ndim > 2 and (rows := as_rows(a)) is not None:
         a, m, batch = rows, rows.shape[0], ()
+    elif many > MANY:
+        a, b, parts = *(_two_axes(x, batch)[0] for x in (a, b)), c.reshape(many, m, n)
+        for i in range(0, many, MANY):
+            _multiply(a[i : i + MANY], b[i : i + MANY], parts[i : i + MANY], m, n, depth, (min(MANY, many - i),))
+        return c
+    _multiply(a, b, c, m, n, depth, batch)
+    return c
+
+
+def _multiply(a: Array, b: Array, c: Array, m: int, n: int, depth: int, batch: tuple[int, ...]) -> None:
+    """c = a b for a batch of at most MANY products, by one launch."""
     if len(batch) > 2:
         a, b = (_two_axes(x, batch) for x in (a, b))
         batch = (1, math.prod(batch))
@@ -185,7 +202,6 @@ def matmul(a: Array, b: Array) -> Array:
         a, a_i, a_k, [Piece(b, b_k, b_j, n)], c, m, depth, mode=GRADIENT if cutting else SIDE, batch=(outer, inner),
         steps=(steps_a[0], steps_a[1], steps_b[0], steps_b[1]),
     )  # fmt: skip
-    return c
 
 
 def as_rows(a: Array) -> Array | None:

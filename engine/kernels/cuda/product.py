@@ -238,6 +238,8 @@ def product(
     tx = (t // 32 % (COLUMNS // ALONG // 8) * 8 + t % 2 + t // 4 % 4 * 2) * 4
     ty = (t // 32 // (COLUMNS // ALONG // 8) * 4 + t // 2 % 2 + t // 16 % 2 * 2) * 4
     together_a, together_b = wide_a and a_i == 1, wide_b and b_j == 1
+    if DEEPLY:
+        together_b = wide_b and b1_j == 1 and b2_j == 1 and b3_j == 1
     row_a, k_a = PLACE_A(t, together_a)
     row_b, k_b = PLACE_B(t, together_b)
     put_a, put_b = np.int32(k_a * (ROWS + 4) + row_a), np.int32(k_b * (COLUMNS + 4) + row_b)

@@ -22,6 +22,7 @@ from .launching import Launcher
 
 INSTALL = ('install the CUDA packages: pip install "microtfm[cuda13]" (driver 580 or newer), or "microtfm[cuda12]" '
            "(driver 525 or newer)")  # fmt: skip
+DIGEST = 32  # bytes
 
 
 class ProviderMissing(ImportError):
@@ -130,7 +131,11 @@ def _launcher(name: str, function: Any, taken: list[str]) -> Launcher:
 
     def allow(nbytes: int) -> None:
         """More dynamic shared memory than a kernel may have unasked (CUDA Programming Guide, §3.2.4)."""
-        driver.funcSetAttribute(function.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, nbytes)
+        try:
+            driver.funcSetAttribute(function.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, nbytes)
+        except driver.CUDADriverError as e:
+            raise CompileFailure(f"the CUDA kernel {name} needs {nbytes} bytes of shared memory a block, and the card "
+                                 f"does not give it as much ({e})") from e  # fmt: skip
 
     return Launcher(name, function.ptr, taken, driver.launchKernel, lambda: cuda.get_current_stream().ptr,
                     lambda: cuda.runtime.free(0), allow)  # fmt: skip
@@ -178,16 +183,19 @@ def cached_code(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> 
 
 
 def _kept(kernel: Any, facts: Any, kind: str, make: Callable[[], bytes | None]) -> bytes | None:
-    """What is made of a kernel, from the disk if it was made of the same before."""
+    """What is made of a kernel, from the disk if it was made of the same before; a digest stands before it there, so
+    that what is damaged is made again."""
     file = _cache() / f"{kernel.__name__}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.{kind}"
     with contextlib.suppress(OSError):
-        return file.read_bytes()
+        kept = file.read_bytes()
+        if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
+            return kept[DIGEST:]
     made = make()
     if made is not None:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(made)
+            part.write_bytes(hashlib.sha256(made).digest() + made)
             os.replace(part, file)
     return made
 
@@ -232,6 +240,12 @@ def memory() -> tuple[int, int]:
     """(free, all) bytes of the card's memory."""
     free, total = cupy().cuda.runtime.memGetInfo()
     return int(free), int(total)
+
+
+def shared_memory() -> int:
+    """Bytes of shared memory that a block may have, if it asks."""
+    runtime = cupy().cuda.runtime
+    return int(runtime.getDeviceProperties(runtime.getDevice())["sharedMemPerBlockOptin"])
 
 
 def erf(x: Any) -> Any:

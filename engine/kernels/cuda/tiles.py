@@ -82,6 +82,13 @@ def shared_bytes(tile: Tile, a_along: bool, b_along: bool) -> int:
     return 4 * tile.stages * sum(side.words for side in operands)
 
 
+def fitting(name: str, a_along: bool, b_along: bool, most: int) -> tuple[Tile, ...]:
+    """The tiles of a precision, for operands that lie so, that have room in so many bytes of shared memory."""
+    if name == "float32":
+        return TILES
+    return tuple(tile for tile in TENSOR_TILES[name] if shared_bytes(tile, a_along, b_along) <= most)
+
+
 def made_for_tensor_cores(tile: Tile, name: str, a_along: bool, b_along: bool) -> Kernel:
     """The kernel of a tile for a precision and operands that lie along k, or along the rows."""
     a, b = operand(tile.rows, tile.depth, a_along), operand(tile.columns, tile.depth, b_along)

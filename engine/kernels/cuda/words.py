@@ -172,4 +172,5 @@ def write(matrices: list[Matrix]) -> None:
     """Round them, two a launch."""
     for first in range(0, len(matrices), 2):
         one, other = (*matrices[first : first + 2], NO_MATRIX)[:2]
-        _round_both[one.blocks + other.blocks, THREADS](one.blocks, *one[:-1], *other[:-1])
+        if blocks := one.blocks + other.blocks:
+            _round_both[blocks, THREADS](one.blocks, *one[:-1], *other[:-1])
