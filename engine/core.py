@@ -230,7 +230,7 @@ class Tensor(Methods):
         """Note that the values were changed in place."""
         owner, recorder = self.node.owner(), STATE.get().recorder
         if recorder is not None:
-            recorder.changed(owner)
+            recorder.changed(owner, self._array)
         owner.version += 1
         owner.digest = None
 
@@ -325,6 +325,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     array = made if isinstance(made, np.ndarray) else devices.made(made)
     if recorder:
         recorder.note(op.name, state)
+        recorder.came(op, arrays, params, array)
     out = _record(op, tensors, arrays, params, array, array.shape, array.dtype, state, residuals)
     if state.watch:
         state.watch(out, op, tensors, began)
