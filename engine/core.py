@@ -230,7 +230,7 @@ class Tensor(Methods):
         """Note that the values were changed in place."""
         owner, recorder = self.node.owner(), STATE.get().recorder
         if recorder is not None:
-            recorder.changed(owner)
+            recorder.changed(owner, self._array)
         owner.version += 1
         owner.digest = None
 
@@ -303,7 +303,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
         if op.fused and not state.fusing:
             with scope(op.name):
                 return op.meaning(*tensors, **params)
-        return _record(op, tensors, params, None, shape, promotion.result_dtype(op, tensors, params), state, ())
+        return _record(op, tensors, (), params, None, shape, promotion.result_dtype(op, tensors, params), state, ())
     arrays = devices.together(op.name, [t.array() if t is not None else None for t in tensors])
     recorder = state.recorder
     if op.check:
@@ -322,10 +322,11 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
                 made = op.meaning(*arrays, **params)
     elif type(made) is tuple:
         made, *residuals = made
+    array = made if isinstance(made, np.ndarray) else devices.made(made)
     if recorder:
         recorder.note(op.name, state)
-    array = made if isinstance(made, np.ndarray) else devices.made(made)
-    out = _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
+        recorder.came(op, arrays, params, array)
+    out = _record(op, tensors, arrays, params, array, array.shape, array.dtype, state, residuals)
     if state.watch:
         state.watch(out, op, tensors, began)
     return out
@@ -335,8 +336,8 @@ def _check(op: Op, arrays: Sequence[Any], params: dict[str, Any]) -> None:
     op.check(*arrays, **params)          # type: ignore[misc]
 
 
-def _record(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], array: Any, shape: Shape,
-            dtype: np.dtype, state: State, residuals: Sequence[Any]) -> Tensor:
+def _record(op: Op, tensors: Sequence[Tensor | None], given: Sequence[Any], params: dict[str, Any], array: Any,
+            shape: Shape, dtype: np.dtype, state: State, residuals: Sequence[Any]) -> Tensor:
     """The output as a tensor, with its history if recording."""
     if not state.recording:
         node = Node(shape, dtype, state)
@@ -349,15 +350,15 @@ def _record(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any], ar
                     node.requires_grad = True
                     node.residuals = residuals
                     if array is not None:
-                        _save(op, node, tensors, array)
+                        _save(op, node, tensors, given, array)
                     break
     if op.view and tensors[0] is not None:
         node.storage = tensors[0].node.owner()
     return Tensor.wrap(array, node)
 
 
-def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> None:
-    """Keep the arrays that the op's rules will read, and no others."""
+def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], given: Sequence[Any], array: Any) -> None:
+    """Keep the arrays that the op's rules will read, and no others: those it was given, all on one device."""
     wanted = op.saves if op.saves is not None else (*range(len(tensors)), OUT)
     for i in wanted:
         if i == OUT:
@@ -366,7 +367,7 @@ def _save(op: Op, node: Node, tensors: Sequence[Tensor | None], array: Any) -> N
             t = tensors[i]
             if t is None:
                 continue
-            owner, kept = t.node.storage or t.node, t._array
+            owner, kept = t.node.storage or t.node, given[i]
         owner.used_by = op.name
         node.saved[i] = Saved(kept, owner.version, devices.checksum(kept) if _held(owner) else None)
 

@@ -1,6 +1,7 @@
 """A recorded step as a program: fixed buffers, and a straight line of kernel launches over them."""
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from engine import device
 from engine.arena import Buffer, layout
 from engine.core import Tensor
 from engine.errors import GraphError
-from engine.guards import guard, is_check
+from engine.guards import Guards, is_check
 from engine.kernels.cpu.table import Table
 from engine.kernels.cpu.tape import Addresses, Call, Launch
 from engine.recorder import Label, Recorder
@@ -29,6 +30,11 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
 
     def within(self, memory: Any, start: int) -> Any:
         """The array, its buffer beginning at byte `start` of the memory."""
@@ -58,10 +64,20 @@ class Program:
         self._outputs: list[Output] = []
         self.result = over(Tensor, result, self._output)
         self.gradients = [self._place(t.grad.array()) for t in self.leaves if t.grad is not None]
+        if self.device == "cuda":
+            self._guards = self._guarded()
         self._lay_out()
         self._forget()
         self.size: int                                   # bytes of memory that `bind` wants
         self.memory: Any = None
+
+    def _guarded(self) -> Guards:
+        """The checks, which a card cannot make."""
+        place = partial(_each, self._place)
+        origins = [origin._replace(arrays=place(origin.arrays), out=self._place(origin.out))
+                   for origin in self.recorder.origins]
+        return Guards([both for both in self._both() if is_check(both[0])], self.inputs, origins,
+                      place([*self.recorder.written, *self.recorder.key_buffers]))
 
     def _place(self, array: Any) -> Any:
         """Where an array of the step's own lies; any other array as it is."""
@@ -99,6 +115,7 @@ class Program:
     def _forget(self) -> None:
         """Drop the memory of the recording: no page of what is large was ever touched."""
         self.recorder.tape.made, self.recorder.tape.steps = [], []
+        self.recorder.origins, self.recorder.written = [], []
         self._buffers, self._starts = [], []
 
     def array(self, place: Any) -> Any:
@@ -116,7 +133,6 @@ class Program:
         self.segments: list[Any] = []
         launches: list[Launch] = []
         if self.device == "cuda":
-            self._guards = [guard(step, label, self.inputs) for step, label in self._both() if is_check(step)]
             self.segments.append(device.graph([_mapped(step, self.array) for step, _ in self._launched()]))
         for step in (_mapped(step, self.array) for step in self.steps if self.device == "cpu"):
             if isinstance(step, Launch):
@@ -146,8 +162,7 @@ class Program:
         """Take the arguments of the next run. Raises what the checks of ops raise."""
         if self.device == "cuda":
             with np.errstate(all="ignore"):
-                for check in self._guards:
-                    check(arrays)
+                self._guards(arrays)
         for buffer, array in zip(self.inputs, arrays, strict=True):
             device.load(buffer, array)
 
@@ -219,6 +234,10 @@ def over(kind: type, result: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(result, dict):
         return {key: over(kind, item, change) for key, item in result.items()}
     return result
+
+
+def _each(change: Callable[[Any], Any], arrays: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(a if a is None else change(a) for a in arrays)
 
 
 def arrays_of(step: Step) -> Iterator[Any]:

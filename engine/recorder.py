@@ -28,6 +28,14 @@ class Label(NamedTuple):
         return "/".join((*self.scope, self.op)) + (" (backward)" if self.phase == "backward" else "")
 
 
+class Origin(NamedTuple):
+    """How an array of whole numbers came about."""
+    op: Op
+    params: dict[str, Any]
+    arrays: tuple[Any, ...]
+    out: Any
+
+
 class Recorder:
     """What `apply` and its kin tell while a step is recorded, and how they get what only a running step has."""
 
@@ -39,6 +47,8 @@ class Recorder:
         self.key_buffers = key_buffers
         self.owners: dict[int, Node] = {}                # whose memory the step changes in place
         self.leaves: dict[int, Tensor] = {}              # whose .grad the step sets
+        self.origins: list[Origin] = []                  # of whole numbers on a card, as ids are, in order
+        self.written: list[Any] = []                     # arrays that the step changes in place
 
     def record(self, function: Callable[[], Any]) -> Any:
         """Call a function, writing down what it would do."""
@@ -59,6 +69,11 @@ class Recorder:
         missing = len(self.tape.steps) - len(self.labels)
         if missing:
             self.labels += [Label(name, state.phase, state.scope)] * missing
+
+    def came(self, op: Op, arrays: Sequence[Any], params: dict[str, Any], out: Any) -> None:
+        """An op made this array. On a card, whoever checks ids must know what whole numbers come from."""
+        if out.dtype.kind in "iub" and device.is_on_card(out):
+            self.origins.append(Origin(op, params, tuple(arrays), out))
 
     def check(self, op: Op, arrays: Sequence[Any], params: dict[str, Any]) -> None:
         """Refuse values that a kernel could not survive, at every run. A rule's were refused by its op already."""
@@ -91,9 +106,10 @@ class Recorder:
                              "it in the step, before backward(): model.zero_grad(), or x.grad = None.")
         self.leaves[id(t)] = t
 
-    def changed(self, owner: Node) -> None:
-        """The step changes this node's memory in place."""
+    def changed(self, owner: Node, array: Any) -> None:
+        """The step changes this node's memory in place: this array, which is all of it or a view."""
         self.owners[id(owner)] = owner
+        self.written.append(array)
 
 
 class Check(NamedTuple):

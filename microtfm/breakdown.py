@@ -30,8 +30,9 @@ def place(learner: Learner, batches: Sequence[Batch], randomness: dict[str, int]
 
 def _first(learner: Learner, batch: Batch) -> str | None:
     with engine.observe(times=False):
-        loss = learner.backward(engine.Tensor(batch.source, name="source"),
-                                engine.Tensor(batch.target_in, name="target_in"), engine.Tensor(batch.target_out))
+        source, target_in, target_out = learner.arrays(batch)
+        loss = learner.backward(engine.Tensor(source, name="source"), engine.Tensor(target_in, name="target_in"),
+                                engine.Tensor(target_out))
     for box in engine.graph(loss, backward=True).boxes:
         if box.seen is not None and not box.seen.finite:
             if box.kind == "parameter":

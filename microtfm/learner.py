@@ -36,10 +36,10 @@ class Learner:
 
     def _update(self, batches: Sequence[Batch], lr: float, tokens: int) -> tuple[float, float]:
         if len(batches) == 1:
-            loss, norm = self._learn(*_arrays(batches[0]), float(lr), tokens)
+            loss, norm = self._learn(*self.arrays(batches[0]), float(lr), tokens)
             return float(loss.item()), float(norm.item())
         self._clear()
-        losses = [float(self._add(*_arrays(batch)).item()) for batch in batches]
+        losses = [float(self._add(*self.arrays(batch)).item()) for batch in batches]
         return sum(losses), float(self._finish(sum(losses), float(lr), tokens).item())
 
     def _whole(self, source: Tensor, target_in: Tensor, target_out: Tensor, lr: Tensor, tokens: Tensor) -> tuple[
@@ -47,11 +47,15 @@ class Learner:
         loss = self.backward(source, target_in, target_out)
         return loss, self._step(loss, lr, tokens)
 
+    def arrays(self, batch: Batch) -> list[np.ndarray]:
+        """What a step takes of a batch; twice over, where two predictions are drawn together. That is done here and
+        not in the step, so that the ids are arguments of it, which are checked before it runs on a card."""
+        given = [batch.source, batch.target_in, batch.target_out]
+        return [np.concatenate([ids, ids]) for ids in given] if self.settings.consistency else given
+
     def backward(self, source: Tensor, target_in: Tensor, target_out: Tensor) -> Tensor:
-        """The sum of a batch's losses; its gradients are in the parameters."""
+        """The sum of a batch's losses, of what `arrays` gives; its gradients are in the parameters."""
         weight = self.settings.consistency
-        if weight:
-            source, target_in, target_out = (engine.concat([ids, ids]) for ids in (source, target_in, target_out))
         logits = self.model(source, target_in)                                                     # (B, T, V)
         loss = translation_loss(logits, target_out, self.settings.label_smoothing, reduction="sum")
         if weight:
@@ -94,7 +98,3 @@ class Learner:
 def tensors_in(step: Callable[..., Any]) -> Callable[..., Any]:
     """The step itself, for arguments that are arrays and numbers, as a replayed one takes them."""
     return lambda *given, **fixed: step(*(Tensor(np.asarray(x)) for x in given), **fixed)
-
-
-def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return batch.source, batch.target_in, batch.target_out

@@ -98,6 +98,17 @@ def test_values_are_written_and_read_on_a_card():
     assert x.detach().device == "cuda" and float(x.sum()) == 17
 
 
+def test_numbers_are_repeated_where_they_are():
+    for default in ("cpu", "cuda"):
+        with default_device(default):
+            for there in ("cpu", "cuda"):
+                x = Tensor([1.0, 2.0], device=there, requires_grad=True)
+                y = engine.repeat(x, 2, axis=0)
+                y.sum().backward()
+                assert (y.device, y.tolist(), x.grad.device, x.grad.tolist()) == (there, [1, 1, 2, 2], there, [2, 2])
+                assert engine.repeat(Tensor(3.0, device=there), 2).device == there
+
+
 def test_leaves_move_in_place():
     x = Tensor([1.0, 2.0], requires_grad=True)
     (x * x).sum().backward()

@@ -18,7 +18,11 @@ from microtfm import Translator, cli, train
 from microtfm.bench.ours import OurStep
 from microtfm.bench.sizes import SIZES
 from microtfm.errors import UserError
-from microtfm.settings import Settings
+from microtfm.learner import Learner
+from microtfm.optim import Adam
+from microtfm.settings import ModelSettings, Settings, TrainSettings
+from microtfm.transformer import Transformer
+from tests.test_learner import batch
 from tests.tiny import corpus, pairs, settings
 
 pytest.importorskip("greenlet")
@@ -110,7 +114,25 @@ def test_ids_are_checked_before_a_replayed_step_on_a_card() -> None:
         with pytest.raises(engine.IndexRangeError, match="id 5 is out of range for 5 rows"):
             look(ids + 1)
         with pytest.raises(GraphError, match="looks ids up that the step itself computes"):
-            engine.replay(lambda x: engine.embedding(table, engine.argmax(x, axis=-1)))(np.zeros((2, 5), np.float32))
+            engine.replay(lambda x: engine.embedding(table, x.astype(np.int64)))(np.zeros((2, 5), np.float32))
+
+
+def drawn_together(device: str, replayed: bool, several: int) -> tuple[list[tuple[float, float]], list[Any]]:
+    """Losses, norms and weights of an R-Drop run of three updates, each from so many batches."""
+    with default_device(device):
+        engine.seed(3)
+        model = Transformer(ModelSettings(d_model=16, heads=2, layers=1, ffn=32, dropout=0.3, tie="output"), 40, 50)
+        learn = Learner(model, Adam(model.named_parameters(), 1e-2), TrainSettings(consistency=5.0), replayed)
+        steps = [[batch(2, 4, 10 * step + i) for i in range(several)] for step in range(3)]
+        said = [learn(batches, 0.01, sum(b.tokens for b in batches)) for batches in steps]
+        return said, [p.numpy().tolist() for p in learn.parameters]
+
+
+@pytest.mark.parametrize("several", [1, 2])
+def test_two_predictions_are_drawn_together_on_a_card_as_on_the_processor(several: int) -> None:
+    here, there = drawn_together("cpu", True, several), drawn_together("cuda", True, several)
+    np.testing.assert_allclose(there[0], here[0], rtol=1e-5)
+    assert drawn_together("cuda", False, several) == there
 
 
 # --- settings -------------------------------------------------------------------------------------

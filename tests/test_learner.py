@@ -67,9 +67,9 @@ def test_several_small_batches_learn_what_one_large_one_would() -> None:
 
 def test_two_predictions_are_drawn_together() -> None:
     arrays = batch(4, 8, 0)
-    given = [engine.Tensor(x) for x in (arrays.source, arrays.target_in, arrays.target_out)]
     plain, certain = learner(False, dropout=0.0), learner(False, dropout=0.0, consistency=5.0)
-    assert certain.backward(*given).item() == pytest.approx(plain.backward(*given).item(), rel=1e-6)
+    given, twice = ([engine.Tensor(x) for x in learn.arrays(arrays)] for learn in (plain, certain))
+    assert certain.backward(*twice).item() == pytest.approx(plain.backward(*given).item(), rel=1e-6)
     for one, other in zip(plain.parameters, certain.parameters, strict=True):
         assert one.grad is not None
         assert other.grad is not None
@@ -79,7 +79,6 @@ def test_two_predictions_are_drawn_together() -> None:
         """How far two predictions under dropout are from each other after thirty updates."""
         for _ in range(30):
             learn([arrays], 0.01, arrays.tokens)
-        twice = [engine.Tensor(np.concatenate([x.numpy()] * 2)) for x in given]
         return float(disagreement(learn.model(twice[0], twice[1]), twice[2]).item())
 
     assert 0 < apart(learner(True, dropout=0.3, consistency=5.0)) < 0.5 * apart(learner(True, dropout=0.3))

@@ -72,7 +72,8 @@ def _repeated(s: Shape, *, repeats: tuple[int, ...], axis: int | None) -> Shape:
        equation=("Y = each of X, as often as repeats says", "X̄ = Σ of Ȳ's copies of it"))
 def repeat(x: Tensor, *, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
     """Each number repeated in place along an axis (None: of all in one row), as NumPy's repeat."""
-    return take(x, np.repeat(np.arange(len(repeats)), repeats), axis=axis)                 # type: ignore[arg-type]
+    ids = np.repeat(np.arange(len(repeats)), repeats)                                      # type: ignore[arg-type]
+    return take(x, Tensor(ids, device=x.device), axis=axis)
 
 
 # --- order ----------------------------------------------------------------------------------------

@@ -1,0 +1,158 @@
+"""Replay on a card, here a simulated one: every op, its gradient, and ids that the step itself makes of others."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import engine
+from engine import OPS, GraphError, IndexRangeError, Op, Real, Tensor, default_device, grad
+from engine.check import Call, calls, differentiable
+from engine.kernels.cpu import jit_disabled
+
+pytest.importorskip("greenlet")
+pytestmark = pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
+
+TABLE = np.arange(10, dtype=np.float32).reshape(5, 2)
+
+
+@pytest.fixture(autouse=True)
+def _on_a_card() -> Any:
+    with default_device("cuda"):
+        yield
+
+
+# --- every op -------------------------------------------------------------------------------------
+def step_of(op: Op, call: Call) -> tuple[Callable[..., Any], list[np.ndarray]]:
+    """A step that runs an op and its gradient, and the step's arguments."""
+    given = [i for i, a in enumerate(call.arrays) if a is not None]
+    arrays = {i: np.array(call.arrays[i], order="C") for i in given}
+    leaves = {i: Tensor(arrays[i], requires_grad=True) for i in given
+              if isinstance(op.kind(i), Real) and differentiable(op)}
+
+    def step(*arguments: Tensor) -> list[Tensor]:
+        inputs: list[Any] = [None] * len(call.arrays)
+        for i, argument in zip(given, arguments, strict=True):
+            inputs[i] = leaves.get(i, argument)
+        y = call.on(op, inputs)
+        return [y, *(grad(engine.sum(y * y), list(leaves.values())) if y.requires_grad else [])]
+    return step, list(arrays.values())
+
+
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.name != "to"], ids=lambda op: op.name)
+@settings(max_examples=2)
+@given(data=st.data())
+def test_every_op_replays_with_its_own_bits(op: Op, data: Any) -> None:
+    step, arrays = step_of(op, data.draw(calls(op, np.float32)))
+    expected, replayed = step(*map(Tensor, arrays)), engine.replay(step)
+    for _ in range(3):
+        for mine, wanted in zip(replayed(*arrays), expected, strict=True):
+            assert mine.device == wanted.device == "cuda"
+            np.testing.assert_array_equal(mine.numpy(), wanted.numpy())
+
+
+@pytest.mark.parametrize("ord", [1, 2, 3, 0.5, np.inf])
+@pytest.mark.parametrize("x", [2.5, [1.0, 2.0]])
+def test_the_gradient_of_a_norm_is_that_of_the_processor(ord: float, x: Any) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        with default_device(device):
+            p = Tensor(x, requires_grad=True)
+            slope = engine.replay(lambda z: grad(engine.norm(p, ord=ord) * z, [p])[0])   # noqa: B023
+            found.append([slope(2.0).numpy() for _ in range(3)])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
+# --- ids of the engine's own ----------------------------------------------------------------------
+@pytest.mark.parametrize("step", [
+    engine.sort, lambda x: engine.sort(x, axis=None), lambda x: engine.topk(x, k=2)[0],
+    lambda x: engine.take_along_axis(x, engine.topk(x, k=2, largest=False)[1][:, ::-1]),
+    lambda x: engine.repeat(x, 2, axis=0), lambda x: engine.repeat(x, 3),
+    lambda x: engine.take(Tensor(TABLE), engine.argmax(x, axis=-1), axis=0),
+    lambda x: engine.one_hot(engine.argmin(x, axis=-1), size=3),
+])
+def test_places_that_the_engine_finds_can_be_looked_up(step: Callable[..., Any]) -> None:
+    replayed = engine.replay(step)
+    for seed in range(3):
+        x = np.random.default_rng(seed).standard_normal((4, 3)).astype(np.float32)
+        np.testing.assert_array_equal(replayed(x).numpy(), step(Tensor(x)).numpy())
+
+
+def test_places_beyond_the_table_are_refused_before_anything_runs() -> None:
+    x, last = np.zeros((2, 7), np.float32), np.float32([[0, 0, 0, 0, 0, 0, 1]] * 2)
+    for step in (lambda x: engine.embedding(Tensor(TABLE), engine.argmax(x, axis=-1)),
+                 lambda x: engine.embedding(Tensor(TABLE), engine.argmax(x, axis=None)),
+                 lambda x: engine.cross_entropy(Tensor(np.ones((2, 5), np.float32)), engine.argmax(x, axis=-1),
+                                                ignore_index=6)):
+        for places in (x, last):
+            with pytest.raises(GraphError, match="looks ids up that the step itself computes"):
+                engine.replay(step)(places)
+
+
+# --- ids that the step makes of others ------------------------------------------------------------
+MAKE: dict[str, Callable[[Tensor], Tensor]] = {
+    "joined": lambda i: engine.concat([i, i]),
+    "joined and cut": lambda i: engine.concat([i[:, 1:], i], axis=1)[:, ::2],
+    "added to": lambda i: engine.where(i < 0, i + 5, i).astype(np.int64),
+    "padding left out": lambda i: engine.where(engine.equal(i, 9), 0, i),
+    "repeated": lambda i: engine.repeat(i, 2, axis=0),
+    "doubled often": lambda i: (i + i + i + i) - i - i - i,
+    "spread": lambda i: engine.tile(i, reps=(2, 1)).reshape(-1)}
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_ids_made_of_ids_are_checked_before_the_step(make: Callable[[Tensor], Tensor]) -> None:
+    table = Tensor(TABLE, requires_grad=True)
+
+    def step(ids: Tensor) -> tuple[Tensor, Tensor]:
+        y = engine.embedding(table, make(ids))
+        return y, grad(engine.sum(y * y), table)
+    look, good = engine.replay(step), np.array([[0, 1, 2], [4, 3, 4]])
+    for ids in (good, good[::-1].copy(), good % 3):
+        for mine, wanted in zip(look(ids), step(Tensor(ids)), strict=True):
+            np.testing.assert_array_equal(mine.numpy(), wanted.numpy())
+    for bad in (5, -11, 2**40):
+        with pytest.raises(IndexRangeError, match="out of range for 5 rows"):
+            look(np.where(good == 4, bad, good))
+    assert look(good)[0].numpy()[0].tolist() == step(Tensor(good))[0].numpy()[0].tolist()
+
+
+def test_bad_ids_that_only_pick_other_ids_are_refused() -> None:
+    look = engine.replay(lambda ids, which: engine.embedding(Tensor(TABLE), engine.take(ids, which, axis=0)))
+    ids = np.array([1, 7, 3])
+    for which in ([0, 2], [2, -3]):
+        assert look(ids, np.array(which)).shape == (2, 2)
+    with pytest.raises(IndexRangeError, match="id 7 is out of range for 5 rows"):
+        look(ids, np.array([0, 1]))
+    with pytest.raises(IndexRangeError, match="id 3 is out of range for 3 rows"):
+        look(ids, np.array([0, 3]))
+
+
+def test_ids_from_outside_are_checked_at_every_run() -> None:
+    ids = Tensor([1, 4])
+    look = engine.replay(lambda x: engine.embedding(Tensor(TABLE), ids) * x)
+    for _ in range(3):
+        assert look(2.0).tolist() == [[4, 6], [16, 18]]
+    ids[1] = 5
+    with pytest.raises(IndexRangeError, match="id 5 is out of range for 5 rows"):
+        look(2.0)
+
+
+def test_ids_that_nobody_knows_before_the_step_are_refused() -> None:
+    kept = Tensor([1, 2])
+
+    def overwritten(ids: Tensor) -> Tensor:
+        engine.update("copy", [kept], [ids])
+        return engine.embedding(Tensor(TABLE), kept)
+
+    for step, numbers in (
+            (lambda x: engine.embedding(Tensor(TABLE), x.astype(np.int64)), np.float32([1, 2])),
+            (lambda x: engine.embedding(Tensor(TABLE), engine.where(x > 0, 1, 2)), np.float32([1, 2])),
+            (lambda i: engine.embedding(Tensor(TABLE), i // 2), np.array([1, 2])),
+            (overwritten, np.array([1, 9]))):
+        with pytest.raises(GraphError, match="embedding looks ids up that the step itself computes"):
+            engine.replay(step)(numbers)
