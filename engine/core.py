@@ -28,6 +28,7 @@ class Saved(NamedTuple):
 
 
 SERIAL = count()                         # the order in which tensors are made, over all threads
+MOVED = [0]                              # changes whenever a tensor's numbers go to another array
 
 
 class Node:
@@ -223,7 +224,8 @@ class Tensor(Methods):
 
     def relocate(self, array: Any) -> None:
         """Hold the same numbers in this array from now on. For the engine itself."""
-        self._array = array
+        if array is not self._array:
+            self._array, MOVED[0] = array, next(SERIAL)
         self.changed()
 
     def changed(self) -> None:
@@ -323,6 +325,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     elif type(made) is tuple:
         made, *residuals = made
     if recorder:
+        recorder.works_on(tensors)
         recorder.note(op.name, state)
     array = made if isinstance(made, np.ndarray) else devices.made(made)
     out = _record(op, tensors, params, array, array.shape, array.dtype, state, residuals)
