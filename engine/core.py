@@ -216,8 +216,7 @@ class Tensor(Methods):
         """Change values in place. A backward pass that still needs the old ones raises GraphError."""
         value = value.read() if isinstance(value, Tensor) else value
         try:
-            array = self.read()
-            array[_plain_index(index)] = value if devices.of(array) == "cpu" else devices.beside(array, value)
+            devices.write(self.read(), _plain_index(index), value)
         except (ValueError, IndexError) as e:
             raise ShapeError(f"{self.node.label()} of shape {self.shape}: {e}") from None
         self.changed()
