@@ -157,6 +157,7 @@ def measured(device):
     return engine.graph(loss, backward=True)
 
 
+@pytest.mark.skipif(jit_disabled(), reason="the CPU runs fused ops by their definitions, and is drawn so")
 def test_what_a_run_on_a_card_shows_is_what_one_on_the_cpu_does(tmp_path):
     here, there = measured("cpu"), measured("cuda")
     assert [box.label for box in there.boxes] == [box.label for box in here.boxes]
