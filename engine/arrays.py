@@ -110,7 +110,9 @@ def host(array: Any) -> np.ndarray:
 
 
 def beside(array: Any, value: Any) -> Any:
-    """A value that is to be written into an array of a card: where that array is, if it is more than a number."""
+    """A value that is to be written into an array: where that array is, if it is more than a number."""
+    if of(array) == "cpu":
+        return host(value) if is_on_card(value) else value
     if isinstance(value, (int, float)) or of_data(value) == "cuda":
         return value
     value = np.asarray(value)
@@ -120,21 +122,42 @@ def beside(array: Any, value: Any) -> Any:
 def beside_in(array: Any, index: Any) -> Any:
     """An index whose arrays are on the device of the array that it is for."""
     if of(array) == "cpu":
-        return index
+        return index_on_host(index)
     if isinstance(index, tuple):
         return tuple(beside_in(array, i) for i in index)
-    return move(index, "cuda") if isinstance(index, np.ndarray) and index.ndim else index
+    if isinstance(index, np.ndarray):
+        return move(index, "cuda") if index.ndim else index.item()
+    return index
+
+
+def index_on_host(index: Any) -> Any:
+    """An index for NumPy: copies of its arrays that are on a card, all else as it is."""
+    if isinstance(index, tuple):
+        return tuple(index_on_host(i) for i in index)
+    return host(index) if is_on_card(index) else index
+
+
+def picked(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
+    """The shape of what an index picks from an array of a shape. Raises IndexError where it is out of range: a card
+    would not say so."""
+    return np.broadcast_to(np.False_, shape)[index_on_host(index)].shape
+
+
+def write(array: Any, index: Any, value: Any) -> None:
+    """array[index] = value, from either device. Raises IndexError, ValueError."""
+    if of(array) == "cuda":
+        picked(array.shape, index)
+    array[beside_in(array, index)] = beside(array, value)
 
 
 def add_at(out: Any, index: Any, values: Any) -> None:
     """out[index] += values, also where an index comes twice, in ascending order. On a card by way of the host, because
     sums there have no order; the kernels that training uses do better."""
     if of(out) == "cpu":
-        np.add.at(out, index, values)
+        np.add.at(out, index_on_host(index), values)
         return
     total = host(out)
-    index = tuple(host(i) if is_on_card(i) else i for i in (index if isinstance(index, tuple) else (index,)))
-    np.add.at(total, index, host(values))
+    np.add.at(total, index_on_host(index), host(values))
     out.set(total)
 
 

@@ -28,6 +28,7 @@ class Saved(NamedTuple):
 
 
 SERIAL = count()                         # the order in which tensors are made, over all threads
+MOVED = [0]                              # changes whenever a tensor's numbers go to another array
 
 
 class Node:
@@ -215,15 +216,15 @@ class Tensor(Methods):
         """Change values in place. A backward pass that still needs the old ones raises GraphError."""
         value = value.read() if isinstance(value, Tensor) else value
         try:
-            array = self.read()
-            array[_plain_index(index)] = value if devices.of(array) == "cpu" else devices.beside(array, value)
+            devices.write(self.read(), _plain_index(index), value)
         except (ValueError, IndexError) as e:
             raise ShapeError(f"{self.node.label()} of shape {self.shape}: {e}") from None
         self.changed()
 
     def relocate(self, array: Any) -> None:
         """Hold the same numbers in this array from now on. For the engine itself."""
-        self._array = array
+        if array is not self._array:
+            self._array, MOVED[0] = array, next(SERIAL)
         self.changed()
 
     def changed(self) -> None:
@@ -324,6 +325,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
         made, *residuals = made
     array = made if isinstance(made, np.ndarray) else devices.made(made)
     if recorder:
+        recorder.works_on(tensors)
         recorder.note(op.name, state)
         recorder.came(op, arrays, params, array)
     out = _record(op, tensors, arrays, params, array, array.shape, array.dtype, state, residuals)

@@ -38,9 +38,11 @@ from engine.arrays import (
     not_capturable,
     of,
     of_data,
+    picked,
     together,
     usable,
     within,
+    write,
 )
 from engine.errors import DeviceError
 from engine.kernels import cpu, cuda
@@ -76,12 +78,14 @@ __all__ = [
     "not_capturable",
     "of",
     "of_data",
+    "picked",
     "precision",
     "run",
     "synchronise",
     "together",
     "usable",
     "within",
+    "write",
 ]
 
 

@@ -1,7 +1,7 @@
 """Changing tensors in place: what an optimiser does, outside the graph."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     run(*arrays, **{name: _plain(x) for name, x in settings.items()})
     for t in tensors[0]:
         t.changed()
-    _note(rule)
+    _note(rule, *tensors, settings.values())
 
 
 def global_norm(tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> Tensor:
@@ -53,7 +53,7 @@ def global_norm(tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> Tenso
     """
     arrays = [t.array() for t in tensors]
     array = device.in_place("global_norm", arrays[0] if arrays else None)(arrays, _plain(scale))
-    _note("global_norm")
+    _note("global_norm", tensors, [scale])
     return Tensor.wrap(array, Tensor.placeholder((), np.float64).node)
 
 
@@ -69,10 +69,12 @@ def place(tensors: Sequence[Tensor], device_name: str) -> None:
             t.grad.relocate(device.move(t.grad.array(), where))
 
 
-def _note(name: str) -> None:
-    """Where a step is recorded: what was written down since the last op belongs to this."""
+def _note(name: str, *given: Iterable[Any]) -> None:
+    """Where a step is recorded: what was written down since the last op belongs to this, and works on these tensors."""
     state = STATE.get()
     if state.recorder is not None:
+        for many in given:
+            state.recorder.works_on([t for t in many if isinstance(t, Tensor)])
         state.recorder.note(name, state._replace(phase="update"))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine import device, random
-from engine.core import Node, Tensor
+from engine.core import MOVED, Node, Tensor
 from engine.errors import EngineError, GraphError
 from engine.state import STATE
 
@@ -31,9 +31,10 @@ def replay(step: Callable[..., Any], *, plans: int = PLANS) -> Replay:
     which the step would draw them, and every number has the same bits as without replay.
 
     The Python code of `step` runs at the first two calls with a set of shapes, not at later ones, and sees shapes, not
-    numbers. Raises GraphError where it reads a number (`item`, `numpy`, `if x:`), and at the second call if its two
-    recordings differ: then something that changes from call to call is not an argument. The arguments of `step` are
-    tensors. With NUMBA_DISABLE_JIT=1 the step itself runs, every time.
+    numbers. Where tensors that it works on have moved to another device since (`place`), it is recorded anew; call it
+    inside `default_device` of theirs. Raises GraphError where it reads a number (`item`, `numpy`, `if x:`), and at the
+    second call if its two recordings differ: then something that changes from call to call is not an argument. The
+    arguments of `step` are tensors. With NUMBA_DISABLE_JIT=1 the step itself runs, every time.
     """
     return Replay(step, plans)
 
@@ -49,6 +50,7 @@ class Replay:
         self._plans: OrderedDict[Any, Any] = OrderedDict()
         self._trusted: set[Any] = set()                  # recorded twice, with the same outcome
         self._memory: dict[str, Any] = {}                # by device
+        self._moved = MOVED[0]                           # as it was when the recordings were last looked through
         self._lock = threading.RLock()
         self._timing = False
         self.timings: list[tuple[Any, float]] | None = None      # of the last call that was timed
@@ -61,6 +63,7 @@ class Replay:
         key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording,
                state.device, device.current_precision())
         with self._lock:
+            self._follow()
             plan = self._plans.get(key)
             if plan is None:
                 plan = self._plans[key] = self._record(arrays, fixed)
@@ -74,12 +77,24 @@ class Replay:
             self.timings = plan.run_timed() if self._timing else plan.run()
             return plan.answer()
 
+    def _follow(self) -> None:
+        """Let go of recordings whose tensors have moved to other arrays: what they did, they would do to the old ones.
+        """
+        if self._moved == MOVED[0]:
+            return
+        self._moved = MOVED[0]
+        for key in [key for key, plan in self._plans.items() if plan.recorder.has_moved()]:
+            self._trusted.discard(key)
+            del self._plans[key]
+        used = {plan.device for plan in self._plans.values()}
+        self._memory = {name: memory for name, memory in self._memory.items() if name in used}
+
     def _record(self, arrays: list[Any], fixed: dict[str, Any], like: Any = None) -> Any:
         """A recording for these arguments' shapes; with the buffers of `like` for what varies."""
         from engine.program import Program
         from engine.recorder import Recorder
-        recorder = Recorder(like.recorder.key_buffers if like else [])
         inputs = like.inputs if like else [device.empty(a.shape, a.dtype, device.current()) for a in arrays]
+        recorder = Recorder(like.recorder.key_buffers if like else [], inputs)
         names = _parameter_names(self._step, len(arrays))
 
         def step() -> Any:

@@ -1,14 +1,14 @@
 """Recording a step: its launches on the tape, and all that must happen around them when it runs again."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from engine import device
-from engine.core import Node, Tensor
+from engine.core import SERIAL, Node, Tensor
 from engine.errors import GraphError
 from engine.kernels.cpu import tape
 from engine.record import Op
@@ -39,8 +39,9 @@ class Origin(NamedTuple):
 class Recorder:
     """What `apply` and its kin tell while a step is recorded, and how they get what only a running step has."""
 
-    def __init__(self, key_buffers: list[Any]) -> None:
-        """key_buffers: of an earlier recording of the same step, to be used again."""
+    def __init__(self, key_buffers: list[Any], inputs: Sequence[Any] = ()) -> None:
+        """key_buffers: of an earlier recording of the same step, to be used again. inputs: its arguments' arrays."""
+        self.inputs = inputs
         self.tape = tape.Tape()
         self.labels: list[Label] = []                    # one a step of the tape
         self.keys: list[Any] = []                        # 0-d views of `key_buffers`, in the order of asking
@@ -49,6 +50,8 @@ class Recorder:
         self.leaves: dict[int, Tensor] = {}              # whose .grad the step sets
         self.origins: list[Origin] = []                  # of whole numbers on a card, as ids are, in order
         self.written: list[Any] = []                     # arrays that the step changes in place
+        self.began = next(SERIAL)
+        self.outside: dict[int, tuple[Tensor, Any]] = {}         # tensors from before that it works on: their arrays
 
     def record(self, function: Callable[[], Any]) -> Any:
         """Call a function, writing down what it would do."""
@@ -63,6 +66,22 @@ class Recorder:
         finally:
             tape.CURRENT.tape = None
             STATE.reset(token)
+
+    def has_numbers(self, array: Any) -> bool:
+        """Whether an array holds numbers already: it is no argument of the step, nor computed in it."""
+        at = device.address(array)
+        own = ((a, device.address(a)) for a in (*self.inputs, *self.key_buffers, *self.tape.made))
+        return not array.nbytes or not any(start <= at < start + a.nbytes for a, start in own)
+
+    def works_on(self, tensors: Iterable[Tensor | None]) -> None:
+        """The step has the arrays of these tensors in it."""
+        for t in tensors:
+            if t is not None and t.node.serial < self.began:
+                self.outside[id(t)] = (t, t.array())
+
+    def has_moved(self) -> bool:
+        """Whether a tensor from outside the step has its numbers in another array since."""
+        return any(t.array() is not array for t, array in self.outside.values())
 
     def note(self, name: str, state: State) -> None:
         """What was written down since the last note belongs to this op."""

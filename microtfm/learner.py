@@ -32,6 +32,7 @@ class Learner:
     def __call__(self, batches: Sequence[Batch], lr: float, tokens: int) -> tuple[float, float]:
         """The sum of the losses of all tokens, and the norm of its gradient."""
         with engine.default_device(self.model.device):
+            self.optimiser.follow()
             return self._update(batches, lr, tokens)
 
     def _update(self, batches: Sequence[Batch], lr: float, tokens: int) -> tuple[float, float]:
@@ -89,7 +90,7 @@ class Learner:
             p.grad = None
 
     def _clear(self) -> None:
-        if not self.sums:
+        if not self.sums or self.sums[0].device != self.model.device:
             self.sums = [engine.zeros(p.shape) for p in self.parameters]
         for total in self.sums:
             total[...] = 0.0

@@ -88,8 +88,17 @@ class Module:
 
     def to(self, device: str) -> Self:
         """Move its parameters to a device, "cpu" or "cuda", in place. Raises DeviceError where it cannot be used."""
+        before = self.device
         place([t for _, t in self.named_parameters()], device)
+        if self.device != before:
+            for module in self.modules():
+                module.kept().clear()
         return self
+
+    def kept(self) -> dict[Any, Any]:
+        """What was made for its parameters where they are, to be used again; gone once they move."""
+        found: dict[Any, Any] = self.__dict__.setdefault("_kept", {})
+        return found
 
     # -- modes
     def train(self, mode: bool = True) -> Module:

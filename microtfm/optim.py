@@ -84,6 +84,7 @@ class Optimiser:
         Gradients are divided by `divisor` and then, where `norm` (their `global_norm` as they are) is given and
         clip_norm > 0, scaled so that their norm is at most clip_norm. A norm that is not finite: nothing is changed.
         """
+        self.follow()
         engine.update("count", [self.count], norm=norm)
         live = [i for i, (_, p) in enumerate(self.named) if p.grad is not None]
         decays = self.decays()
@@ -94,6 +95,12 @@ class Optimiser:
         if self.average:
             engine.update("average", self.kept[AVERAGE], [p for _, p in self.named], step=self.count,
                           window=self.average, norm=norm)
+
+    def follow(self) -> None:
+        """Move the averages to where the parameters are now."""
+        device = self.named[0][1].device
+        if self.count.device != device:
+            engine.place([self.count, *(t for tensors in self.kept.values() for t in tensors)], device)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

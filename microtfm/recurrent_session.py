@@ -45,6 +45,10 @@ class RecurrentCached:
 
 def _replays(model: Recurrent) -> tuple[Replay, Replay]:
     """The model's two steps, each recorded once for a set of shapes: reading the source, and writing a token."""
+    kept, device = model.kept(), model.device
+    if device in kept:
+        found: tuple[Replay, Replay] = kept[device]
+        return found
     bar = barred(model.target_embedding.weight.shape[0])
 
     def begin(source: Tensor, *, training: bool) -> tuple[Tensor, ...]:
@@ -57,7 +61,4 @@ def _replays(model: Recurrent) -> tuple[Replay, Replay]:
             return (engine.argmax(logits + bar, axis=-1), *after)
         return (engine.log_softmax(logits, axis=-1), *after)
 
-    if "_replays" not in model.__dict__:
-        model.__dict__["_replays"] = (engine.replay(begin), engine.replay(step))
-    found: tuple[Replay, Replay] = model.__dict__["_replays"]
-    return found
+    return kept.setdefault(device, (engine.replay(begin), engine.replay(step)))

@@ -32,7 +32,7 @@ class Session:
     """Buffers for B rows, S source tokens and C target tokens, and the two replayed steps that work on them."""
 
     def __init__(self, model: Transformer, rows: int, source: int, room: int) -> None:
-        self.model, self.rows, self.source, self.room = model, rows, source, room
+        self.model, self.rows, self.source, self.room, self.device = model, rows, source, room, model.device
         heads, layers = model.settings.heads, model.decoder.layers
         features = model.settings.d_model // heads
         self.memories = [Cache(rows, heads, source, features, model.device, transposed=True) for _ in layers]
@@ -127,7 +127,7 @@ class Cached:
 
 def _borrow(model: Transformer, rows: int, source: int, room: int) -> Session:
     """A session of this size that nobody uses."""
-    waiting = _idle(model).get((rows, source, room))
+    waiting = _idle(model).get((model.device, rows, source, room))
     try:
         return waiting.pop() if waiting else Session(model, rows, source, room)
     except IndexError:                   # another thread took the last one
@@ -135,13 +135,16 @@ def _borrow(model: Transformer, rows: int, source: int, room: int) -> Session:
 
 
 def _return(session: Session) -> None:
-    idle, size = _idle(session.model), (session.rows, session.source, session.room)
+    if session.device != session.model.device:           # the model has moved meanwhile
+        return
+    idle, size = _idle(session.model), (session.device, session.rows, session.source, session.room)
     idle.setdefault(size, []).append(session)
     idle.move_to_end(size)
     while len(idle) > SESSIONS:
         idle.popitem(last=False)
 
 
-def _idle(model: Transformer) -> OrderedDict[tuple[int, int, int], list[Any]]:
-    """The model's sessions that wait, the last used at the end."""
-    return model.__dict__.setdefault("_sessions", OrderedDict())
+def _idle(model: Transformer) -> OrderedDict[tuple[str, int, int, int], list[Any]]:
+    """The model's sessions that wait, by device and size, the last used at the end."""
+    found: OrderedDict[tuple[str, int, int, int], list[Any]] = model.kept().setdefault("sessions", OrderedDict())
+    return found

@@ -6,8 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import engine
-from engine import OPS, DeviceError, Real, Tensor, default_device, grad, unfused
+from engine import (
+    OPS,
+    DeviceError,
+    GraphError,
+    IndexRangeError,
+    Real,
+    ShapeError,
+    Tensor,
+    default_device,
+    grad,
+    unfused,
+)
 from engine.check import calls, check_meaning, differentiable, terms, tolerance
+from engine.kernels.cpu import jit_disabled
 
 pytest.importorskip("greenlet")
 
@@ -55,6 +67,110 @@ def test_gradients_on_a_card_are_those_of_the_cpu(op, data):
         for mine, theirs in zip(ours, pulled(op, call, "cpu", 0), strict=True):
             scale = max(float(np.max(np.abs(theirs), initial=0)), 1.0)
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=8 * tolerance(np.float32, terms(op, call)) * scale)
+
+
+# --- indices --------------------------------------------------------------------------------------
+GRID = np.arange(12, dtype=np.float32).reshape(3, 4)
+INDICES = {
+    "ids": lambda x: Tensor([2, 0, 2]), "a number": lambda x: Tensor(1), "where": lambda x: x > 4,
+    "a mask": lambda x: Tensor([True, False, True]), "no rows": lambda x: Tensor(np.zeros(0, np.int64)),
+    "columns": lambda x: (slice(None), Tensor([1, 1])), "places": lambda x: (Tensor([0, 1]), Tensor([1, -1])),
+    "one column": lambda x: (Tensor([0, 1]), 0), "a new axis": lambda x: (None, ..., Tensor([[0], [3]])),
+    "argmax": lambda x: engine.argmax(x, axis=0), "argsort": lambda x: engine.argsort(x[:, 0]),
+    "beside NumPy's": lambda x: (np.array([0, 2]), Tensor([3, 3])), "a list": lambda x: [2, 0],
+}
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
+def test_a_tensor_is_indexed_by_tensors_on_a_card(index):
+    """Values, gradients, gradients of gradients and writing: those of the CPU."""
+    found = {}
+    for device in ("cpu", "cuda"):
+        with default_device(device):
+            x = Tensor(GRID, requires_grad=True)
+            y = x[index(x)]
+            first = grad(engine.sum(y * y * y), [x], create_graph=True)[0]
+            second = grad(engine.sum(first * first), [x])[0]
+            written = x.detach()
+            written[index(x)] = -1.0
+            assert {t.device for t in (y, first, second)} == {device}
+            found[device] = [t.tolist() for t in (y, first, second, written)]
+    assert found["cuda"] == found["cpu"]
+
+
+@pytest.mark.parametrize(("index", "says"), [
+    (lambda: Tensor([0, 3]), "index 3 is out of bounds for axis 0"), (lambda: Tensor([-4]), "index -4 is out"),
+    (lambda: Tensor([1.0]), "must be of integer"), (lambda: Tensor([True, False]), "boolean index did not match"),
+    (lambda: (Tensor([0]), Tensor([0]), Tensor([0])), "too many indices"),
+    (lambda: (Tensor([0, 1]), Tensor([0, 1, 2])), "could not be broadcast")])
+def test_a_bad_index_on_a_card_is_refused(index, says):
+    with default_device("cuda"):
+        x = Tensor(GRID)
+        with pytest.raises(IndexRangeError, match=says):
+            x[index()]
+        with pytest.raises(ShapeError, match=says):
+            x[index()] = 0.0
+        assert x.tolist() == GRID.tolist()
+
+
+@pytest.mark.parametrize(("of", "by"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_an_index_may_be_on_another_device(of, by):
+    x, ids = Tensor(GRID, device=of, requires_grad=True), Tensor([2, 0], device=by)
+    y = x[ids]
+    assert (y.device, y.tolist()) == (of, GRID[[2, 0]].tolist())
+    assert grad(engine.sum(y), [x])[0].tolist() == [[1.0] * 4, [0.0] * 4, [1.0] * 4]
+    z = x.detach()
+    z[ids] = Tensor(7.0, device=by)
+    assert (z.device, z[1].tolist()) == (of, GRID[1].tolist()) and z[ids].tolist() == [[7.0] * 4] * 2
+
+
+@pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_index_of_a_replayed_step_has_numbers(device):
+    with default_device(device):
+        x, ids = Tensor(GRID), Tensor([2, 0])
+        picked = engine.replay(lambda y: x[ids] * y)
+        assert [picked(k).tolist() for k in (1.0, 2.0, 3.0)] == [(GRID[[2, 0]] * k).tolist() for k in (1, 2, 3)]
+        for step in (lambda i: x[i], lambda i: x[i + 1], lambda i: x[x > i]):
+            with pytest.raises(GraphError, match=r"is an index while a step is recorded.*engine\.take"):
+                engine.replay(step)(np.array([[0], [1], [1]]))
+
+
+def test_counts_of_repeats_may_be_on_a_card():
+    with default_device("cuda"):
+        assert engine.repeat(Tensor([1.0, 2.0]), Tensor([2, 1])).tolist() == [1.0, 1.0, 2.0]
+
+
+# --- what was measured ----------------------------------------------------------------------------
+def measured(device):
+    """The boxes of a computation with every kind of attention, as a run on the device is drawn."""
+    rng = np.random.default_rng(0)
+    with default_device(device), engine.observe(times=False):
+        x = Tensor(rng.standard_normal((2, 4, 8)).astype(np.float32), requires_grad=True, name="x")
+        packed = engine.concat([x, x], axis=-1)
+        mask = Tensor(np.array([True, True, False, True]))
+        ys = [engine.self_attention(engine.concat([x, packed], axis=-1), heads=2, causal=True),
+              engine.cross_attention(x, packed, mask, heads=2), engine.scaled_dot_product_attention(x, x, x, mask),
+              engine.softmax(x @ x.mT), engine.log(x[0])]
+        loss = sum(engine.sum(y * y) for y in ys)
+        loss.backward()
+    return engine.graph(loss, backward=True)
+
+
+@pytest.mark.skipif(jit_disabled(), reason="the CPU runs fused ops by their definitions, and is drawn so")
+def test_what_a_run_on_a_card_shows_is_what_one_on_the_cpu_does(tmp_path):
+    here, there = measured("cpu"), measured("cuda")
+    assert [box.label for box in there.boxes] == [box.label for box in here.boxes]
+    pairs = [(a.seen, b.seen) for a, b in zip(here.boxes, there.boxes, strict=True) if a.seen is not None]
+    assert not all(a.finite for a, _ in pairs) and sum(bool(a.weights) for a, _ in pairs) == 4
+    for a, b in pairs:
+        assert b is not None and a.finite == b.finite
+        np.testing.assert_allclose([b.rms, b.low, b.high], [a.rms, a.low, a.high], rtol=1e-4, atol=1e-5)
+        assert np.shape(a.weights) == np.shape(b.weights)
+        np.testing.assert_allclose(b.weights, a.weights, atol=1)
+    for name in ("run.html", "run.svg", "run.json"):
+        there.save(tmp_path / name)
+    assert there.diff(here).same
 
 
 # --- moving ---------------------------------------------------------------------------------------

@@ -77,6 +77,15 @@ def test_a_card_translates_as_the_processor(runs: dict[str, Path], capsys: pytes
     assert said.out.strip() == here.translate(lines[:1])[0] and card.name().partition(",")[0] in said.err
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_training_that_breaks_down_says_where(device: str, tmp_path: Path) -> None:
+    engine.seed(0)
+    chosen = settings(tmp_path / "run", steps=6, lr=1e30, warmup=1, clip_norm=0.0)
+    with pytest.raises(UserError, match=r"broke down at step 2(.|\n)*not finite are made by \w+ \(forward\) in "
+                                        r"transformer/encoder(.|\n)*checkpoint of step 0"):
+        train.train(replace(chosen, device=device), corpus=corpus())
+
+
 def test_a_model_moves_in_place_and_takes_its_inputs_along() -> None:
     with default_device("cpu"):
         side = OurStep(replay=False, **SIZES["nano"].changed(batch=2, length=3).plain())

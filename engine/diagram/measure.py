@@ -18,6 +18,7 @@ from engine.state import STATE
 
 ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FEW = 6                                  # tensors of at most so many numbers are shown in full
+LIBRARY = {"cpu": "NumPy", "cuda": "CuPy"}
 SAMPLE = 64                              # numbers of a tensor that are kept for comparing runs
 CELLS = 16                               # of a small picture of attention, at most so many rows and columns
 ATTENDING = ("softmax", "scaled_dot_product_attention", "self_attention", "cross_attention")
@@ -65,8 +66,10 @@ def _note(out: Tensor, op: Op, tensors: Sequence[Tensor | None], began: int) -> 
 def _keep(out: Tensor, op: Op, tensors: Sequence[Tensor | None], took: float) -> None:
     seen = measured(out.array())
     seen.seconds, seen.line = took, _caller()
-    plain = device.cpu.kernel(op.name) is None or all(t is None or t.dtype.name == "longdouble" for t in tensors)
-    seen.device = f"{device.of(out.array())} {'NumPy' if plain else 'kernel'}"
+    where = device.of(out.array())
+    plain = device.kernels(where).kernel(op.name) is None or all(t is None or t.dtype.name == "longdouble"
+                                                                 for t in tensors)
+    seen.device = f"{where} {LIBRARY[where] if plain else 'kernel'}"
     if op.name in ATTENDING:
         seen.weights = _weights(op, out, tensors)
     state = STATE.get()
@@ -86,6 +89,7 @@ def measured(array: Any) -> Seen:
     """The statistics of an array."""
     if not array.size:
         return Seen()
+    array = device.host(array)
     x = np.asarray(array, np.float64) if array.dtype.kind != "c" else np.abs(array)
     finite = bool(np.isfinite(x).all())
     real = x if finite else x[np.isfinite(x)]
@@ -111,7 +115,7 @@ def _caller() -> str:
 
 def _weights(op: Op, out: Tensor, tensors: Sequence[Tensor | None]) -> Picture:
     """The attention weights of the first sentence, head by head, small."""
-    weights = out.array() if op.name == "softmax" else _softmaxed(op, out, tensors)
+    weights = device.host(out.array()) if op.name == "softmax" else _softmaxed(op, out, tensors)
     if weights.ndim < 2 or not weights.size:
         return []
     heads = weights.reshape(-1, *weights.shape[-2:])[:weights.shape[1] if weights.ndim == 4 else 1][:8]
@@ -121,7 +125,7 @@ def _weights(op: Op, out: Tensor, tensors: Sequence[Tensor | None]) -> Picture:
 
 def _softmaxed(op: Op, out: Tensor, tensors: Sequence[Tensor | None]) -> Any:
     """softmax(q kᵀ / √K) of the first sentence, as the attention ops find it on their way and do not keep it."""
-    arrays: list[Any] = [None if t is None else t.array() for t in tensors]
+    arrays: list[Any] = [None if t is None else device.host(t.array()) for t in tensors]
     params, first = out.node.params, arrays[0]
     if op.name == "self_attention":      # queries, keys and values side by side
         d = first.shape[-1] // 3

@@ -8,11 +8,12 @@ import numpy as np
 from engine import device as devices
 from engine import shapes
 from engine.core import Tensor
-from engine.errors import DtypeError, IndexRangeError
+from engine.errors import DtypeError, GraphError, IndexRangeError
 from engine.ops.elementwise import where
 from engine.ops.shape import reshape
 from engine.record import Index, Op, Real, fused, op
 from engine.shapes import Shape
+from engine.state import STATE
 
 
 def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
@@ -105,12 +106,17 @@ def _plain(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_plain(i) for i in index)
     if isinstance(index, Tensor):
-        return index.array()
+        return _values(index)
     return np.asarray(index, np.int64 if not len(index) else None) if isinstance(index, list) else index
 
 
-def _indexed(s: Shape, index: Any) -> Shape:
-    return np.broadcast_to(np.False_, s)[index].shape
+def _values(index: Tensor) -> Any:
+    """The array of an index, which must have numbers: they decide what shape the result has."""
+    array, recorder = index.array(), STATE.get().recorder
+    if recorder is not None and not recorder.has_numbers(array):
+        raise GraphError(f"{index.node.label()} of shape {index.shape} is an index while a step is recorded for "
+                         "replay, and has no numbers yet. Use engine.take, which takes ids as an input.")
+    return array
 
 
 def _is_basic(index: Any) -> bool:
@@ -139,8 +145,8 @@ def _indices(s: Shape) -> list[Any]:
 
 
 def _fits(s: Shape, index: Any, shape: Shape) -> Shape:
-    if _indexed(shape, index) != s:
-        raise ValueError(f"the index picks {_indexed(shape, index)} of {shape}, but x has shape {s}")
+    if devices.picked(shape, index) != s:
+        raise ValueError(f"the index picks {devices.picked(shape, index)} of {shape}, but x has shape {s}")
     return shape
 
 
@@ -156,7 +162,7 @@ put: Op = op("put", _put, lambda h, y, g, *, index, shape: getitem(h, index=inde
                  "IndexRangeError: an index out of range"))
 getitem: Op = op("getitem", lambda x, *, index: x[devices.beside_in(x, index)],
                  lambda g, y, x, *, index: put(g, index=index, shape=x.shape),
-                 saves=(), view=True, signature=None, shape=lambda s, *, index: _indexed(s, index),
+                 saves=(), view=True, signature=None, shape=lambda s, *, index: devices.picked(s, index),
                  canonical=lambda params, s: {"index": _plain(params["index"])},
                  choices=lambda s: {"index": _indices(s)}, equation=("Y = X[index]", "X̄[index] += Ȳ"),
                  doc="The numbers at an index, x[index], as in NumPy.",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import device as devices
 from engine import shapes
 from engine.core import Tensor
 from engine.errors import ShapeError
@@ -52,7 +53,7 @@ def _repeats(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     axis = None if axis is None else shapes.one_axis(axis, len(s))
     size = math.prod(s) if axis is None else s[axis]
     given = params["repeats"]
-    repeats = _tuple(given.read() if isinstance(given, Tensor) else given)
+    repeats = _tuple(devices.host(given.read()) if isinstance(given, Tensor) else given)
     if min(repeats, default=0) < 0 or len(repeats) not in (1, size):
         raise ShapeError(f"repeats {given} must be one number, or one for each of {size}, none negative")
     return {"repeats": repeats if len(repeats) == size else repeats * size, "axis": axis}
