@@ -6,7 +6,6 @@ NumPy's dispatch hands on to CuPy, so every op runs on either; kernels make the 
 """
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from engine.arrays import (
     beside,
     beside_in,
     checksum,
+    choose,
     current,
     empty,
     empty_on_tape,
@@ -35,9 +35,12 @@ from engine.arrays import (
     made,
     memory,
     move,
+    named,
     not_capturable,
     of,
     of_data,
+    of_inputs,
+    short_of_memory,
     together,
     usable,
     within,
@@ -76,8 +79,10 @@ __all__ = [
     "not_capturable",
     "of",
     "of_data",
+    "of_inputs",
     "precision",
     "run",
+    "short_of_memory",
     "synchronise",
     "together",
     "usable",
@@ -104,42 +109,9 @@ def default_device(name: str) -> Iterator[str]:
     try:
         yield chosen
     except MemoryError as e:
-        if chosen == "cpu":
-            raise
-        from engine.kernels.cuda import card
-        raise DeviceError(card.out_of_memory(e)) from e
+        short_of_memory(e, chosen)
     finally:
         STATE.reset(token)
-
-
-def named(name: str) -> str:
-    """A device that can be used: "cuda" is looked at once. Raises DeviceError."""
-    if name == "auto":
-        return choose(name)[0]
-    usable(name)
-    return name
-
-
-def choose(name: str) -> tuple[str, str]:
-    """The device that `name` stands for, and why: "auto" takes a card that can be used, else the CPU."""
-    if name != "auto":
-        device = named(name)
-        return device, f"{device}: as asked for{_described(device)}"
-    from engine.kernels.cuda import card
-    if card.simulated():
-        return "cpu", "cpu: the only card here is a simulated one (NUMBA_ENABLE_CUDASIM)"
-    problem = card.problem()
-    if problem is None:
-        return "cuda", f"cuda: {card.name()}"
-    cause = re.split(r" \(|[:;] |\. ", problem, maxsplit=1)[0]
-    return "cpu", f"cpu: no card can be used ({cause}; microtfm doctor tells more)"
-
-
-def _described(device: str) -> str:
-    if device == "cpu":
-        return ""
-    from engine.kernels.cuda import card
-    return f" ({card.name()})"
 
 
 @contextmanager
@@ -206,6 +178,8 @@ def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
         warnings.warn(f"{e}. The op {name} runs by its definition from now on, which is slower.", RuntimeWarning,
                       stacklevel=2)
         return NotImplemented
+    except MemoryError as e:
+        short_of_memory(e, "cuda")
 
 
 def in_place(rule: str, like: Any) -> Any:
