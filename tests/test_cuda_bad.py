@@ -5,6 +5,7 @@ import re
 import sys
 import types
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from engine.kernels import cuda
 from engine.kernels.cpu import jit_disabled
 from engine.kernels.cuda import CompileFailure, card
 from engine.selftest import unusable
-from microtfm import cli
-from tests.tiny import text_files
+from microtfm import cli, train
+from microtfm.errors import UserError
+from tests.tiny import corpus, settings, text_files
 
 pytest.importorskip("greenlet")
 
@@ -108,6 +110,34 @@ def test_a_card_that_cannot_be_used_is_refused_with_a_way_out(name, with_card, t
     assert cli.main(["train", *files, "--device", "cuda"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("microtfm: device cuda: ") and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["no packages", "old card"])
+def test_a_run_of_a_card_goes_on_without_one_and_is_told_how(name, with_card, tmp_path, capsys):
+    out = tmp_path / "run"
+    train.train(replace(settings(out, steps=2, validate_every=2), device="cuda"), corpus=corpus())
+    with_card(CASES[name][0])
+    for precision, flags in (("float32", "--device cpu"), ("tf32", "--device cpu --precision float32")):
+        config = (out / "config.toml").read_text(encoding="utf-8")
+        config = re.sub('precision = ".*"', f'precision = "{precision}"', config)
+        (out / "config.toml").write_text(config, encoding="utf-8")
+        assert cli.main(["resume", str(out), "--train.steps", "3"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("microtfm: device cuda: ") and error.count("--device") == 1
+        assert error.endswith(f"Without a card: microtfm resume {out} {flags} (or auto).\n")
+        assert (out / "config.toml").read_text(encoding="utf-8") == config
+    assert cli.main(["resume", str(out), "--train.steps", "3", "--device", "cpu"]) == 2
+    assert "Use --precision float32" in capsys.readouterr().err
+    assert cli.main(["resume", str(out), "--train.steps", "3", *flags.split()]) == 0
+    assert "(cpu: as asked for, " in capsys.readouterr().out
+    assert train.resume(out, changes={"steps": 4}).step == 4         # it is the run's device from there on
+    with pytest.raises(DeviceError, match=f"Without a card: microtfm resume {out} --device cpu "):
+        train.resume(out, changes={"steps": 5}, device="cuda")
+    with pytest.raises(UserError, match="device = 'gpu' does not fit"):
+        train.resume(out, changes={"steps": 5}, device="gpu")
+    assert train.resume(out, changes={"steps": 5}, device="auto").step == 5
+    assert cli.main(["translate", str(out), "一", "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.endswith("Without a card: --device cpu (or auto).\n")
 
 
 @pytest.mark.parametrize("name", CASES)
