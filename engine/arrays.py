@@ -1,10 +1,12 @@
 """Arrays of either device: where they are, how they get there, and what of them the engine asks whichever it is."""
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -20,6 +22,11 @@ def of(array: Any) -> str:
     return "cpu" if array is None or isinstance(array, (np.ndarray, np.generic)) else "cuda"
 
 
+def of_inputs(arrays: Sequence[Any]) -> str:
+    """The device of an op's inputs, where single numbers go with the others."""
+    return "cuda" if any(of(a) == "cuda" for a in arrays) else "cpu"
+
+
 def current() -> str:
     """Where tensors of given values are made: "cpu", or what `default_device` says."""
     return STATE.get().device
@@ -32,7 +39,9 @@ def array_of(data: Any, dtype: Any, device: str | None) -> Any:
         raise DeviceError("a list of arrays on a card does not become a tensor by itself: engine.stack joins them")
     place = of_data(data)
     if place == "cuda":
-        array = move(data.astype(dtype or data.dtype, order="C", copy=True), device or place)
+        with on_card():
+            array = data.astype(dtype or data.dtype, order="C", copy=True)
+        array = move(array, device or place)
     else:
         dtype = dtype or _default_dtype(data)
         array = aligned_copy(np.asarray(data, dtype)) if type(data) is np.ndarray else np.array(data, dtype, order="C")
@@ -74,15 +83,64 @@ def made(result: Any) -> Any:
 
 
 def move(array: Any, device: str) -> Any:
-    """The array on a device: itself where it is there already, else a copy."""
+    """The array on a device, "auto" too: itself where it is there already, else a copy. Raises DeviceError."""
     here = of(array)
+    if here != device:
+        device = named(device)
     if here == device:
         return array
     if device == "cpu":
         return array.get()
-    usable(device)
     from engine.kernels.cuda import tape
-    return tape.from_numpy(array)
+    with on_card():
+        return tape.from_numpy(array)
+
+
+@contextmanager
+def on_card() -> Iterator[None]:
+    """Memory that is asked for inside is a card's: where it has none, DeviceError says what is free and what helps."""
+    try:
+        yield
+    except MemoryError as e:
+        short_of_memory(e, "cuda")
+
+
+def short_of_memory(error: MemoryError, device: str) -> NoReturn:
+    """Raise this error again for the CPU; for a card a DeviceError that says what is free and what helps."""
+    if device == "cpu":
+        raise error
+    from engine.kernels.cuda import card
+    raise DeviceError(card.out_of_memory(error)) from error
+
+
+def named(name: str) -> str:
+    """A device that can be used: "cuda" is looked at once. Raises DeviceError."""
+    if name == "auto":
+        return choose(name)[0]
+    usable(name)
+    return name
+
+
+def choose(name: str) -> tuple[str, str]:
+    """The device that `name` stands for, and why: "auto" takes a card that can be used, else the CPU."""
+    if name != "auto":
+        device = named(name)
+        return device, f"{device}: as asked for{_described(device)}"
+    from engine.kernels.cuda import card
+    if card.simulated():
+        return "cpu", "cpu: the only card here is a simulated one (NUMBA_ENABLE_CUDASIM)"
+    problem = card.problem()
+    if problem is None:
+        return "cuda", f"cuda: {card.name()}"
+    cause = re.split(r" \(|[:;] |\. ", problem, maxsplit=1)[0]
+    return "cpu", f"cpu: no card can be used ({cause}; microtfm doctor tells more)"
+
+
+def _described(device: str) -> str:
+    if device == "cpu":
+        return ""
+    from engine.kernels.cuda import card
+    return f" ({card.name()})"
 
 
 def usable(device: str) -> None:
@@ -101,7 +159,8 @@ def laid_out(array: np.ndarray) -> Any:
     if current() == "cpu" or of(array) == "cuda":
         return array
     from engine.kernels.cuda import tape
-    return tape.laid_out(array)
+    with on_card():
+        return tape.laid_out(array)
 
 
 def host(array: Any) -> np.ndarray:
@@ -182,7 +241,8 @@ def empty(shape: Any, dtype: Any, device: str) -> Any:
     if device == "cpu":
         return np.empty(shape, dtype)
     from engine.kernels.cuda import tape
-    return tape.lasting(shape, dtype)
+    with on_card():
+        return tape.lasting(shape, dtype)
 
 
 def memory(size: int, device: str) -> Any:
@@ -221,7 +281,7 @@ def not_capturable() -> Any:
 
 def empty_on_tape(shape: Any, dtype: Any, beside: Sequence[Any]) -> Any:
     """Memory of the step that is being recorded, on the device of an op's inputs."""
-    if any(of(a) == "cuda" for a in beside):
+    if of_inputs(beside) == "cuda":
         from engine.kernels.cuda import tape
         return tape.empty(shape, dtype)
     from engine.kernels.cpu import tape as cpu_tape

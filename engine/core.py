@@ -74,7 +74,7 @@ class Tensor(Methods):
 
     `Tensor(data, dtype=None, requires_grad=False, name=None)`: arrays keep their dtype, Python floats become float32,
     integers int64. The data is copied: changing the original afterwards changes nothing here. It lives on `device`,
-    "cpu" or "cuda"; if that is None, on the CPU, where `default_device` says, or where an array of a card already is.
+    "cpu", "cuda" or "auto"; if None, on the CPU, where `default_device` says, or where an array of a card already is.
     """
     __slots__ = {"__weakref__": "", "_array": "",
                  "grad": "The gradient that `backward` left here, a tensor of the same shape; None: there is none.",
@@ -319,8 +319,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
         if recorder:
             made = recorder.meaning(op, arrays, params, shape, promotion.result_dtype(op, tensors, params))
         else:
-            with np.errstate(all="ignore"):  # NaN and infinity are values here, not accidents
-                made = op.meaning(*arrays, **params)
+            made = devices.run_meaning(op.meaning, arrays, params)
     elif type(made) is tuple:
         made, *residuals = made
     array = made if isinstance(made, np.ndarray) else devices.made(made)

@@ -1,5 +1,5 @@
 """Tensors of given values. A shape is a tuple or one integer; the dtype is float32 unless said otherwise; they live on
-`device`, "cpu" or "cuda", or (None) where `default_device` says."""
+`device`, "cpu", "cuda" or "auto", or (None) where `default_device` says."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

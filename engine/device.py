@@ -6,9 +6,8 @@ NumPy's dispatch hands on to CuPy, so every op runs on either; kernels make the 
 """
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -23,6 +22,7 @@ from engine.arrays import (
     beside,
     beside_in,
     checksum,
+    choose,
     current,
     empty,
     empty_on_tape,
@@ -35,10 +35,13 @@ from engine.arrays import (
     made,
     memory,
     move,
+    named,
     not_capturable,
     of,
     of_data,
+    of_inputs,
     picked,
+    short_of_memory,
     together,
     usable,
     within,
@@ -78,9 +81,12 @@ __all__ = [
     "not_capturable",
     "of",
     "of_data",
+    "of_inputs",
     "picked",
     "precision",
     "run",
+    "run_meaning",
+    "short_of_memory",
     "synchronise",
     "together",
     "usable",
@@ -108,42 +114,9 @@ def default_device(name: str) -> Iterator[str]:
     try:
         yield chosen
     except MemoryError as e:
-        if chosen == "cpu":
-            raise
-        from engine.kernels.cuda import card
-        raise DeviceError(card.out_of_memory(e)) from e
+        short_of_memory(e, chosen)
     finally:
         STATE.reset(token)
-
-
-def named(name: str) -> str:
-    """A device that can be used: "cuda" is looked at once. Raises DeviceError."""
-    if name == "auto":
-        return choose(name)[0]
-    usable(name)
-    return name
-
-
-def choose(name: str) -> tuple[str, str]:
-    """The device that `name` stands for, and why: "auto" takes a card that can be used, else the CPU."""
-    if name != "auto":
-        device = named(name)
-        return device, f"{device}: as asked for{_described(device)}"
-    from engine.kernels.cuda import card
-    if card.simulated():
-        return "cpu", "cpu: the only card here is a simulated one (NUMBA_ENABLE_CUDASIM)"
-    problem = card.problem()
-    if problem is None:
-        return "cuda", f"cuda: {card.name()}"
-    cause = re.split(r" \(|[:;] |\. ", problem, maxsplit=1)[0]
-    return "cpu", f"cpu: no card can be used ({cause}; microtfm doctor tells more)"
-
-
-def _described(device: str) -> str:
-    if device == "cpu":
-        return ""
-    from engine.kernels.cuda import card
-    return f" ({card.name()})"
 
 
 @contextmanager
@@ -196,6 +169,15 @@ def run(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
     return kernel(*arrays, **params) if kernel is not None else NotImplemented
 
 
+def run_meaning(meaning: Any, arrays: Sequence[Any], params: dict[str, Any]) -> Any:
+    """The result of an op's meaning on these arrays, in which NaN and infinity are values and not accidents."""
+    try:
+        with np.errstate(all="ignore"):
+            return meaning(*arrays, **params)
+    except MemoryError as e:
+        short_of_memory(e, of_inputs(arrays))
+
+
 def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
     kernel = cuda.kernel(name)
     if kernel is None:
@@ -210,6 +192,8 @@ def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
         warnings.warn(f"{e}. The op {name} runs by its definition from now on, which is slower.", RuntimeWarning,
                       stacklevel=2)
         return NotImplemented
+    except MemoryError as e:
+        short_of_memory(e, "cuda")
 
 
 def in_place(rule: str, like: Any) -> Any:

@@ -58,7 +58,7 @@ def global_norm(tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> Tenso
 
 
 def place(tensors: Sequence[Tensor], device_name: str) -> None:
-    """Move the numbers of leaves to a device for good, "cpu" or "cuda": parameters stay the tensors that they are.
+    """Move the numbers of leaves for good to a device, "cpu", "cuda" or "auto": parameters stay the same tensors.
 
     Gradients that they have go with them. Raises DeviceError where the device cannot be used.
     """

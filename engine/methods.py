@@ -107,9 +107,9 @@ class Methods:
         return self.read().tolist()
 
     def to(self: Any, device: str) -> Tensor:
-        """The values on a device, "cpu" or "cuda": itself if it is there, else a copy that gradients come back through.
+        """The values on a device: itself if it is there, else a copy that gradients come back through.
 
-        Raises DeviceError where there is no such device, or it cannot be used.
+        device: "cpu", "cuda" or "auto". Raises DeviceError where there is no such device, or it cannot be used.
         """
         here = self.device
         return self if here == device else OPS["to"](self, device=device, source=here)

@@ -142,4 +142,7 @@ class Check(NamedTuple):
 
 
 def _run_meaning(op: Op, params: dict[str, Any], out: Any, *arrays: Any) -> None:
-    np.copyto(out, op.meaning(*arrays, **params))
+    try:
+        np.copyto(out, op.meaning(*arrays, **params))
+    except MemoryError as e:
+        device.short_of_memory(e, device.of(out))

@@ -36,6 +36,9 @@ class Sample:
 class Events:
     """Hears nothing: the listener for silence, and the base of all others."""
 
+    def placed(self, place: str) -> None:
+        """Where "auto" computes, and why; told before all else."""
+
     def notice(self, text: str) -> None:
         """Something a person should know."""
 

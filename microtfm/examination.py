@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from microtfm import data, foreign
@@ -18,12 +19,12 @@ from microtfm.translator import Translator
 
 def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None = None, *, beam: int | None = None,
             length_penalty: float | None = None, lowercase: bool = False, tokenise: str | None = None, worst: int = 5,
-            place: str = "cpu") -> dict[str, Any]:
+            place: str = "cpu", begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Scores, signatures, speed, notices and the worst sentences, as plain values.
 
     src, tgt: a text and its references, or one TSV file; unset: the run's validation text. lowercase, tokenise: see
-    `evaluate.score`. place: what the answer says of the device. Raises UserError for what is no run or no text, and for
-    an unknown tokeniser.
+    `evaluate.score`. place: what the answer says of the device. begin: called when text and model are there. Raises
+    UserError for what is no run or no text, and for an unknown tokeniser.
     """
     if src is None and tgt is not None:
         raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
@@ -32,6 +33,7 @@ def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None 
     run = RunFolder.open(folder)
     corpus, name = _text(run, src, tgt)
     translator = Translator.load(folder)
+    begin()
     translator.run = None                # the diagnosis says more of a foreign text than a notice
     sources, references = [a for a, _ in corpus.pairs], [b for _, b in corpus.pairs]
     began = time.monotonic()
@@ -90,18 +92,21 @@ def as_text(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None) -> dict[str, Any]:
-    """Log-probabilities of given translations, line by line, and of all of them."""
+def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None, place: str = "cpu",
+          begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Log-probabilities of given translations, line by line, and of all of them. place, begin: see `examine`."""
     corpus = data.read_parallel(src, tgt, purpose="score")
     sources, targets = [a for a, _ in corpus.pairs], [b for _, b in corpus.pairs]
     translator = Translator.load(folder)
+    begin()
     scores, whole = translator.score(sources, targets), translator.in_pieces(sources)
     notices = [] if not whole else [f"{whole:,} of {len(sources):,} sources would be translated in pieces, cut where "
                                     f"sentences end; they are scored whole, which such a model finds improbable."]
     total, count = sum(each.log_probability for each in scores), sum(len(each.tokens) for each in scores)
     return {
-        "folder": str(folder), "text": str(src), "sentences": len(scores), "tokens": count, "log_probability": total,
-        "perplexity": math.exp(min(-total / count, 700)), "notices": [*corpus.report, *notices],
+        "folder": str(folder), "text": str(src), "device": place, "sentences": len(scores), "tokens": count,
+        "log_probability": total, "perplexity": math.exp(min(-total / count, 700)),
+        "notices": [*corpus.report, *notices],
         "scores": [{"line": number, "source": a, "target": b, "log_probability": each.log_probability,
                     "tokens": [{"token": token, "log_probability": p}
                                for token, p in zip(each.tokens, each.log_probabilities, strict=True)]}

@@ -87,7 +87,7 @@ class Module:
         return next((t.device for _, t in self._walk("")), "cpu")
 
     def to(self, device: str) -> Self:
-        """Move its parameters to a device, "cpu" or "cuda", in place. Raises DeviceError where it cannot be used."""
+        """Move its parameters in place to "cpu", "cuda" or "auto". Raises DeviceError where it cannot be used."""
         before = self.device
         place([t for _, t in self.named_parameters()], device)
         if self.device != before:

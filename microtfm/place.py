@@ -1,23 +1,58 @@
-"""Where a command computes: the device and the precision that its settings name."""
+"""Where a command computes: the device and the precision that its settings name, and what is said of them."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import engine
 from microtfm.errors import UserError
 
+Tell = Callable[[str], None]
+
+
+def choose(device: str, tell: Tell | None = None, otherwise: str = "--device cpu") -> tuple[str, str]:
+    """The device that "cpu", "cuda" or "auto" stands for, and why.
+
+    tell: told why, where "auto" chose. otherwise: what goes on without a card, for the DeviceError where "cuda" cannot
+    be used.
+    """
+    try:
+        chosen, why = engine.choose_device(device)
+    except engine.DeviceError as error:
+        if device != "cuda":
+            raise
+        problem = str(error).removesuffix(". Use --device cpu")
+        raise engine.DeviceError(f"{problem}. Without a card: {otherwise} (or auto).") from None
+    if tell is not None and device == "auto":
+        tell(why)
+    return chosen, why
+
 
 @contextmanager
-def computing(device: str, precision: str = "float32") -> Iterator[str]:
+def computing(device: str, precision: str = "float32", tell: Tell | None = None, command: str = "") -> Iterator[str]:
     """All that is made inside is made on the device: "cpu", "cuda", or "auto", which takes a card that can be used.
 
-    Yields which one it is, and why. Raises DeviceError where it cannot be used, UserError where the precision does not
-    go with it.
+    Yields which one it is, and why. tell: told the same before all else where "auto" chose. command: the one to which
+    the flags belong that an error names, if they were not given to it. Raises DeviceError where the device cannot be
+    used, UserError where the precision does not go with it.
     """
-    chosen, why = engine.choose_device(device)
-    if precision != "float32" and chosen == "cpu":
+    plain = "" if precision == "float32" else " --precision float32"
+    chosen, why = choose(device, tell, f"{command} --device cpu{plain}".lstrip())
+    if plain and chosen == "cpu":
         raise UserError(f"--precision {precision} is a precision of cards, and this run computes on the processor "
                         f"({why}). Use --precision float32, or --device cuda.")
     with engine.default_device(chosen), engine.precision(precision):
-        yield why if precision == "float32" else f"{why}, products in {precision}"
+        yield f"{why}, products in {precision}" if plain else why
+
+
+def note(place: str) -> None:
+    """Say it on standard error, for commands whose standard output is data; "" is nothing to say."""
+    if place:
+        print(f"note: {place}", file=sys.stderr, flush=True)
+
+
+def line(place: str) -> None:
+    """Say it as the first line of a report on standard output; "" is nothing to say."""
+    if place:
+        print(f"device  {place}", flush=True)

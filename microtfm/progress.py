@@ -30,12 +30,18 @@ class Report(Events):
         self.run: Opening | None = None
         self.printed = 0.0
         self.early: tuple[int, float] | None = None
+        self.place = ""                  # what was said of the device
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line."""
         if self.quiet:
             return
         self.console.print(escape(text), style=style)
+
+    def placed(self, place: str) -> None:
+        if place != self.place:
+            self.say(f"device  {place}")
+        self.place = place
 
     def notice(self, text: str) -> None:
         self.say(f"note    {text}", "yellow")
@@ -44,7 +50,10 @@ class Report(Events):
         self.run = opening
         cores = "1 thread" if opening.threads == 1 else f"{opening.threads} threads"
         source, target = opening.vocabulary
-        self.say(f"run     {opening.folder}  ({opening.device}, {cores})")
+        device = opening.device          # why it is this one stands in the first line, if anywhere
+        if self.place:
+            device = device.replace(self.place, self.place.partition(":")[0])
+        self.say(f"run     {opening.folder}  ({device}, {cores})")
         words = f"{source:,}" if source == target else f"{source:,} and {target:,}"
         self.say(f"text    {opening.pairs:,} sentence pairs to learn from, {opening.valid:,} to validate with; "
                  f"vocabulary {words}")

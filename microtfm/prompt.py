@@ -12,6 +12,7 @@ from pathlib import Path
 
 from microtfm import translating
 from microtfm.errors import UserError
+from microtfm.place import note
 from microtfm.settings import WIDEST
 from microtfm.tokens import speakable
 from microtfm.translating import Wish
@@ -32,6 +33,8 @@ HELP = """\
 def run(folder: Path, wish: Wish) -> int:
     """Answer what is typed until the end. Returns the exit code."""
     loading = _Loading(folder)
+    for text in wish.first:
+        note(text)
     with _history() as remember:
         print("Type a sentence and press Enter; :help shows what else there is; an empty line or Ctrl-D ends.")
         prompt = Prompt(folder, wish, loading.wait)

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ from microtfm import atomic, checkpoint, kept, lock, tokens
 from microtfm.architecture import Model, build
 from microtfm.errors import UserError
 from microtfm.files import read_bytes, read_table
+from microtfm.recipes import merged
 from microtfm.settings import ModelSettings, Settings
 from microtfm.tokens import Tokenizer
 
@@ -136,6 +137,16 @@ class RunFolder:
                 os.replace(new / name, self.path / name)
         for folder in (self.state.parent, self.path, self.path.parent):
             atomic.sync_folder(folder)
+
+    def changed(self, train: Mapping[str, Any] | None = None, device: str | None = None,
+                precision: str | None = None) -> RunFolder:
+        """The run with other train settings, device or precision, which `write_config` keeps. UserError for what does
+        not exist or cannot be."""
+        other: dict[str, Any] = {"device": device, "precision": precision}
+        other = {name: value for name, value in other.items() if value is not None}
+        if train:
+            other["train"] = Settings.from_dict(merged(self.settings.to_dict(), {"train": dict(train)}), "").train
+        return RunFolder(self.path, dataclasses.replace(self.settings, **other), self.code)
 
     def write_config(self) -> None:
         """Write the settings."""

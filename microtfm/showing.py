@@ -7,6 +7,7 @@ from typing import Literal
 from microtfm import atomic
 from microtfm.errors import UserError
 from microtfm.picture_page import page
+from microtfm.place import note
 from microtfm.translator import Translator
 
 Show = Literal["attention", "beam"]
@@ -19,14 +20,16 @@ def beside(model: Path, name: str) -> Path:
 
 
 def show(run: Path, sentences: list[str], what: Show, beam: int | None, length_penalty: float | None,
-         out: Path | None) -> int:
-    """Translate one sentence, print the translation, and draw it. Returns the exit code."""
+         out: Path | None, place: str = "") -> int:
+    """Translate one sentence, print the translation, and draw it. place: what to say of the device. Returns the exit
+    code."""
     if len(sentences) != 1:
         raise UserError(f"--show {what} draws one sentence; {len(sentences)} were given.")
     out = out if out is not None else beside(run, f"{what}.svg")
     if out.suffix not in (".svg", ".html"):
         raise UserError(f"--out {out}: the picture's name must end in .svg or .html.")
     translator = Translator.load(run)
+    note(place)
     line = sentences[0]
     if what == "attention":
         from microtfm.attention_map import attention_svg, strongest

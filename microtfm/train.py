@@ -30,7 +30,6 @@ from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
 from microtfm.optim import rate
 from microtfm.place import computing
-from microtfm.recipes import merged
 from microtfm.run_folder import RunFolder, check_free, free_folder, new_model, run_code
 from microtfm.settings import Settings
 from microtfm.state import Progress
@@ -68,8 +67,9 @@ def train(settings: Settings, events: Events | None = None, corpus: tuple[list[T
     is left half-made.
     """
     started = time.monotonic() if started is None else started
-    with computing(settings.device, settings.precision) as place:
-        return _train(settings, events or Events(), corpus, started, place)
+    events = events or Events()
+    with computing(settings.device, settings.precision, events.placed) as place:
+        return _train(settings, events, corpus, started, place)
 
 
 def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], list[TextPair]] | None, started: float,
@@ -102,26 +102,24 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
 
 
 def resume(folder: PathLike, events: Events | None = None, started: float | None = None,
-           changes: Mapping[str, Any] | None = None) -> Result:
+           changes: Mapping[str, Any] | None = None, device: str | None = None, precision: str | None = None) -> Result:
     """Go on with a run from its last checkpoint, exactly as if it had not been stopped.
 
-    changes: train settings that are other from here on, such as {"steps": 20_000}; the rest stays as it was. started:
-    as for `train`. Raises UserError for everything a person can put right: no run there, nothing to resume, a damaged
-    checkpoint or one of another run, training text that is missing or not what it was, a folder that another process
-    holds, a setting that does not exist or cannot be changed.
+    changes: train settings that are other from here on, such as {"steps": 20_000}; device and precision: another from
+    here on, which rounds otherwise; the rest stays as it was. started: as for `train`. Raises UserError for everything
+    a person can put right: no run there, nothing to resume, a damaged checkpoint or one of another run, training text
+    that is missing or not what it was, a folder that another process holds, a setting that does not exist or cannot be
+    changed; DeviceError where the device cannot be used.
     """
     events, started = events or Events(), time.monotonic() if started is None else started
-    run = RunFolder.open(folder)
-    before = run.settings
-    if changes:
-        chosen = Settings.from_dict(merged(before.to_dict(), {"train": dict(changes)}), "")
-        run = RunFolder(run.path, replace(before, train=chosen.train), run.code)
-    settings = run.settings
-    with computing(settings.device, settings.precision) as place:
-        return _resume(run, before, events, started, bool(changes), place)
+    before = RunFolder.open(folder)
+    run = before.changed(changes, device, precision)
+    settings, command = run.settings, f"microtfm resume {run.path}"
+    with computing(settings.device, settings.precision, events.placed, command) as place:
+        return _resume(run, before.settings, events, started, place)
 
 
-def _resume(run: RunFolder, before: Settings, events: Events, started: float, changed: bool, place: str) -> Result:
+def _resume(run: RunFolder, before: Settings, events: Events, started: float, place: str) -> Result:
     settings = run.settings
     source, target = run.tokenizers()
     material = materials.prepare(materials.read(settings), settings, source, target)
@@ -132,7 +130,7 @@ def _resume(run: RunFolder, before: Settings, events: Events, started: float, ch
         if settings.train.batch_tokens != before.train.batch_tokens:
             training.progress.epoch, training.progress.index = training.progress.epoch + 1, 0
             events.notice("Other batches than before: the run goes on with a new pass over the text.")
-        if changed:
+        if settings != before:
             run.write_config()
         return training.run_all(stopping)
 

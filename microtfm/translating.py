@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from microtfm.data import split_lines
 from microtfm.errors import UserError
 from microtfm.files import read_bytes
+from microtfm.place import note
 from microtfm.translator import Translator
 
 AT_ONCE = 512                            # lines of standard input translated together, at most
@@ -22,7 +23,7 @@ BESIDE = 4                               # tokens shown in place of each token
 
 @dataclass(frozen=True)
 class Wish:
-    """What is wanted of each line. beam, length_penalty: None is the run's own."""
+    """What is wanted of each line. beam, length_penalty: None is the run's own. first: notes before all else."""
 
     beam: int | None = None
     length_penalty: float | None = None
@@ -30,6 +31,7 @@ class Wish:
     alternatives: bool = False
     json: bool = False
     quiet: bool = False
+    first: tuple[str, ...] = ()
 
 
 def translate(run: Path, sentences: list[str], file: Path | None, wish: Wish) -> int:
@@ -44,6 +46,8 @@ def translate(run: Path, sentences: list[str], file: Path | None, wish: Wish) ->
 
         return prompt.run(run, wish)
     translator = Translator.load(run)
+    for text in wish.first:
+        note(text)
     answers: list[dict[str, Any]] = []
     noticed, done = translator.noticed([], []), 0
     for part in [lines] if lines is not None else incoming(sys.stdin.buffer):

@@ -5,6 +5,7 @@ import re
 import sys
 import types
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from engine.kernels import cuda
 from engine.kernels.cpu import jit_disabled
 from engine.kernels.cuda import CompileFailure, card
 from engine.selftest import unusable
-from microtfm import cli
-from tests.tiny import text_files
+from microtfm import cli, train
+from microtfm.errors import UserError
+from tests.tiny import corpus, settings, text_files
 
 pytest.importorskip("greenlet")
 
@@ -110,6 +112,34 @@ def test_a_card_that_cannot_be_used_is_refused_with_a_way_out(name, with_card, t
     assert error.startswith("microtfm: device cuda: ") and error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["no packages", "old card"])
+def test_a_run_of_a_card_goes_on_without_one_and_is_told_how(name, with_card, tmp_path, capsys):
+    out = tmp_path / "run"
+    train.train(replace(settings(out, steps=2, validate_every=2), device="cuda"), corpus=corpus())
+    with_card(CASES[name][0])
+    for precision, flags in (("float32", "--device cpu"), ("tf32", "--device cpu --precision float32")):
+        config = (out / "config.toml").read_text(encoding="utf-8")
+        config = re.sub('precision = ".*"', f'precision = "{precision}"', config)
+        (out / "config.toml").write_text(config, encoding="utf-8")
+        assert cli.main(["resume", str(out), "--train.steps", "3"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("microtfm: device cuda: ") and error.count("--device") == 1
+        assert error.endswith(f"Without a card: microtfm resume {out} {flags} (or auto).\n")
+        assert (out / "config.toml").read_text(encoding="utf-8") == config
+    assert cli.main(["resume", str(out), "--train.steps", "3", "--device", "cpu"]) == 2
+    assert "Use --precision float32" in capsys.readouterr().err
+    assert cli.main(["resume", str(out), "--train.steps", "3", *flags.split()]) == 0
+    assert "(cpu: as asked for, " in capsys.readouterr().out
+    assert train.resume(out, changes={"steps": 4}).step == 4         # it is the run's device from there on
+    with pytest.raises(DeviceError, match=f"Without a card: microtfm resume {out} --device cpu "):
+        train.resume(out, changes={"steps": 5}, device="cuda")
+    with pytest.raises(UserError, match="device = 'gpu' does not fit"):
+        train.resume(out, changes={"steps": 5}, device="gpu")
+    assert train.resume(out, changes={"steps": 5}, device="auto").step == 5
+    assert cli.main(["translate", str(out), "一", "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.endswith("Without a card: --device cpu (or auto).\n")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_doctor_says_what_is_wrong_and_what_to_do(name, with_card):
     with_card(CASES[name][0])
@@ -133,6 +163,61 @@ def test_too_little_memory_says_what_was_needed_what_is_free_and_what_helps(with
         raise error
     with pytest.raises(MemoryError), default_device("cpu"):
         raise error
+
+
+class Full:
+    """Stands for an array library whose card is full."""
+
+    def __call__(self, *_, **__):
+        raise MemoryError("Out of memory allocating 2,147,483,648 bytes (allocated so far: 17 bytes).")
+
+
+OPS = {                                  # what asks for memory: through a kernel, a meaning, a copy, a step in place
+    "Tensor": lambda x: Tensor([1.0], device="cuda"), "Tensor of an array": lambda x: Tensor(x),
+    "zeros": lambda x: engine.zeros(3, device="cuda"), "to": lambda x: Tensor([1.0]).to("cuda"),
+    "kernel": engine.exp, "meaning": engine.cumsum, "gradient": lambda x: (x * x).sum().backward(),
+    "in place": lambda x: engine.update("accumulate", [x], [x]), "item": lambda x: x[np.array([1, 0])],
+}
+
+
+@pytest.mark.parametrize("what", OPS)
+def test_too_little_memory_is_said_so_outside_default_device_too(what, with_card, monkeypatch):
+    from engine.kernels.cuda import tape
+    from engine.kernels.cuda.arrays import SimulatedArray
+
+    x = Tensor([1.0, 2.0], device="cuda", requires_grad=what == "gradient")
+    with_card(Runtime(memory=(5 * 2**20, 80 * 2**30)))
+    monkeypatch.setattr(tape, "from_numpy", Full())
+    monkeypatch.setattr(SimulatedArray, "astype", Full())
+    for name in ("exp", "mul", "accumulate", "take"):
+        monkeypatch.setitem(cuda._found, name, Full())
+    monkeypatch.setattr(SimulatedArray, "__array_function__", Full())
+    monkeypatch.setattr(SimulatedArray, "__array_ufunc__", Full())
+    with pytest.raises(DeviceError, match=r"no memory for 2.00 GiB: 5.0 MiB of 80.00 GiB are free") as caught:
+        OPS[what](x)
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_too_little_memory_of_the_computer_stays_what_it_is(monkeypatch):
+    monkeypatch.setattr(np, "cumsum", Full())
+    with pytest.raises(MemoryError, match="2,147,483,648"):
+        engine.cumsum(Tensor([1.0, 2.0]))
+
+
+def test_auto_is_a_device_wherever_one_is_named(monkeypatch):
+    x = Tensor([1.0, 2.0])
+    doors = (lambda: Tensor([1.0], device="auto"), lambda: Tensor(x, device="auto"), lambda: x.to("auto"),
+             lambda: Tensor(x.to("cuda"), device="auto"), lambda: engine.zeros(2, device="auto"),
+             lambda: engine.ones_like(x, device="auto"), lambda: engine.full(2, 3, device="auto"),
+             lambda: engine.eye(2, device="auto"), lambda: engine.arange(3, device="auto"),
+             lambda: engine.linspace(0, 1, 3, device="auto"))
+    assert {door().device for door in doors} == {"cpu"}      # a simulated card is not what anybody means
+    monkeypatch.setattr(card, "simulated", lambda: False)
+    monkeypatch.setattr(card, "problem", lambda: None)
+    monkeypatch.setattr(card, "name", lambda: "Tested 100")
+    assert {door().device for door in doors} == {"cuda"}
+    with pytest.raises(DeviceError, match="no device 'gpu'; there are cpu, cuda and auto"):
+        Tensor([1.0], device="gpu")
 
 
 def test_a_kernel_that_does_not_compile_gives_way_to_the_meaning_with_one_warning(monkeypatch):

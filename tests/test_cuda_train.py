@@ -16,6 +16,7 @@ from engine.kernels.cpu import jit_disabled
 from engine.kernels.cuda import card
 from microtfm import Translator, cli, train
 from microtfm.bench.ours import OurStep
+from microtfm.bench.sides import placed
 from microtfm.bench.sizes import SIZES
 from microtfm.errors import UserError
 from microtfm.learner import Learner
@@ -57,10 +58,9 @@ def test_a_run_on_a_card_ends_with_the_same_bytes_every_time(runs: dict[str, Pat
 def test_a_run_goes_on_on_either_device(runs: dict[str, Path]) -> None:
     """Checkpoints know no device: what one has saved the other takes up, to the same numbers within rounding."""
     for first, then in (("cpu", "cuda"), ("cuda-again", "cpu")):
-        config = runs[first] / "config.toml"
-        config.write_text(config.read_text().replace(f'device = "{first[:4].rstrip("-")}"', f'device = "{then}"'))
         before = (runs[first] / "last/state.safetensors").read_bytes()
-        ended = train.resume(runs[first], changes={"steps": 6, "validate_every": 6, "save_every": 3})
+        ended = train.resume(runs[first], changes={"steps": 6, "validate_every": 6, "save_every": 3}, device=then)
+        assert f'device = "{then}"' in (runs[first] / "config.toml").read_text()
         assert ended.step == 6 and (runs[first] / "last/state.safetensors").read_bytes() != before
     a, b = losses(runs["cpu"]), losses(runs["cuda-again"])
     np.testing.assert_allclose(a, b, rtol=1e-4)
@@ -151,6 +151,70 @@ def test_a_precision_of_cards_is_refused_on_the_processor(tmp_path: Path) -> Non
     assert not (tmp_path / "x").exists() and Settings().precision == "float32"
     with pytest.raises(DeviceError, match="there is no precision 'fp8'"), engine.precision("fp8"):
         pass
+
+
+def test_a_card_scores_as_the_processor(runs: dict[str, Path], tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    tsv, found = text(tmp_path), {}
+    for device in ("cpu", "cuda"):
+        assert cli.main(["score", str(runs["cuda"]), "--src", tsv, "--device", device, "--json"]) == 0
+        said = capsys.readouterr()
+        found[device] = json.loads(said.out)
+        assert said.err == "" and found[device]["device"].startswith(f"{device}: as asked for")
+    np.testing.assert_allclose(found["cuda"]["log_probability"], found["cpu"]["log_probability"], rtol=1e-5)
+
+
+def test_every_command_says_first_what_auto_took_and_why(runs: dict[str, Path], tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard error where standard output is data, and not where the device was named."""
+    why, tsv, out = engine.choose_device("auto")[1].partition(",")[0], text(tmp_path), tmp_path / "run"
+    small = ["--model.d-model", "16", "--model.heads", "2", "--model.layers", "1", "--tokens.kind", "char"]
+    lines = {
+        "train": ["train", "--src", tsv, "--out", str(out), "--train.steps", "1", *small],
+        "resume": ["resume", str(out), "--train.steps", "2"], "evaluate": ["evaluate", str(out), "--worst", "0"],
+        "score": ["score", str(out), "--src", tsv], "translate": ["translate", str(out), "一"],
+        "show": ["translate", str(out), "一", "--show", "attention", "--out", str(tmp_path / "a.svg")],
+    }
+    for name, argv in lines.items():
+        data = name in ("score", "translate", "show")
+        assert cli.main([*argv, "--device", "auto"]) == 0
+        said = capsys.readouterr()
+        first, other = (said.err, said.out) if data else (said.out, said.err)
+        assert first.startswith(f"note: {why}" if data else f"device  {why}") and why not in other
+        if name in ("train", "resume"):
+            assert said.out.count(why) == 1                  # the line of the run is short for it
+            argv = [*argv, "--force"] if name == "train" else [*argv[:-1], "3"]
+        if name != "show":
+            assert cli.main([*argv, "--json"]) == 0
+            said = capsys.readouterr()
+            assert json.loads(said.out) and why in said.err.splitlines()[0]
+        if name in ("translate", "show"):
+            assert cli.main([*argv, "--quiet"]) == 0
+            assert capsys.readouterr().err == ""
+        if name not in ("train", "resume"):
+            assert cli.main([*argv, "--device", "cpu"]) == 0
+            said = capsys.readouterr()
+            assert said.err == "" and "device" not in said.out
+    missing = str(tmp_path / "nosuch")
+    for argv in (["translate", missing, "一"], ["evaluate", missing], ["score", missing, "--src", tsv]):
+        assert cli.main(argv) == 2                       # what is wrong is the only word
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+
+
+def test_a_measurement_says_first_what_auto_took() -> None:
+    said: list[str] = []
+    for device in ("auto", "cpu"):
+        with placed(device, tell=said.append) as facts:
+            assert facts["device"] == engine.choose_device(device)[0]
+    assert len(said) == 1 and said[0].startswith(engine.choose_device("auto")[1].partition(",")[0])
+
+
+def text(folder: Path) -> str:
+    """The corpus in a file."""
+    path = folder / "all.tsv"
+    path.write_text("".join(f"{a}\t{b}\n" for a, b in pairs()), encoding="utf-8")
+    return str(path)
 
 
 def test_auto_says_what_it_takes_and_why() -> None:

@@ -22,6 +22,7 @@ from tiny import corpus, pairs, settings
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+import engine
 from microtfm import languages, train
 from microtfm.cli import main
 from microtfm.translator import Translator
@@ -44,7 +45,7 @@ class Served:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         encoding="utf-8")
         assert self.process.stdout is not None
-        self.said = self.process.stdout.readline()
+        self.device, self.said = self.process.stdout.readline(), self.process.stdout.readline()
         self.port = int(self.said.split("127.0.0.1:")[1].split()[0])
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -139,6 +140,10 @@ def test_an_address_and_a_form_with_several_texts_ask_as_json_does(server: Serve
 def test_a_broken_form_is_refused(server: Served, body: bytes) -> None:
     status, answer = server.ask("POST", "/translate", body, **{"Content-Type": "multipart/form-data; boundary=m"})
     assert status == 400 and ("or a form" in answer["error"] or "q is missing" in answer["error"])
+
+
+def test_the_first_line_says_where_it_computes_and_why(server: Served) -> None:
+    assert server.device.startswith("device  " + engine.choose_device("auto")[1].partition(",")[0])
 
 
 def test_clients_on_other_pages_may_ask_and_learn_what_is_served(server: Served) -> None:

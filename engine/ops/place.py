@@ -22,5 +22,6 @@ to: Op = op("to", lambda x, *, device, source="cpu": devices.move(x, device), _b
             choices=lambda s: {"device": [devices.current()], "source": [devices.current()]},
             equation=("Y = X on another device", "X̄ = Ȳ on X's device"),
             doc="The numbers on a device, a copy unless they are there.", shapes="x (…) → (…)",
-            about={"device": '"cpu" or "cuda"', "source": "the device on which they are now, where the gradient goes"},
+            about={"device": '"cpu", "cuda" or "auto"',
+                   "source": "the device on which they are now, where the gradient goes"},
             raises=("DeviceError: a device that there is not, or that cannot be used",))

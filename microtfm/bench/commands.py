@@ -41,7 +41,7 @@ def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None
     from microtfm.bench import step as training
 
     tell, n = report.teller(), _threads(threads)
-    with placed(device, precision) as place:
+    with placed(device, precision, tell) as place:
         answer = place | training.measure(SIZES[size], _unique(peer), n, *_amount(seconds, steps), tell, replay)
         if profile:
             training.add_profile(answer, SIZES[size], n, tell)
@@ -60,7 +60,7 @@ def kernels(*, size: Annotated[list[Name] | None, Parameter(
     from microtfm.bench import kernels, report
 
     sizes = [SIZES[name] for name in _unique(size) or ["tiny", "small"]]
-    with placed(device, precision) as place:
+    with placed(device, precision, report.teller()) as place:
         answer = place | kernels.measure(kernels.cases(sizes, _unique(only)), _unique(peer), _threads(threads),
                                          _amount(seconds, None)[0], report.teller())
     return _show(answer, json, report.of_kernels, save, "kernels")
@@ -82,7 +82,7 @@ def decode(*, size: SizeName = "tiny",
         if number is not None and number < 1:
             raise UserError(f"--{flag} {number} must be 1 or more.")
     chosen = SIZES[size].changed(length=length or SIZES[size].length)
-    with placed(device, precision) as place:
+    with placed(device, precision, report.teller()) as place:
         answer = place | decoding.measure(chosen, sentences or [1, chosen.batch], beam, _unique(peer),
                                           _threads(threads), _amount(seconds, None)[0], report.teller())
     return _show(answer, json, report.of_decode, save, "decode")

@@ -38,13 +38,15 @@ def check_peers(names: list[str]) -> None:
 
 
 @contextmanager
-def placed(device: str, precision: str = "float32") -> Iterator[dict[str, str]]:
+def placed(device: str, precision: str = "float32", tell: Callable[[str], None] | None = None
+           ) -> Iterator[dict[str, str]]:
     """Every side that is started inside computes there: "cpu", "cuda" or "auto". Yields what to say about it.
 
-    Raises DeviceError where the device cannot be used, before anything is started.
+    tell: told what "auto" took, and why. Raises DeviceError where the device cannot be used, before anything is
+    started.
     """
-    import engine
-    chosen, why = engine.choose_device(device)
+    from microtfm.place import choose
+    chosen, why = choose(device, tell)
     before = {name: os.environ.get(name) for name in (DEVICE, PRECISION)}
     os.environ.update({DEVICE: chosen, PRECISION: precision})
     try:

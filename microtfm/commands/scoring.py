@@ -1,6 +1,7 @@
 """`microtfm evaluate` and `score`."""
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +25,12 @@ def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.
     check_search(beam, length_penalty)
     use_threads(threads)
     from microtfm import examination
-    from microtfm.place import computing
+    from microtfm.place import computing, line, note
 
     with computing(device) as place:
+        first = partial(note if json else line, place if device == "auto" else "")
         answer = examination.examine(run, src, tgt, beam=beam, length_penalty=length_penalty, lowercase=lowercase,
-                                     tokenise=tokenize, worst=max(worst, 0), place=place)
+                                     tokenise=tokenize, worst=max(worst, 0), place=place, begin=first)
     show(answer, examination.as_text, json)
     return 0
 
@@ -37,11 +39,14 @@ def score(run: Annotated[Path, Parameter(help="Run folder of a trained model.")]
           src: Annotated[Path, Parameter(help="Source text, or a TSV of source and translation.")],
           tgt: Annotated[Path | None, Parameter(help="Translations to score, line by line.")] = None,
           tokens: Annotated[bool, Parameter(negative=(), help="Show each token's log-probability too.")] = False,
-          threads: Threads = None, json: Json = False) -> int:
+          device: Device = "auto", threads: Threads = None, json: Json = False) -> int:
     """How probable a model finds given translations (forced decoding): natural logarithms, of each token and their sum.
     """
     use_threads(threads)
     from microtfm import examination
+    from microtfm.place import computing, note
 
-    show(examination.probe(run, src, tgt), lambda answer: examination.probed(answer, tokens), json)
+    with computing(device) as place:
+        answer = examination.probe(run, src, tgt, place, partial(note, place if device == "auto" else ""))
+    show(answer, lambda answer: examination.probed(answer, tokens), json)
     return 0

@@ -15,7 +15,7 @@ from microtfm.recipes import expanded, merged
 from microtfm.settings import Settings
 
 AllFlags: Any = flags(defaults=Settings())
-ResumeFlags: Any = flags("threads", "train")
+ResumeFlags: Any = flags("device", "precision", "threads", "train")
 DemoFlags: Any = flags("out", "seed", "device", "threads", "force", "model", "train", "tokens",
                        defaults=Settings(recipe="demo"),
                        out="Run folder. Unset: the first free one of runs/demo, runs/demo-2, ...")
@@ -58,7 +58,8 @@ def train(run_toml: Annotated[Path | None, Parameter(help="Settings file, such a
 def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
            settings: Annotated[ResumeFlags, Parameter(name="*")] = UNSET["resume"], json: Json = False,
            quiet: Quiet = False) -> int:
-    """Go on with a run that was stopped, exactly as if it had not been. Train settings may be changed, such as its end.
+    """Go on with a run that was stopped, exactly as if it had not been. Train settings may be changed, such as its end,
+    and where it computes: checkpoints know no device.
 
     microtfm resume runs/mine --train.steps 20000
     """
@@ -71,7 +72,8 @@ def resume(run: Annotated[Path, Parameter(help="Run folder.")], /, *,
     from microtfm.progress import Report
 
     report, exam = Report(sys.stderr if json else sys.stdout, quiet), demo.unseen(found)
-    result = training.resume(run, report, STARTED, changes.get("train"))
+    result = training.resume(run, report, STARTED, changes.get("train"), changes.get("device"),
+                             changes.get("precision"))
     return _ended(demo.conclude(result, exam, report, STARTED), report, json) if exam else _trained(
         result, report, json)
 

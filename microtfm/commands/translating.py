@@ -1,7 +1,6 @@
 """`microtfm translate` and `serve`."""
 from __future__ import annotations
 
-import sys
 from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,18 +40,16 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
     from microtfm.place import computing
 
     with computing(device) as place:
-        if place.startswith("cuda") and not quiet:
-            print(f"note: {place}", file=sys.stderr)
+        place = "" if quiet or device == "cpu" else place    # a card is named to who asked for one, too
         if show is not None:
             from microtfm import showing
 
-            return showing.show(run, list(text), show, beam, length_penalty, out)
+            return showing.show(run, list(text), show, beam, length_penalty, out, place)
         from microtfm import translating
 
-        if len(text) == 1 and not quiet and _names_a_file(text[0]):
-            print(f"note: {text[0]} is a file, and its name was taken for a sentence. Its lines: --file {text[0]}",
-                  file=sys.stderr)
-        wish = translating.Wish(beam, length_penalty, nbest, alternatives, json, quiet)
+        mistaken = "" if quiet or len(text) != 1 or not _names_a_file(text[0]) else (
+            f"{text[0]} is a file, and its name was taken for a sentence. Its lines: --file {text[0]}")
+        wish = translating.Wish(beam, length_penalty, nbest, alternatives, json, quiet, (place, mistaken))
         return translating.translate(run, list(text), file, wish)
 
 
@@ -88,9 +85,9 @@ def serve(run: Annotated[Path, Parameter(help="Run folder of a trained model, or
     except ModuleNotFoundError as error:
         raise UserError(f"microtfm serve needs {error.name}, which is not installed: pip install 'microtfm[serve]'"
                         ) from None
-    from microtfm.place import computing
+    from microtfm.place import computing, line
 
     limits = serving.Limits(max_bytes, max_lines, timeout)
-    with computing(device):
+    with computing(device, tell=None if quiet else line):
         return serving.serve(run, host, port, source, target, limits, lambda text: None if quiet else print(
             text, flush=True))
