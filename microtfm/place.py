@@ -52,6 +52,12 @@ def note(place: str) -> None:
         print(f"note: {place}", file=sys.stderr, flush=True)
 
 
+def beside_data(device: str | None, why: str) -> str:
+    """What such a command says of where it computes: what "auto" chose where that was asked for, and that it is a card;
+    nothing of the processor where nobody asked."""
+    return why if device == "auto" or why.startswith("cuda") else ""
+
+
 def line(place: str) -> None:
     """Say it as the first line of a report on standard output; "" is nothing to say."""
     if place:

@@ -113,7 +113,7 @@ def test_a_sentence_that_begins_with_a_dash(capsys: pytest.CaptureFixture[str]) 
 
 def test_closed_streams_and_a_number_of_threads_that_is_none(folder: Path) -> None:
     for command, status, said in (
-            ("translate {} <&-", 2, "There is no standard input"), ("translate {} 一 --device cpu >&-", 0, ""),
+            ("translate {} <&-", 2, "There is no standard input"), ("translate {} 一 >&-", 0, ""),
             ("info {} >&-", 0, ""), ("average . ", 2, "holds a run")):
         found = subprocess.run(["bash", "-c", f"{sys.executable} -m microtfm.cli {command.format(folder)}"], cwd=folder,
                                capture_output=True, text=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
@@ -207,7 +207,7 @@ def test_translate_arguments_file_and_standard_input(folder: Path, tmp_path: Pat
     assert out[0] == ""
     assert len(out) == 3                 # two lines in, two lines out
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ok\n\xe9\n")))
-    assert "line 2" in complaint(capsys, "translate", str(folder), "--device", "cpu")
+    assert "line 2" in complaint(capsys, "translate", str(folder))
 
 
 def test_the_name_of_a_file_given_as_a_sentence_is_remarked(folder: Path, tmp_path: Path,
@@ -238,7 +238,7 @@ def test_a_prompt_where_there_is_a_person(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
-    command = f"{sys.executable} -m microtfm.cli translate {folder} 一 二 三 --device cpu | true"
+    command = f"{sys.executable} -m microtfm.cli translate {folder} 一 二 三 | true"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True,
                            env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
     assert found.stderr == ""
@@ -246,7 +246,7 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
 def test_a_full_disk_behind_standard_output_is_one_line(folder: Path) -> None:
-    command = f"{sys.executable} -m microtfm.cli translate {folder} 一 二 三 --quiet > /dev/full"
+    command = f"{sys.executable} -m microtfm.cli translate {folder} 一 二 三 > /dev/full"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True,
                            env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
     assert (found.returncode, found.stderr) == (2, "microtfm: No space left on device.\n")

@@ -146,12 +146,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_translations_of_the_other_side_come_with_a_notice(run: Path, tmp_path: Path,
                                                            capsys: pytest.CaptureFixture[str]) -> None:
-    here = ["--device", "cpu"]           # and so no word on the device
-    assert main(["translate", str(run), "one two three four", *here]) == 0
+    assert main(["translate", str(run), "one two three four"]) == 0
     assert capsys.readouterr().err.startswith("note: This is in Latin letters")
     assert main(["translate", str(run), "one two three four", "--json"]) == 0
     assert "Latin letters" in json.loads(capsys.readouterr().out)["notices"][0]
-    assert main(["translate", str(run), "一二三", "one", *here]) == 0
+    assert main(["translate", str(run), "一二三", "one"]) == 0
     assert capsys.readouterr().err == ""
     translator = Translator.load(run)
     translator.translate(["one two three four"])
@@ -159,7 +158,7 @@ def test_translations_of_the_other_side_come_with_a_notice(run: Path, tmp_path: 
     translator.translate(["一二三"])
     assert translator.notices == []
     export(run, tmp_path / "m.safetensors")
-    assert main(["translate", str(tmp_path / "m.safetensors"), "one two three four", *here]) == 0
+    assert main(["translate", str(tmp_path / "m.safetensors"), "one two three four"]) == 0
     assert capsys.readouterr().err == ""
 
 

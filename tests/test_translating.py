@@ -186,7 +186,7 @@ def test_notices_of_standard_input_are_those_of_the_file(run: Path, tmp_path: Pa
 
 def test_a_reader_that_goes_away_ends_it_quietly(run: Path) -> None:
     lines = "\n".join(LINES * 500)
-    command = f"{' '.join(COMMAND)} {run} --device cpu | head -n 1"
+    command = f"{' '.join(COMMAND)} {run} | head -n 1"
     found = subprocess.run(["bash", "-c", command], input=lines, capture_output=True, text=True, timeout=120)
     assert found.stderr == "" and found.stdout.count("\n") == 1
 

@@ -16,6 +16,8 @@ Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard 
 Threads = Annotated[int | None, Parameter(help="Processor threads. The result does not depend on it. [default: all]")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help=(
     "Where to compute; auto takes a card if one can be used."))]
+DataDevice = Annotated[Literal["auto", "cpu", "cuda"] | None, Parameter(help=(
+    "Where to compute; auto takes a card if one can be used, and says so. [default: auto]"))]
 Quiet = Annotated[bool, Parameter(negative=(), help="Only what was asked for, no notes and no progress.")]
 Beam = Annotated[int | None, Parameter(help="Hypotheses kept side by side; 1 is greedy search. [default: the run's]")]
 Penalty = Annotated[float | None, Parameter(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from microtfm.commands.options import Beam, Device, Json, Penalty, Threads, check_search, show, use_threads
+from microtfm.commands.options import Beam, DataDevice, Device, Json, Penalty, Threads, check_search, show, use_threads
 
 
 def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.")], /, *,
@@ -39,14 +39,14 @@ def score(run: Annotated[Path, Parameter(help="Run folder of a trained model.")]
           src: Annotated[Path, Parameter(help="Source text, or a TSV of source and translation.")],
           tgt: Annotated[Path | None, Parameter(help="Translations to score, line by line.")] = None,
           tokens: Annotated[bool, Parameter(negative=(), help="Show each token's log-probability too.")] = False,
-          device: Device = "auto", threads: Threads = None, json: Json = False) -> int:
+          device: DataDevice = None, threads: Threads = None, json: Json = False) -> int:
     """How probable a model finds given translations (forced decoding): natural logarithms, of each token and their sum.
     """
     use_threads(threads)
     from microtfm import examination
-    from microtfm.place import computing, note
+    from microtfm.place import beside_data, computing, note
 
-    with computing(device) as place:
-        answer = examination.probe(run, src, tgt, place, partial(note, place if device == "auto" else ""))
+    with computing(device or "auto") as place:
+        answer = examination.probe(run, src, tgt, place, partial(note, beside_data(device, place)))
     show(answer, lambda answer: examination.probed(answer, tokens), json)
     return 0

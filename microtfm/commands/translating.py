@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from microtfm.commands.options import Beam, Device, Json, Penalty, Quiet, Threads, check_search, use_threads
+from microtfm.commands.options import Beam, DataDevice, Device, Json, Penalty, Quiet, Threads, check_search, use_threads
 from microtfm.errors import UserError
 
 
@@ -19,7 +19,7 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
                                                    "their scores: log-probability / length^A.")] = 1,
               alternatives: Annotated[bool, Parameter(negative=(), help=(
                   "Show how probable each token was, and what else stood to choose."))] = False,
-              device: Device = "auto", threads: Threads = None, json: Json = False, quiet: Quiet = False,
+              device: DataDevice = None, threads: Threads = None, json: Json = False, quiet: Quiet = False,
               show: Annotated[Literal["attention", "beam"] | None, Parameter(
                   help="Draw how one sentence came about: every head's attention, or the beam as a tree.")] = None,
               out: Annotated[Path | None, Parameter(name=["--out", "-o"], help=(
@@ -37,10 +37,10 @@ def translate(run: Annotated[Path, Parameter(help="Run folder of a trained model
         raise UserError(f"--show {show} draws one sentence and prints its translation; it goes with none of --json, "
                         f"--nbest, --alternatives and --file.")
     use_threads(threads)
-    from microtfm.place import computing
+    from microtfm.place import beside_data, computing
 
-    with computing(device) as place:
-        place = "" if quiet or device == "cpu" else place    # a card is named to who asked for one, too
+    with computing(device or "auto") as place:
+        place = "" if quiet else beside_data(device, place)
         if show is not None:
             from microtfm import showing
 
@@ -85,9 +85,9 @@ def serve(run: Annotated[Path, Parameter(help="Run folder of a trained model, or
     except ModuleNotFoundError as error:
         raise UserError(f"microtfm serve needs {error.name}, which is not installed: pip install 'microtfm[serve]'"
                         ) from None
-    from microtfm.place import computing, line
+    from microtfm.place import computing
 
     limits = serving.Limits(max_bytes, max_lines, timeout)
-    with computing(device, tell=None if quiet else line):
+    with computing(device) as place:
         return serving.serve(run, host, port, source, target, limits, lambda text: None if quiet else print(
-            text, flush=True))
+            f"{text}  {place}" if device == "auto" else text, flush=True))
