@@ -28,10 +28,10 @@ def made():
     """Every op of a training step: name, scope and phase of those that make floating numbers, in order."""
     found, record = [], engine_core._record
 
-    def noting(op, tensors, params, array, shape, dtype, state, residuals):
+    def noting(op, tensors, given, params, array, shape, dtype, state, residuals):
         if dtype.kind == "f" and array is not None and array.size:
             found.append((op.name, state.scope, state.phase))
-        return record(op, tensors, params, array, shape, dtype, state, residuals)
+        return record(op, tensors, given, params, array, shape, dtype, state, residuals)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_core, "_record", noting)
@@ -45,13 +45,13 @@ def test_injected_faults_are_named(made, fault, monkeypatch):
     at, calls, record = fault * len(made) // FAULTS, [0], engine_core._record
     bad = [np.nan, np.inf, -np.inf][fault % 3]
 
-    def spoiling(op, tensors, params, array, shape, dtype, state, residuals):
+    def spoiling(op, tensors, given, params, array, shape, dtype, state, residuals):
         if dtype.kind == "f" and array is not None and array.size:
             if calls[0] == at:
                 array = array.copy()
                 array.flat[array.size // 2] = bad
             calls[0] += 1
-        return record(op, tensors, params, array, shape, dtype, state, residuals)
+        return record(op, tensors, given, params, array, shape, dtype, state, residuals)
 
     monkeypatch.setattr(engine_core, "_record", spoiling)
     with nan_check(), pytest.raises(NotFiniteError) as e:
