@@ -24,7 +24,7 @@ RELATIVE = re.compile(r"\bthe \w+ that \w+")
 def run(settings: Settings, report: Report, started: float) -> dict[str, object]:
     """Train, show, score, draw. Returns what there is to say, for --json."""
     from microtfm import toy
-    from microtfm.place import choose
+    from microtfm.place import choose, say_where
     from microtfm.train import train
 
     out = settings.out if settings.out is not None else free_folder(FOLDER)
@@ -32,7 +32,7 @@ def run(settings: Settings, report: Report, started: float) -> dict[str, object]
     settings = replace(settings, out=out)
     pairs, unseen = ([(a, b) for a, b in part] for part in toy.corpus(seed=settings.seed))
     valid, exam = unseen[:VALID], unseen[VALID:]
-    choose(settings.device, report.placed)
+    say_where(settings.device, choose(settings.device)[1], report.placed)
     report.say("microtfm demo: a Transformer learns to translate Chinese into English, here and from nothing.", "bold")
     report.say(f"text    a small grammar wrote {len(pairs):,} sentence pairs to learn from, {len(valid)} to choose the "
                f"best model by, and {len(exam)} that nothing looks at before the exam:")

@@ -8,37 +8,34 @@ from contextlib import contextmanager
 import engine
 from microtfm.errors import UserError
 
-Tell = Callable[[str], None]
 
-
-def choose(device: str, tell: Tell | None = None, otherwise: str = "--device cpu") -> tuple[str, str]:
-    """The device that "cpu", "cuda" or "auto" stands for, and why.
-
-    tell: told why, where "auto" chose. otherwise: what goes on without a card, for the DeviceError where "cuda" cannot
-    be used.
-    """
+def choose(device: str, otherwise: str = "--device cpu") -> tuple[str, str]:
+    """The device that "cpu", "cuda" or "auto" stands for, and why. otherwise: what goes on without a card, for the
+    DeviceError where "cuda" cannot be used."""
     try:
-        chosen, why = engine.choose_device(device)
+        return engine.choose_device(device)
     except engine.DeviceError as error:
         if device != "cuda":
             raise
         problem = str(error).removesuffix(". Use --device cpu")
         raise engine.DeviceError(f"{problem}. Without a card: {otherwise} (or auto).") from None
-    if tell is not None and device == "auto":
+
+
+def say_where(device: str, why: str, tell: Callable[[str], None]) -> None:
+    """Tell what "auto" took, and why: once all is read that could be wrong, and before anything else is said."""
+    if device == "auto":
         tell(why)
-    return chosen, why
 
 
 @contextmanager
-def computing(device: str, precision: str = "float32", tell: Tell | None = None, command: str = "") -> Iterator[str]:
+def computing(device: str, precision: str = "float32", command: str = "") -> Iterator[str]:
     """All that is made inside is made on the device: "cpu", "cuda", or "auto", which takes a card that can be used.
 
-    Yields which one it is, and why. tell: told the same before all else where "auto" chose. command: the one to which
-    the flags belong that an error names, if they were not given to it. Raises DeviceError where the device cannot be
-    used, UserError where the precision does not go with it.
+    Yields which one it is, and why. command: the one to which the flags belong that an error names, if they were not
+    given to it. Raises DeviceError where the device cannot be used, UserError where the precision does not go with it.
     """
     plain = "" if precision == "float32" else " --precision float32"
-    chosen, why = choose(device, tell, f"{command} --device cpu{plain}".lstrip())
+    chosen, why = choose(device, f"{command} --device cpu{plain}".lstrip())
     if plain and chosen == "cpu":
         raise UserError(f"--precision {precision} is a precision of cards, and this run computes on the processor "
                         f"({why}). Use --precision float32, or --device cuda.")

@@ -29,7 +29,7 @@ from microtfm.learner import Learner
 from microtfm.material import Material, Texts
 from microtfm.metrics import Metrics, keep_until
 from microtfm.optim import rate
-from microtfm.place import computing
+from microtfm.place import computing, say_where
 from microtfm.run_folder import RunFolder, check_free, free_folder, new_model, run_code
 from microtfm.settings import Settings
 from microtfm.state import Progress
@@ -67,9 +67,8 @@ def train(settings: Settings, events: Events | None = None, corpus: tuple[list[T
     is left half-made.
     """
     started = time.monotonic() if started is None else started
-    events = events or Events()
-    with computing(settings.device, settings.precision, events.placed) as place:
-        return _train(settings, events, corpus, started, place)
+    with computing(settings.device, settings.precision) as place:
+        return _train(settings, events or Events(), corpus, started, place)
 
 
 def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], list[TextPair]] | None, started: float,
@@ -80,10 +79,12 @@ def _train(settings: Settings, events: Events, corpus: tuple[list[TextPair], lis
     if first is not None:
         settings = replace(settings, model=first.settings.model, tokens=replace(
             first.settings.tokens, piece_length=settings.tokens.piece_length))
-        events.notice(f"Starting from {first.path}: its weights, tokenizer, model and token settings are taken.")
     texts = Texts(*corpus) if corpus is not None else materials.read(settings)
     source, target, said = (*first.tokenizers(), []) if first is not None else materials.tokenizers(texts, settings)
     material = materials.prepare(texts, settings, source, target)
+    say_where(settings.device, place, events.placed)
+    if first is not None:
+        events.notice(f"Starting from {first.path}: its weights, tokenizer, model and token settings are taken.")
     for notice in [*said, *material.report]:
         events.notice(notice)
     engine.seed(settings.seed)
@@ -115,7 +116,7 @@ def resume(folder: PathLike, events: Events | None = None, started: float | None
     before = RunFolder.open(folder)
     run = before.changed(changes, device, precision)
     settings, command = run.settings, f"microtfm resume {run.path}"
-    with computing(settings.device, settings.precision, events.placed, command) as place:
+    with computing(settings.device, settings.precision, command) as place:
         return _resume(run, before.settings, events, started, place)
 
 
@@ -127,6 +128,7 @@ def _resume(run: RunFolder, before: Settings, events: Events, started: float, pl
         saved = state.read(run.state, {**run.identity(source, target), "data": material.digest})
         training = _Training(run, material, new_model(settings.model, source, target), events, started, place)
         training.take_up(saved)
+        say_where(settings.device, place, events.placed)
         if settings.train.batch_tokens != before.train.batch_tokens:
             training.progress.epoch, training.progress.index = training.progress.epoch + 1, 0
             events.notice("Other batches than before: the run goes on with a new pass over the text.")

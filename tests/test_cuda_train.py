@@ -196,7 +196,8 @@ def test_every_command_says_first_what_auto_took_and_why(runs: dict[str, Path], 
             said = capsys.readouterr()
             assert said.err == "" and "device" not in said.out
     missing = str(tmp_path / "nosuch")
-    for argv in (["translate", missing, "一"], ["evaluate", missing], ["score", missing, "--src", tsv]):
+    for argv in (["translate", missing, "一"], ["evaluate", missing], ["score", missing, "--src", tsv],
+                 ["train", "--src", missing, "--out", str(tmp_path / "new")], ["resume", missing]):
         assert cli.main(argv) == 2                       # what is wrong is the only word
         said = capsys.readouterr()
         assert (said.out, said.err.count("\n")) == ("", 1)

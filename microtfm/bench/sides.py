@@ -45,8 +45,10 @@ def placed(device: str, precision: str = "float32", tell: Callable[[str], None] 
     tell: told what "auto" took, and why. Raises DeviceError where the device cannot be used, before anything is
     started.
     """
-    from microtfm.place import choose
-    chosen, why = choose(device, tell)
+    from microtfm.place import choose, say_where
+    chosen, why = choose(device)
+    if tell is not None:
+        say_where(device, why, tell)
     before = {name: os.environ.get(name) for name in (DEVICE, PRECISION)}
     os.environ.update({DEVICE: chosen, PRECISION: precision})
     try:
