@@ -195,7 +195,7 @@ class Settings:
     """Decides every random number: initial weights, dropout, order of the data, what is held out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    precision: Literal["float32", "tf32x3", "tf32", "bf16"] = "float32"
     """What products of matrices are computed in on a card; sums, weights and the optimiser are float32 in any case."""
     threads: int | None = None
     """Processor threads. Unset: all. The result does not depend on it."""

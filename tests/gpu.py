@@ -218,7 +218,7 @@ def products(simulated: bool) -> list[dict[str, Any]]:
     import engine
     rows = []
     with engine.default_device("cuda"), engine.no_grad():
-        for precision in ("float32", "tf32", "bf16"):
+        for precision in ("float32", "tf32x3", "tf32", "bf16"):
             for n in (33,) if simulated else (512, 1024, 2048, 4096, 8192):
                 rng = np.random.default_rng(n)
                 x, y = (rng.standard_normal((n, n)).astype(np.float32) for _ in range(2))
@@ -281,7 +281,7 @@ def steps(simulated: bool, proof: Proof, peers: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     sizes = {"nano": SIZES["nano"].changed(batch=2, length=4, layers=1)} if simulated else SIZES
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
-    for precision in ("float32",) if simulated else ("float32", "tf32", "bf16"):
+    for precision in ("float32",) if simulated else ("float32", "bf16", "tf32x3", "tf32"):
         if proof.left() < 45:
             proof.note(f"steps: {precision} left out, {proof.left():.0f} s remain")
             continue

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PROMISED = {                             # kernel -> instructions that its machine code must have
     r"product_(128|64).*": {r"FFMA.*": 512, r"LDS.*\.128": 32, r"LDG.*\.128.*": 2, r"STG.*\.128.*": 8},
     r"tf32_product_.*": {r"HMMA\..*TF32": 8, r"LDG.*\.128.*": 2},
+    r"tf32x3_product_.*": {r"HMMA\..*TF32": 24, r"LDG.*\.128.*": 2},
     r"bf16_product_.*": {r"HMMA\..*BF16": 8, r"LDG.*\.128.*": 2},
     r"product_32.*": {r"FFMA.*": 128, r"LDS.*\.128": 16, r"LDG.*\.128.*": 2},
     r"(softmax|log_softmax|softmax_vjp|log_softmax_vjp|layer_norm|add_norm|add_norm_vjp)_.*": {

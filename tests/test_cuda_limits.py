@@ -7,10 +7,10 @@ from simulated import call, check, meaning, numbers, on_card
 
 from engine.kernels import cuda
 from engine.kernels.cuda import matmul, tiles
-from engine.kernels.cuda.precision import set_precision
+from engine.kernels.cuda.precision import PRECISIONS, set_precision
 
 
-@pytest.fixture(params=["float32", "tf32", "bf16"])
+@pytest.fixture(params=PRECISIONS)
 def precision(request):
     before = set_precision(request.param)
     yield request.param

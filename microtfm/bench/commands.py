@@ -20,7 +20,8 @@ Torch = Annotated[list[str] | None, Parameter(name="--peer", negative=(), help="
 Threads = Annotated[int | None, Parameter(help="Processor threads of every side. [default: all]")]
 Json = Annotated[bool, Parameter(negative=(), help="One JSON object on standard output, all else on standard error.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where all sides compute.")]
-Precision = Annotated[Literal["float32", "tf32", "bf16"], Parameter(help="Of products of matrices, on a card.")]
+Precision = Annotated[Literal["float32", "tf32x3", "tf32", "bf16"],
+                      Parameter(help="Of products of matrices, on a card.")]
 Save = Annotated[Path | None, Parameter(help="Also write the answer into this folder, with date, card and versions.")]
 Seconds = Annotated[float, Parameter(help="Measure for about so long on each side.")]
 

@@ -57,9 +57,9 @@ text through `written`.
 `stand_in.async_copy`, `async_commit` and `async_wait` are twins for cp.async that bring the data when they are
 waited for; in lockstep they come at once.
 
-**Precision**: `precision()` is "float32", "tf32" or "bf16": what `engine.precision` or `--precision` chose. A matmul
-of float32 arrays may then compute in TF32 or bfloat16 with float32 sums; whatever it does, arrays that come in and go
-out stay float32, and float64 arrays are not affected. Masters (weights, moments of Adam) are always float32.
+**Precision**: `precision()` is "float32", "tf32x3", "tf32" or "bf16": what `engine.precision` or `--precision` chose. A
+matmul of float32 arrays may then compute on tensor cores with float32 sums; whatever it does, arrays that come in and
+go out stay float32, and float64 arrays are not affected. Masters (weights, moments of Adam) are always float32.
 
 **Where kernels run.** With a card, Numba compiles each kernel for float32 or float64 at its first launch, ptxas (or the
 driver) assembles it, and CuPy loads and launches it. With NUMBA_ENABLE_CUDASIM=1 (read when this module is imported)

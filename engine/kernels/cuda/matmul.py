@@ -73,7 +73,7 @@ def launch(
     parts = _parts(pieces, depth, sum(columns), mode)
     if exact == "bf16":
         work = _in_words(work, m, n, mode, batch)
-    elif exact == "tf32":
+    elif exact != "float32":
         words_of = [piece._replace(array=piece.array.view(np.int32)) for piece in work.pieces]
         work = work._replace(a=a.view(np.int32), pieces=words_of)
     length, many = sum(piece.width for piece in work.pieces) if mode == DEEP else work.depth, batch[0] * batch[1]
@@ -84,16 +84,14 @@ def launch(
     blocks = -(-m // tile.rows) * sum(-(-w // tile.columns) for w in columns)
     to = c if parts == 1 else tape.empty((parts, c.size), c.dtype)
     kind = "_deep" if mode == DEEP else "_dropping" if p > 0 and parts == 1 else ""
-    shape: tuple[Any, ...]
     if exact == "float32":
-        run, shape = tiles.PRODUCTS[tile, kind], ((blocks, parts, many), tile.parts)
+        run, shared = tiles.PRODUCTS[tile, kind], 0
     else:
-        run = tiles.TENSOR_PRODUCTS[exact, tile, *along]
-        shape = (blocks, parts, many), 32 * tile.parts, tiles.shared_bytes(tile, *along)
+        run, shared = tiles.TENSOR_PRODUCTS[exact, tile, *along], tiles.shared_bytes(tile, *along)
     widths = [piece.width for piece in work.pieces] + [0] * (3 - len(work.pieces))
     padded = work.pieces + [work.pieces[0]] * (3 - len(work.pieces))
     wide_c, biased = aligned(to) and all(w % 4 == 0 for w in columns), [piece.bias is not None for piece in pieces]
-    run[shape](
+    run[(blocks, parts, many), run.threads, shared](
         work.a, *(piece.array for piece in padded), to, *(piece.bias for piece in padded), key, m,
         n if mode == DEEP else widths[0], *widths[1:], widths[0] if mode == DEEP else work.depth, work.a_i, work.a_k,
         *(piece.k for piece in padded), *(piece.j for piece in padded), *work.steps_a, *work.steps_b, batch[1], mode,

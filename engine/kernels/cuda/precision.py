@@ -2,12 +2,13 @@
 
 from contextvars import ContextVar
 
-PRECISIONS = ("float32", "tf32", "bf16")
+PRECISIONS = ("float32", "tf32x3", "tf32", "bf16")
 _precision: ContextVar[str] = ContextVar("cuda_precision", default="float32")
 
 
 def precision() -> str:
-    """ "float32", "tf32" (10 bits of mantissa) or "bf16" (7 bits); sums are float32 in any case."""
+    """ "float32", "tf32x3" (the same as three products of TF32), "tf32" (10 bits of mantissa) or "bf16" (7 bits); sums
+    are float32 in any case."""
     return _precision.get()
 
 

@@ -138,6 +138,26 @@ def divided(typing_context, n, d):
     return result(n, d), codegen
 
 
+def _only_here_twin(n):
+    return n
+
+
+@intrinsic(thread=_only_here_twin)
+def only_here(typing_context, n):
+    """n, a whole number of 32 bits: what follows from it is computed where it is needed, not before a loop around it,
+    from where it would take registers all the way."""
+    from .provider import types
+
+    def codegen(context, builder, sig, values):
+        from llvmlite import ir
+
+        int32 = ir.IntType(32)
+        assembly = ir.InlineAsm(ir.FunctionType(int32, [int32]), "mov.b32 $0, $1;", "=r,r", side_effect=True)
+        return builder.call(assembly, values)
+
+    return types.int32(types.int32), codegen
+
+
 def _zeros_twin(n):
     return (np.float32(0),) * n
 

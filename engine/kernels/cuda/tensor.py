@@ -8,6 +8,8 @@ step of words ROWS + 8 (COLUMNS + 8) behind the last; in either case the lanes o
 in different banks. A warp makes TALL × WIDE products of 16 × 8, of eight words at a time, while it reads the next
 eight, also those of the next step.
 
+SPLIT: not one product of TF32 but three, whose sum is as exact as float32 is (`split.py`).
+
 Tensor cores do not look at the last 13 bits of a float32 as TF32. To cut them off would make every number smaller, by
 half a unit of TF32 on average; so each is made larger before by what that is on average for numbers of all mantissas.
 The error is at most 2/3 of a unit, where that of rounding is 1/2, and 5 % larger on average; it takes one
@@ -21,7 +23,8 @@ from .cp_async import arrived, commit, copy1, copy4
 from .jit import cuda, jit
 from .mma import load_matrices, mma_bf16, mma_tf32
 from .product import DEEP, GRADIENT, NOTHING, SIGNATURE, above, block_of, chosen, matrix_at, part_of, piece_at, steps_of
-from .ptx import load1, store2, zeros
+from .ptx import load1, only_here, store2, zeros
+from .split import add4, exact, split4
 from .template import registers, template, unroll
 
 HALF_A_UNIT = np.float32(1 + 2 / 3 * 2**-11)  # times a number: it and half a unit of TF32, about
@@ -56,7 +59,7 @@ def bring_whole_words(shared, to, x, at, x_i, x_k, *, ROWS, DEPTH, THREADS, ALON
 @template
 def bring_words(shared, to, x, start, x_i, x_k, i0, rows, k0, end, wide, t, *, ROWS, DEPTH, THREADS, ALONG, PLACE):
     """Ask for any tile of ROWS rows from i0 on, and DEPTH words of k from k0 on; zeros from `rows` and `end` on."""
-    fours = wide and (ALONG or x_i == 1)
+    fours, t = wide and (ALONG or x_i == 1), only_here(t)
     for n in range(t, ROWS * DEPTH // 4 if fours else ROWS * DEPTH, THREADS):
         row, k = PLACE(n)
         if not fours:
@@ -78,7 +81,7 @@ def rounded(word):
 
 
 @template
-def read_words(memory, at, *, ALONG, PAIR, FIRST, SECOND):
+def read_words(memory, at, *, ALONG, ROUNDED, FIRST, SECOND):
     """Four words as `mma` takes them. ALONG: this lane's row of one of four matrices begins `at`; else the first word
     lies there, the second FIRST further, and two more SECOND further than they."""
     if ALONG:
@@ -86,7 +89,7 @@ def read_words(memory, at, *, ALONG, PAIR, FIRST, SECOND):
     else:
         a, b = load1(memory, at), load1(memory, at + FIRST)
         c, d = load1(memory, at + SECOND), load1(memory, at + (FIRST + SECOND))
-    return (rounded(a), rounded(b), rounded(c), rounded(d)) if PAIR == 1 else (a, b, c, d)
+    return (rounded(a), rounded(b), rounded(c), rounded(d)) if ROUNDED else (a, b, c, d)
 
 
 @jit
@@ -112,11 +115,19 @@ def put_pair(c, at, j, there, width, wide, bias, adding, relu, y, z):
                 c[at + j + 1] = z
 
 
+@jit
+def pieces_of(piece, deep):
+    """(first, last + 1) of the pieces that a block of c is a product with."""
+    if not deep:
+        return piece, piece + 1
+    return (0, 3) if cuda.gridDim.y == 1 else (np.int32(cuda.blockIdx.y), np.int32(cuda.blockIdx.y + 1))
+
+
 @template
 def tensor_product(
     a, b1, b2, b3, c, bias1, bias2, bias3, key, m, n1, n2, n3, depth, a_i, a_k, b1_k, b2_k, b3_k, b1_j, b2_j, b3_j,
     a_outer, a_inner, b_outer, b_inner, inner, mode, chunk, extra, wide_a, wide_b, wide_c, biased, relu, threshold,
-    scale, *, ROWS, COLUMNS, DEPTH, STAGES, PAIR, TALL, WIDE, THREADS, LEFT, RIGHT, A_ROW, A_K, B_ROW, B_K,
+    scale, *, ROWS, COLUMNS, DEPTH, STAGES, PAIR, SPLIT, TALL, WIDE, THREADS, LEFT, RIGHT, A_ROW, A_K, B_ROW, B_K,
     A_ALONG, B_ALONG, PLACE_A, PLACE_B, WHOLE_A, WHOLE_B, BRING_A, BRING_B, READ_A, READ_B,
 ):  # fmt: skip
     """c = a b as `product.product` makes it, without dropout; all that counts along k counts words.
@@ -137,6 +148,7 @@ def tensor_product(
         first_step, steps = steps_of(steps1, steps2, (n3 + DEPTH - 1) // DEPTH)
 
     acc, x, y = registers(TALL, WIDE), registers(2, TALL), registers(WIDE // 2)
+    high, low, part = registers(TALL), registers(TALL), registers(2, TALL)
     for r in unroll(TALL):
         for s in unroll(WIDE):
             acc[r, s], x[0, r], y[s // 2] = zeros(4), NO_WORDS, NO_WORDS
@@ -196,8 +208,25 @@ def tensor_product(
                 for r in unroll(TALL):
                     x[(k + 1) % 2, r] = READ_A(memory, l_at + ((k + 1) % (DEPTH // 8) * (8 * A_K)
                                                                + r * (16 * A_ROW)))  # fmt: skip
-                for s in unroll(WIDE):
+                if SPLIT:
                     for r in unroll(TALL):
+                        high[r], low[r] = split4(x[k % 2, r])
+                for s in unroll(WIDE):
+                    if SPLIT and s % 2 == 0:  # two columns of products: so many do not wait for each other
+                        right, rest = split4(y[s // 2])
+                        for h in unroll(2):
+                            for r in unroll(TALL):
+                                part[h, r] = mma_tf32(low[r], (right[2 * h], right[2 * h + 1]), zeros(4))
+                        for h in unroll(2):
+                            for r in unroll(TALL):
+                                part[h, r] = mma_tf32(high[r], (rest[2 * h], rest[2 * h + 1]), part[h, r])
+                        for h in unroll(2):
+                            for r in unroll(TALL):
+                                part[h, r] = mma_tf32(high[r], (right[2 * h], right[2 * h + 1]), part[h, r])
+                        for h in unroll(2):
+                            for r in unroll(TALL):
+                                acc[r, s + h] = add4(acc[r, s + h], part[h, r])
+                    for r in unroll(0 if SPLIT else TALL):
                         if PAIR == 1:
                             acc[r, s] = mma_tf32(x[k % 2, r], (y[s // 2][s % 2 * 2], y[s // 2][s % 2 * 2 + 1]),
                                                  acc[r, s])  # fmt: skip
@@ -229,3 +258,26 @@ def tensor_product(
                 i = i0 + row0 + g + 16 * r + 8 * half
                 put_pair(c, c_at + i * np.int64(row), j, i < m, width, wide_c, bias, adding, relu,
                          acc[r, s][2 * half], acc[r, s][2 * half + 1])  # fmt: skip
+    if SPLIT:
+        broken = False
+        for s in unroll(WIDE):
+            for r in unroll(TALL):
+                for e in unroll(4):
+                    broken = broken or acc[r, s][e] != acc[r, s][e]
+        first_piece, last_piece = pieces_of(piece, mode == DEEP)
+        for n in range(4 * TALL * WIDE if broken else 0):
+            i = i0 + row0 + g + (n >> 1 & 1) * 8 + (n >> 2) % TALL * 16
+            j = j0 + column0 + 2 * w + (n & 1) + (n >> 2) // TALL * 8
+            at = c_at + i * np.int64(row) + j
+            if i < m and j < width and c[at] != c[at]:
+                sum_of = NOTHING
+                for p in range(first_piece, last_piece):
+                    length = chosen(p, depth, n2, n3) if mode == DEEP else np.int32(last_k - first_k)
+                    skipped = chosen(p, 0, depth, depth + n2) if mode == DEEP else first_k
+                    b, b_k, b_j = chosen(p, b1, b2, b3), chosen(p, b1_k, b2_k, b3_k), chosen(p, b1_j, b2_j, b3_j)
+                    a_first = np.int32(a_at + i * a_i + skipped * a_k)
+                    b_first = np.int32(b_from + j * b_j + (0 if mode == DEEP else first_k) * b_k)
+                    sum_of = exact(sum_of, a, a_first, a_k, b, b_first, b_k, length)
+                if adding:
+                    sum_of += bias[j]
+                c[at] = above(sum_of) if relu else sum_of

@@ -35,18 +35,25 @@ class Tile(NamedTuple):
         return self.rows * self.columns // (self.across * self.along)
 
 
-TILES = (Tile(128, 128, 16, 2, 8, 8, 2, 113, 96), Tile(64, 64, 16, 3, 4, 8, 4, 40, 27),
+TILES = (Tile(128, 128, 16, 2, 8, 16, 2, 120, 90), Tile(64, 64, 16, 3, 4, 8, 4, 40, 27),
          Tile(32, 32, 32, 3, 4, 4, 8, 21, 9.8))  # fmt: skip
 _SMALL = Tile(64, 64, 32, 3, 32, 32, 3, 16, 10.6), Tile(32, 64, 32, 4, 16, 32, 4, 12.5, 7.3)  # a word, as all below
 TENSOR_TILES = {
     "tf32": (Tile(128, 128, 32, 3, 64, 64, 2, 31, 22.7), *_SMALL),
+    "tf32x3": (Tile(128, 64, 32, 3, 32, 32, 1, 26, 25), Tile(64, 64, 32, 3, 32, 32, 2, 24, 13),
+               Tile(32, 64, 32, 4, 16, 32, 3, 20, 8)),  # estimates: what three products of TF32 take
     "bf16": (Tile(128, 256, 32, 3, 64, 64, 1, 50, 42), Tile(128, 128, 32, 3, 64, 64, 2, 31, 23), *_SMALL),
 }
-PAIRS = {"tf32": 1, "bf16": 2}  # numbers of a word
+PAIRS = {"tf32": 1, "tf32x3": 1, "bf16": 2}  # numbers of a word
 
 
 def made(tile: Tile, kind: str = "") -> Kernel:
-    """The kernel of a tile: a plain one, "_dropping", or "_deep"."""
+    """The kernel of a tile: a plain one, "_dropping", or "_deep".
+
+    A thread of those that do more makes 64 numbers at most: more registers there are not, nor bits for decisions.
+    """
+    if kind and tile.across * tile.along > 64:
+        tile = tile._replace(across=8, along=8, at_once=1)
     title = f"product_{tile.rows}x{tile.columns}{kind}"
     parts: dict[str, Any] = {}
     for side, rows in (("A", tile.rows), ("B", tile.columns)):
@@ -59,8 +66,7 @@ def made(tile: Tile, kind: str = "") -> Kernel:
         ALONG=tile.along, THREADS=tile.parts, DROPPING=kind == "_dropping",
         DEEPLY=kind == "_deep", **parts,
     )  # fmt: skip
-    at_once = 1 if kind and tile.at_once == 2 else tile.at_once  # with more to do, registers of two have no room
-    return kernel(SIGNATURE, threads=tile.parts, blocks_per_multiprocessor=at_once)(function)
+    return kernel(SIGNATURE, threads=tile.parts, blocks_per_multiprocessor=tile.at_once)(function)
 
 
 class Side(NamedTuple):
@@ -99,14 +105,14 @@ def made_for_tensor_cores(tile: Tile, name: str, a_along: bool, b_along: bool) -
                                              ("B", tile.columns, b_along, 4 * b.k, 8 * b.row)):  # fmt: skip
         placing = jit(place_words(f"place_{side}_of_{title}", ROWS=rows, DEPTH=tile.depth, ALONG=along))
         sizes = {"ROWS": rows, "DEPTH": tile.depth, "THREADS": threads, "ALONG": along}
-        reading = read_words(f"{side}_of_{title}", ALONG=along, PAIR=PAIRS[name], FIRST=first, SECOND=second)
+        reading = read_words(f"{side}_of_{title}", ALONG=along, ROUNDED=name == "tf32", FIRST=first, SECOND=second)
         parts |= {f"PLACE_{side}": placing, f"READ_{side}": jit(reading), f"{side}_ALONG": along,
                   f"WHOLE_{side}": jit(bring_whole_words(f"whole_{side}_of_{title}", **sizes)),
                   f"BRING_{side}": jit(bring_words(f"bring_{side}_of_{title}", **sizes, PLACE=placing))}
     function = tensor_product(
         title, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, STAGES=tile.stages, PAIR=PAIRS[name],
-        TALL=tile.across // 16, WIDE=tile.along // 8, THREADS=threads, LEFT=a.words, RIGHT=b.words, A_ROW=a.row,
-        A_K=a.k, B_ROW=b.row, B_K=b.k, **parts,
+        SPLIT=name == "tf32x3", TALL=tile.across // 16, WIDE=tile.along // 8, THREADS=threads, LEFT=a.words,
+        RIGHT=b.words, A_ROW=a.row, A_K=a.k, B_ROW=b.row, B_K=b.k, **parts,
     )  # fmt: skip
     return kernel(WORDS, threads=threads, blocks_per_multiprocessor=tile.at_once)(function)
 
@@ -115,7 +121,7 @@ PRODUCTS = {(tile, kind): made(tile, kind) for tile in TILES for kind in ("", "_
 TENSOR_PRODUCTS = {
     (name, tile, a, b): made_for_tensor_cores(tile, name, a, b)
     for name in PAIRS for tile in TENSOR_TILES[name] for a in (True, False) for b in (True, False)
-    if name == "tf32" or (a and b)  # words of bfloat16 always lie along k
+    if name != "bf16" or (a and b)  # words of bfloat16 always lie along k
 }  # fmt: skip
 
 
