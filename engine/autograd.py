@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.core import Node, Tensor
 from engine.device import checksum
-from engine.errors import DtypeError, GraphError, ShapeError
+from engine.errors import DeviceError, DtypeError, GraphError, ShapeError
 from engine.record import OPS, OUT, Op
 from engine.shapes import Shape
 from engine.state import STATE, no_grad
@@ -116,6 +116,9 @@ def _cotangent(root: Tensor, grad: Any, what: str) -> Tensor:
         one.name = "1"
         return one
     seed = grad if isinstance(grad, Tensor) else Tensor(grad, root.dtype, device=root.device)
+    if seed.device != root.device:
+        raise DeviceError(f"{what}: the cotangent is on {seed.device}, {root.node.label()} on {root.device}. Move it "
+                          f"there first, with to({root.device!r})")
     if seed.shape != root.shape:
         raise ShapeError(f"{what}: the cotangent has shape {seed.shape}, {root.node.label()} has {root.shape}")
     return seed if seed.dtype == root.dtype else OPS["astype"](seed, dtype=root.dtype)

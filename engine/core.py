@@ -319,7 +319,7 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
         if recorder:
             made = recorder.meaning(op, arrays, params, shape, promotion.result_dtype(op, tensors, params))
         else:
-            made = devices.run_meaning(op.meaning, arrays, params)
+            made = devices.run_meaning(op, arrays, params)
     elif type(made) is tuple:
         made, *residuals = made
     array = made if isinstance(made, np.ndarray) else devices.made(made)

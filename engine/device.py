@@ -6,6 +6,7 @@ NumPy's dispatch hands on to CuPy, so every op runs on either; kernels make the 
 """
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -170,13 +171,22 @@ def run(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
     return kernel(*arrays, **params) if kernel is not None else NotImplemented
 
 
-def run_meaning(meaning: Any, arrays: Sequence[Any], params: dict[str, Any]) -> Any:
-    """The result of an op's meaning on these arrays, in which NaN and infinity are values and not accidents."""
+def run_meaning(op: Any, arrays: Sequence[Any], params: dict[str, Any]) -> Any:
+    """The result of an op's meaning on these arrays, in which NaN and infinity are values and not accidents.
+
+    Raises DeviceError where arrays on a card lack what it asks of them, or memory.
+    """
     try:
         with np.errstate(all="ignore"):
-            return meaning(*arrays, **params)
+            return op.meaning(*arrays, **params)
     except MemoryError as e:
         short_of_memory(e, of_inputs(arrays))
+    except TypeError as e:
+        lacking = re.match(r"no implementation found for '(.*?)'", str(e))
+        if lacking is None:
+            raise
+        raise DeviceError(f"{op.name}: its meaning calls {lacking[1]}, which arrays on a card do not have. Write it "
+                          "with other functions, or compute it with x.to('cpu').") from e
 
 
 def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
@@ -203,11 +213,12 @@ def in_place(rule: str, like: Any) -> Any:
         return cpu.kernel(rule)
 
     def serve(*lists: Any, **settings: Any) -> Any:
-        result = _run_on_card(rule, list(lists), settings)
-        if result is NotImplemented:
-            from engine.kernels.cuda import plain
-            return getattr(plain, rule)(*lists, **settings)
-        return result
+        with np.errstate(all="ignore"):
+            result = _run_on_card(rule, list(lists), settings)
+            if result is NotImplemented:
+                from engine.kernels.cuda import plain
+                return getattr(plain, rule)(*lists, **settings)
+            return result
 
     return serve
 

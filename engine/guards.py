@@ -18,11 +18,13 @@ from engine.record import OPS, Index, Op
 from engine.recorder import Check, Origin
 
 PLACES = frozenset({"argmax", "argmin", "argsort", "argtopk"})           # their results lie in the axis of their input
-EXACT = frozenset({                                                      # of whole numbers, the same bits on any device
-    "add", "sub", "mul", "maximum", "minimum", "where", "equal", "not_equal", "less", "less_equal", "greater",
-    "greater_equal", "logical_and", "logical_or", "logical_xor", "logical_not", "astype", "reshape", "transpose",
-    "swapaxes", "broadcast_to", "expand_dims", "squeeze", "concat", "take", "take_along_axis", "getitem", "tril",
-    "triu"})
+DIVISIONS = frozenset({"floor_divide", "remainder"})                     # by zero they are not alike everywhere
+EXACT = DIVISIONS | frozenset({                                          # of whole numbers, the same bits on any device
+    "add", "sub", "mul", "neg", "abs", "sign", "square", "clip", "maximum", "minimum", "where", "sum", "prod", "max",
+    "min", "cumsum", "cumprod", "sort", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
+    "logical_and", "logical_or", "logical_xor", "logical_not", "astype", "reshape", "transpose", "swapaxes", "moveaxis",
+    "broadcast_to", "expand_dims", "squeeze", "concat", "take", "take_along_axis", "getitem", "pad", "flip", "roll",
+    "repeat", "tile", "diag", "diagonal", "trace", "tril", "triu"})
 
 Values = dict[int, np.ndarray]                           # by buffer: whole numbers of the step, made on the host
 Reader = Callable[[Sequence[Any], Values], Any]          # of the host's arguments
@@ -83,9 +85,12 @@ class Guards:
 
     def _again(self, buffer: int, arguments: Sequence[Any], values: Values) -> np.ndarray:
         """The whole numbers of a buffer, made on the host."""
-        origin = self._origins[buffer]
+        origin, given = self._origins[buffer], [read(arguments, values) for read in self._made[buffer]]
+        if origin.op.name in DIVISIONS and not np.all(given[1]):
+            raise GraphError(f"{origin.op.name} divides by zero, and its result is looked up: on a card nobody could "
+                             "refuse what comes of it")
         out = np.empty(origin.out.shape, origin.out.dtype)
-        out[...] = origin.op.meaning(*(read(arguments, values) for read in self._made[buffer]), **origin.params)
+        out[...] = origin.op.meaning(*given, **origin.params)
         return out
 
     def _behind(self, array: Any) -> list[int]:

@@ -8,10 +8,13 @@ import numpy as np
 
 from engine import device
 from engine.core import Tensor
-from engine.errors import EngineError
+from engine.errors import DeviceError, DtypeError, EngineError, IndexRangeError, ShapeError
 from engine.state import STATE
 
-RULES = ("adam", "sgd", "count", "copy", "accumulate", "write", "average")
+RULES = {"adam": (4,), "sgd": (2, 3), "count": (1,), "copy": (2,), "accumulate": (2,), "write": (2,), "average": (2,)}
+"""The rules, and how many lists of tensors each takes."""
+
+FLOATING = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
@@ -24,7 +27,8 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     `update("count", counters, norm=None)` adds one to int64 tensors
     `update("copy", tensors, others)` and `update("accumulate", tensors, others)` write or add the others
     `update("write", tensors, others, at=…)` writes others (…, T, K) from position `at` of tensors (…, C, K) on: the
-    caches of decoding, of up to four axes
+    caches of decoding, of up to four axes; what would lie outside is refused where `at` is known here, and left out
+    where it is a tensor on a card or in a step that is replayed
 
     `update("average", averages, tensors, step=…, window=…, norm=None)` moves averages towards the tensors, by the share
     1 / min(window, 1 + (step - 1) / 10): the mean over the last tenth of the steps, fading, and over at most a window
@@ -34,10 +38,12 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     `norm`, the `global_norm` of the gradients as they are given, is too. Where that norm is not finite, nothing at all
     is changed: the caller sees the norm and tells the person.
 
-    Not an op: no record is kept, and a backward pass that still needs the old values raises GraphError.
+    Not an op: no record is kept, and a backward pass that still needs the old values raises GraphError. Raises
+    ShapeError, DtypeError, DeviceError and IndexRangeError before anything is changed.
     """
     if rule not in RULES:
         raise EngineError(f"update: there is no rule {rule!r}; there are {', '.join(RULES)}")
+    _check(rule, tensors, settings)
     arrays = [[t.array() for t in many] for many in tensors]
     run = device.in_place(rule, arrays[0][0] if arrays[0] else None)
     run(*arrays, **{name: _plain(x) for name, x in settings.items()})
@@ -49,8 +55,13 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
 def global_norm(tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> Tensor:
     """The Euclidean norm of all elements of all tensors together, times `scale`: a 0-d float64 tensor.
 
-    Squares and their sum are float64. Not an op: no gradient flows through it.
+    Squares and their sum are float64; on a card those of float32 are float32, up to 4096 of them in three sums that
+    neither overflow nor vanish. Not an op: no gradient flows through it. Raises DtypeError, DeviceError.
     """
+    for t in tensors:
+        if t.dtype not in FLOATING:
+            raise DtypeError(f"global_norm: {t.node.label()} is {t.dtype}; it is of float32 and float64 tensors")
+    _check_devices("global_norm", [*tensors, *([scale] if isinstance(scale, Tensor) else [])])
     arrays = [t.array() for t in tensors]
     array = device.in_place("global_norm", arrays[0] if arrays else None)(arrays, _plain(scale))
     _note("global_norm", tensors, [scale])
@@ -67,6 +78,61 @@ def place(tensors: Sequence[Tensor], device_name: str) -> None:
         t.relocate(device.move(t.array(), where))
         if t.grad is not None:
             t.grad.relocate(device.move(t.grad.array(), where))
+
+
+# --- what is refused ------------------------------------------------------------------------------
+def _check(rule: str, tensors: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:
+    """Whether these lists and numbers are what a rule takes."""
+    if len(tensors) not in RULES[rule]:
+        counts = " or ".join(map(str, RULES[rule]))
+        raise EngineError(f"update: {rule} takes {counts} lists of tensors, not {len(tensors)}")
+    lengths = [len(many) for many in tensors]
+    if len(set(lengths)) > 1:
+        raise EngineError(f"update: {rule} takes lists of equal length, not of {', '.join(map(str, lengths))} tensors")
+    numbers = [x for x in settings.values() if isinstance(x, Tensor)]
+    _check_devices(f"update: {rule}", [*(t for many in tensors for t in many), *numbers])
+    for first, *others in zip(*tensors, strict=True):
+        _check_row(rule, first, others, settings)
+
+
+def _check_row(rule: str, first: Tensor, others: Sequence[Tensor], settings: dict[str, Any]) -> None:
+    """One tensor that changes, and what goes with it."""
+    label = first.node.label()
+    if rule in ("adam", "sgd", "average") and first.dtype not in FLOATING:
+        raise DtypeError(f"update: {rule} changes float32 and float64 tensors, and {label} is {first.dtype}")
+    if rule == "count" and first.dtype != np.int64:
+        raise DtypeError(f"update: count adds to int64 tensors, and {label} is {first.dtype}")
+    for other in others:
+        if other.dtype != first.dtype:
+            raise DtypeError(f"update: {rule}: {label} is {first.dtype}, and what goes with it {other.dtype}")
+        if rule == "write":
+            _check_position(first, other, settings.get("at"))
+        elif other.shape != first.shape:
+            raise ShapeError(f"update: {rule}: {label} has shape {first.shape}, and what goes with it {other.shape}")
+    if rule != "write" and not first.array().flags.c_contiguous:
+        raise EngineError(f"update: {rule}: the numbers of {label} do not lie one behind the other in memory. Make a "
+                          "leaf of np.ascontiguousarray(x.numpy())")
+
+
+def _check_position(to: Tensor, x: Tensor, at: Any) -> None:
+    """Whether x (…, T, K) has its place in a tensor (…, C, K) from `at` on, as far as that is known here."""
+    given = f"update: write: {x.shape} into {to.node.label()} of shape {to.shape}"
+    if not 2 <= x.ndim == to.ndim <= 4 or x.shape[:-2] != to.shape[:-2] or x.shape[-1] != to.shape[-1]:
+        raise ShapeError(f"{given}: all axes but the last but one must agree, and there are two to four")
+    if isinstance(at, Tensor):
+        if at.size != 1 or at.dtype.kind not in "iu":
+            raise ShapeError(f"{given}: `at` is a whole number, not {at.dtype} of shape {at.shape}")
+        known = at.device == "cpu" and STATE.get().recorder is None
+        at = int(at.array().item()) if known else None
+    if at is not None and not 0 <= at <= to.shape[-2] - x.shape[-2]:
+        raise IndexRangeError(f"{given} from position {at} on: that is outside its {to.shape[-2]} positions")
+
+
+def _check_devices(name: str, tensors: Sequence[Tensor]) -> None:
+    places = {t.device for t in tensors}
+    if len(places) > 1:
+        raise DeviceError(f"{name}: tensors are on {' and '.join(sorted(places))}. Move them to one device first, say "
+                          "with x.to('cuda') or model.to('cuda')")
 
 
 def _note(name: str, *given: Iterable[Any]) -> None:

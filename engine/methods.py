@@ -5,7 +5,7 @@ A method without a docstring gets the text of its op, once the table is complete
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine import device as devices
 from engine.errors import ShapeError
@@ -30,6 +30,15 @@ class Methods:
         @property
         def device(self) -> str: ...
         def read(self) -> Any: ...
+
+    # -- copies
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        from engine.copying import deepcopy
+        return deepcopy(cast("Tensor", self), memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from engine.copying import reduced
+        return reduced(cast("Tensor", self))
 
     # -- operators
     def __neg__(self) -> Tensor: return OPS["neg"](self)

@@ -60,8 +60,8 @@ class Replay:
         if state.recorder is not None or not state.computing or state.watch is not None or device.jit_disabled():
             return self._step(*[_tensor(i, a) for i, a in enumerate(arguments)], **fixed)
         arrays = [_array(i, a) for i, a in enumerate(arguments)]
-        key = (tuple((a.shape, a.dtype) for a in arrays), tuple(sorted(fixed.items())), state.fusing, state.recording,
-               state.device, device.current_precision())
+        key = (tuple((a.shape, a.dtype) for a in arrays), tuple((name, _told_apart(fixed[name], name))
+               for name in sorted(fixed)), state.fusing, state.recording, state.device, device.current_precision())
         with self._lock:
             self._follow()
             plan = self._plans.get(key)
@@ -73,8 +73,12 @@ class Replay:
                 self._compare(plan, self._record(arrays, fixed, plan))
                 self._trusted.add(key)
             self._plans.move_to_end(key)
-            self._load(plan, arrays)
-            self.timings = plan.run_timed() if self._timing else plan.run()
+            try:
+                self._load(plan, arrays)
+                self.timings = plan.run_timed() if self._timing else plan.run()
+            except BaseException:
+                plan.clear_gradients()
+                raise
             return plan.answer()
 
     def _follow(self) -> None:
@@ -117,13 +121,13 @@ class Replay:
                 self._memory[plan.device] = None         # what no plan needs any longer is free first
                 memory = self._memory[plan.device] = device.memory(plan.size, plan.device)
             plan.bind(memory)
-        plan.load(arrays)
         keys = plan.recorder.keys
         if keys:
             drawn = random.draw(len(keys))
             for i, buffer in enumerate(plan.recorder.key_buffers):
                 part = drawn[i * len(buffer):(i + 1) * len(buffer)]
                 device.load(buffer[:len(part)], part)
+        plan.load(arrays)
 
     def timed(self, *arguments: Any, **fixed: Any) -> tuple[Any, list[tuple[Any, float]]]:
         """A call, and the seconds of each of its launches with a label (op, phase, scope); the list is empty where the
@@ -148,6 +152,22 @@ def _array(position: int, value: Any) -> Any:
         return np.asarray(value)
     raise EngineError(f"replay: argument {position} is a {type(value).__name__}; tensors, arrays and numbers vary from "
                       "call to call, everything else is passed by keyword")
+
+
+def _told_apart(value: Any, name: str) -> Any:
+    """A keyword's value as part of a key: numbers that are equal and yet not the same (2, 2.0 and True; 0.0 and -0.0)
+    are not alike."""
+    if isinstance(value, (tuple, frozenset)):
+        kind = tuple if isinstance(value, tuple) else frozenset
+        return type(value), kind(_told_apart(part, name) for part in value)
+    if isinstance(value, (float, complex, np.generic)):
+        return type(value), repr(value)
+    try:
+        hash(value)
+    except TypeError:
+        raise EngineError(f"replay: the keyword {name} is a {type(value).__name__}, and what can change has no place "
+                          "in a recording's name. Pass a tuple, or tensors and arrays by position") from None
+    return type(value), value
 
 
 def _tensor(position: int, value: Any) -> Tensor:

@@ -18,7 +18,7 @@ from engine.errors import GraphError
 from engine.guards import Guards, is_check
 from engine.kernels.cpu.table import Table
 from engine.kernels.cpu.tape import Addresses, Call, Launch
-from engine.recorder import Label, Recorder
+from engine.recorder import TWO_DEVICES, Label, Recorder
 
 Step = Launch | Call
 
@@ -210,6 +210,11 @@ class Program:
         for leaf, gradient in zip(self.leaves, self._gradients, strict=True):
             leaf.grad = gradient
 
+    def clear_gradients(self) -> None:
+        """After a run that was refused or broken off, no leaf has a gradient."""
+        for leaf in self.leaves:
+            leaf.grad = None
+
     def difference(self, other: Program) -> str | None:
         """What is not the same in another recording of the step; None if they agree."""
         for mine, theirs, label in zip(self.steps, other.steps, self.labels, strict=False):
@@ -293,5 +298,5 @@ def _device_of(recorder: Recorder) -> str:
     """Where a recorded step computes. Raises GraphError where it does on two devices."""
     found = {device.of(a) for a in recorder.tape.made}
     if len(found) > 1:
-        raise GraphError("the step that is recorded for replay computes on two devices: move its inputs to one before")
+        raise GraphError(TWO_DEVICES)
     return found.pop() if found else device.current()

@@ -16,6 +16,7 @@ from engine.shapes import Shape
 from engine.state import STATE, State
 
 KEYS = 256                               # random keys in one buffer
+TWO_DEVICES = "the step that is recorded for replay computes on two devices: move its inputs to one before"
 
 
 class Label(NamedTuple):
@@ -104,6 +105,8 @@ class Recorder:
         """The output of an op without a kernel: a view of its input now, or an array that its meaning fills later."""
         if op.view and arrays[0] is not None:
             view = op.meaning(*arrays, **params)
+            if device.of(view) != device.of(arrays[0]):
+                raise GraphError(TWO_DEVICES)
             if np.may_share_memory(view, arrays[0]):
                 return view
         out = device.empty_on_tape(shape, dtype, arrays)
@@ -142,7 +145,4 @@ class Check(NamedTuple):
 
 
 def _run_meaning(op: Op, params: dict[str, Any], out: Any, *arrays: Any) -> None:
-    try:
-        np.copyto(out, op.meaning(*arrays, **params))
-    except MemoryError as e:
-        device.short_of_memory(e, device.of(out))
+    np.copyto(out, device.run_meaning(op, arrays, params))

@@ -100,6 +100,10 @@ class Module:
         found: dict[Any, Any] = self.__dict__.setdefault("_kept", {})
         return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle of it has, too: all but what was made to be used again."""
+        return {key: value for key, value in vars(self).items() if key != "_kept"}
+
     # -- modes
     def train(self, mode: bool = True) -> Module:
         """Dropout on (or off) in this module and below."""

@@ -90,6 +90,34 @@ def test_a_kink_is_called_one():
     assert e.value.report.first().near_kink
 
 
+def _one(x):
+    return engine.softmax(x).sum()
+
+
+def _nothing(x):
+    return engine.layer_norm(x, np.ones(3, x.dtype), np.zeros(3, x.dtype)).sum()
+
+
+def _centred(x):
+    return (x - x.mean(axis=-1, keepdims=True)).sum()
+
+
+@pytest.mark.parametrize("f", [_one, _nothing, _centred], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gradient_that_is_rounding_alone_raises_no_alarm(f, dtype):
+    """What should be 0 is some roundings of what cancels, and so is its linearity."""
+    for seed in range(6):
+        gradcheck(f, [np.random.default_rng(seed).standard_normal((2, 3)).astype(dtype)])
+
+
+@pytest.mark.parametrize("wrong", [lambda g, y, x: 1.001e-6 * g, lambda g, y, x: 1e-6 * g + 1e-4 * (g * g)])
+def test_a_gradient_that_is_small_and_wrong_is_found(wrong, monkeypatch):
+    monkeypatch.setattr("engine.record.OPS", {})
+    tiny = engine.op("tiny", lambda x: x * np.float32(1e-6), wrong)
+    with pytest.raises(GradcheckError):
+        gradcheck(lambda x: tiny(x).sum(), [np.float32([1.0, 2.0, 3.0])])
+
+
 def test_what_the_functions_raise_goes_through():
     def broken(*_):
         raise KeyError("mine")

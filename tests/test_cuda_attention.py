@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from simulated import KEY, call, check, close, meaning, numbers, on_card
 
+import engine
+from engine import Tensor
 from engine.kernels import cuda
 
 NAME = "scaled_dot_product_attention"
@@ -124,3 +126,55 @@ def test_attention_of_one_query(keys, depth, values):
 def test_attention_of_nothing():
     for size in (((0, 2), 3, 4, 2, 2), ((2,), 0, 3, 2, 2), ((2,), 3, 0, 2, 2)):
         both_passes(*inputs(*size))
+
+
+# --- what lies behind a mask ----------------------------------------------------------------------
+def _passes(device, g, q, k, v, mask, causal):
+    g, q, k, v = (Tensor(x, requires_grad=True, device=device) for x in (g, q, k, v))
+    y = engine.scaled_dot_product_attention(q, k, v, None if mask is None else Tensor(mask, device=device),
+                                            causal=causal)
+    return [x.numpy() for x in (y, *engine.grad(y, [q, k, v], g))]
+
+
+@pytest.mark.parametrize("queries, keys", [(2, 3), (5, 5), (40, 40), (1, 70), (33, 65), (1, 33)])
+@pytest.mark.parametrize("masking", ["none", "mask", "causal", "mask and causal"])
+@pytest.mark.parametrize("broken", ["k", "v", "kv", "q", "g", "infinite"])
+def test_what_nobody_sees_does_not_leak(queries, keys, masking, broken):
+    """NaN and infinity spread as far as on the processor, where masked terms are left out."""
+    g, q, k, v = inputs((1, 2), queries, keys, 4, 4)
+    mask = None
+    if "mask" in masking:
+        mask = np.random.default_rng(0).random((queries, keys)) < 0.7
+        mask[:, -1] = False
+    for name, x, at in (("k", k, (..., -1, slice(None))), ("v", v, (..., -1, 1)), ("q", q, (..., 0, slice(None))),
+                        ("g", g, (..., 0, 2))):
+        if name in broken and broken != "infinite":
+            x[at] = np.nan
+    if broken == "infinite":
+        k[..., -1, :], v[..., -1, :] = -np.inf, np.inf
+    found, expected = (_passes(device, g, q, k, v, mask, "causal" in masking) for device in ("cuda", "cpu"))
+    for mine, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, right, rtol=1e-4, atol=1e-5)
+    if masking == "mask" and broken in ("k", "v", "kv", "infinite"):
+        assert np.isfinite(found[0]).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_heads_without_features(device):
+    """Every score is 0, and values still have gradients."""
+    shapes = (2, 0), (3, 0), (3, 2)
+    q, k, v = (Tensor(np.ones((1, 1, *shape), np.float32), requires_grad=True, device=device) for shape in shapes)
+    y = engine.scaled_dot_product_attention(q, k, v)
+    assert y.tolist() == [[[[1, 1], [1, 1]]]]
+    dq, dk, dv = engine.grad(engine.sum(y), [q, k, v])
+    assert dq.shape == (1, 1, 2, 0) and dk.shape == (1, 1, 3, 0)
+    np.testing.assert_allclose(dv.numpy(), np.full((1, 1, 3, 2), 2 / 3), rtol=1e-6)
+    nothing = Tensor(np.ones((1, 3, 0), np.float32), device=device)
+    assert engine.OPS["self_attention"](nothing, heads=1).shape == (1, 3, 0)
+
+
+def test_a_reversed_mask_of_one_axis_for_heads_of_more_than_four():
+    x, seen = numbers(2, 2, 2, 3, 4), np.array([True, False, False])
+    made = [engine.scaled_dot_product_attention(*[Tensor(x, device=device)] * 3, Tensor(seen, device=device)[::-1])
+            for device in ("cuda", "cpu")]
+    np.testing.assert_allclose(made[0].numpy(), made[1].numpy(), rtol=1e-5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine import DeviceError, Tensor, default_device
+from engine import DeviceError, ShapeError, Tensor, default_device
 from engine.kernels import cuda
 from engine.kernels.cpu import jit_disabled
 from engine.kernels.cuda import CompileFailure, card
@@ -281,3 +281,31 @@ def test_an_update_without_a_kernel_is_the_processors(monkeypatch):
             found[device] = [x.numpy() for x in (p, g, m, v, a, step, many, norm)]
     for mine, theirs in zip(found["cuda"], found["cpu"], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=2e-6, atol=1e-7)
+
+
+def test_a_meaning_that_arrays_on_a_card_cannot_compute_is_named(monkeypatch):
+    monkeypatch.setattr("engine.record.OPS", {})
+    spread = engine.op("spread", lambda x: np.ptp(x, axis=0), lambda g, y, x: g + x * 0)
+    with pytest.raises(DeviceError, match=r"spread: its meaning calls numpy\.ptp, which arrays on a card do not have"):
+        spread(Tensor(np.ones((2, 3), np.float32), device="cuda"))
+    assert spread(Tensor(np.float32([[1, 5], [4, 4]]))).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_limits_and_ids_are_named_alike(device):
+    x = Tensor(np.float32([1, 5, 9]), device=device)
+    with pytest.raises(ShapeError, match=r"clip: low has shape \(3,\), and limits are single numbers"):
+        engine.clip(x, low=x)
+    assert engine.clip(x, low=Tensor(2.0, device=device), high=np.float32(6)).tolist() == [2, 5, 6]
+    for ids, message in ((np.array([3]), "id 3 is out of range"), (np.array([-4], np.int8), "id -4 is out of range")):
+        with pytest.raises(engine.IndexRangeError, match=f"take: {message} for 3 rows"):
+            engine.take(x, Tensor(ids, device=device), axis=0)
+
+
+def test_updates_warn_of_nothing_on_a_card(recwarn):
+    for dtype in (np.float32, np.float64):
+        p, g = (Tensor(np.array([1, np.inf], dtype), device="cuda") for _ in range(2))
+        engine.update("sgd", [p], [g], lr=0.1, weight_decay=[0.0], norm=0.0, clip_norm=1.0)
+        engine.update("average", [p], [g], step=1, window=4.0)
+        engine.global_norm([Tensor(np.array([1e300], np.float64), device="cuda")])
+    assert not recwarn.list

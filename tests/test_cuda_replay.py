@@ -98,6 +98,9 @@ MAKE: dict[str, Callable[[Tensor], Tensor]] = {
     "joined": lambda i: engine.concat([i, i]),
     "joined and cut": lambda i: engine.concat([i[:, 1:], i], axis=1)[:, ::2],
     "added to": lambda i: engine.where(i < 0, i + 5, i).astype(np.int64),
+    "multiplied and divided": lambda i: (6 * i - i) // 5 + engine.abs(i * i) % 1,
+    "padded, turned and rolled": lambda i: engine.roll(engine.flip(engine.pad(i, ((1, 0), (0, 2)))), 1, axis=1),
+    "the largest and the smallest": lambda i: engine.concat([engine.max(i, axis=0), engine.min(i, axis=0)]),
     "padding left out": lambda i: engine.where(engine.equal(i, 9), 0, i),
     "repeated": lambda i: engine.repeat(i, 2, axis=0),
     "doubled often": lambda i: (i + i + i + i) - i - i - i,
@@ -119,6 +122,13 @@ def test_ids_made_of_ids_are_checked_before_the_step(make: Callable[[Tensor], Te
         with pytest.raises(IndexRangeError, match="out of range for 5 rows"):
             look(np.where(good == 4, bad, good))
     assert look(good)[0].numpy()[0].tolist() == step(Tensor(good))[0].numpy()[0].tolist()
+
+
+def test_ids_divided_by_zero_are_refused() -> None:
+    look = engine.replay(lambda i, by: engine.embedding(Tensor(TABLE), i % by))
+    assert look(np.array([7, 9]), 5).numpy().tolist() == TABLE[[2, 4]].tolist()
+    with pytest.raises(GraphError, match="remainder divides by zero"):
+        look(np.array([7, 9]), 0)
 
 
 def test_bad_ids_that_only_pick_other_ids_are_refused() -> None:
@@ -152,7 +162,7 @@ def test_ids_that_nobody_knows_before_the_step_are_refused() -> None:
     for step, numbers in (
             (lambda x: engine.embedding(Tensor(TABLE), x.astype(np.int64)), np.float32([1, 2])),
             (lambda x: engine.embedding(Tensor(TABLE), engine.where(x > 0, 1, 2)), np.float32([1, 2])),
-            (lambda i: engine.embedding(Tensor(TABLE), i // 2), np.array([1, 2])),
+            (lambda i: engine.embedding(Tensor(TABLE), i @ i), np.array([1, 2])),
             (overwritten, np.array([1, 9]))):
         with pytest.raises(GraphError, match="embedding looks ids up that the step itself computes"):
             engine.replay(step)(numbers)

@@ -248,6 +248,38 @@ def test_asynchronous_copies_arrive_when_they_are_waited_for(tmp_path):
     """)
 
 
+def test_several_threads_may_launch_at_once(tmp_path):
+    """As on a stream: one after the other, each with its own memory."""
+    simulate(tmp_path, """
+    import sys, threading
+
+    @kernel("float32[::1], float32[::1], int32", threads=64)
+    def reverse(x, out, n):
+        shared = cuda.shared.array(64, np.float32)
+        t = cuda.threadIdx.x
+        shared[t] = x[t]
+        cuda.syncthreads()
+        out[t] = shared[n - 1 - t] if t < n else np.float32(0)
+
+    def work(n):
+        x, out = np.arange(64, dtype=np.float32) * n, np.empty(64, np.float32)
+        for _ in range(20):
+            out[:] = np.nan
+            reverse[1, 64](x, out, n)
+            right.append(out[:n].tolist() == x[:n][::-1].tolist() and not out[n:].any())
+
+    before, right = sys.getswitchinterval(), []
+    sys.setswitchinterval(1e-6)
+    team = [threading.Thread(target=work, args=(n,)) for n in (5, 17, 40, 64)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    sys.setswitchinterval(before)
+    assert len(right) == 80 and all(right)
+    """)
+
+
 def test_both_simulators_give_the_same_bits(tmp_path):
     """Loops of other lengths for each thread, early ends, branches, tuples, memory of one's own, whatever the block."""
     simulate(tmp_path, """

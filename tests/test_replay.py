@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
-from engine import OPS, EngineError, GraphError, Tensor
+from engine import OPS, EngineError, GraphError, IndexRangeError, Tensor
 from engine.arena import LINE, Buffer, layout
 from engine.check import calls, differentiable
 from engine.kernels import cpu
@@ -81,6 +81,40 @@ def test_python_numbers_vary_and_keywords_are_fixed():
     for rate in (1.0, 2.0, 3.0):
         assert step(np.ones(2), rate, twice=True).tolist() == [2 * rate] * 2
         assert step(np.ones(2), rate, twice=False).tolist() == [rate] * 2
+
+
+def test_keywords_that_are_equal_and_yet_not_the_same():
+    scaled, x = engine.replay(lambda x, by: x * by), np.array([1, 2])
+    for by in (2, 2, 2.0, True, 2.0, np.float32(2), 2):
+        made = scaled(x, by=by)
+        assert made.dtype == (Tensor(x) * by).dtype and made.tolist() == [int(by), 2 * int(by)]
+    signs = engine.replay(lambda x, by: x / by[0])
+    for by in ((0.0,), (-0.0,), (0.0,)):
+        assert signs(np.float32([1]), by=by).tolist() == [np.inf / (1 if str(by[0]) == "0.0" else -1)]
+    with pytest.raises(EngineError, match="the keyword by is a list"):
+        scaled(x, by=[2])
+
+
+def test_a_refused_call_leaves_no_gradient_and_takes_its_keys():
+    w = Tensor(np.ones((5, 3), np.float32), requires_grad=True)
+
+    def step(ids):
+        w.grad = None
+        loss = engine.sum(engine.embedding(engine.dropout(w, p=0.5), ids))
+        loss.backward()
+        return loss
+    losses = {}
+    for name, run in (("plain", lambda ids: step(Tensor(ids))), ("replayed", engine.replay(step))):
+        engine.seed(3)
+        found = []
+        for ids in ([0, 9], [0, 1], [9, 9], [2, 4]):
+            try:
+                found.append(run(np.array(ids)).item())
+                assert np.isfinite(w.grad.numpy()).all()
+            except IndexRangeError:
+                assert w.grad is None
+        losses[name] = found
+    assert len(losses["plain"]) == 2 and losses["plain"] == losses["replayed"]
 
 
 def test_random_keys_are_those_of_the_plain_step():

@@ -146,7 +146,7 @@ class _Gradcheck:
         labels = names if level == 1 else [f"{name} of the gradient of order {level - 1}" for name in names]
         if not self.report.wrong():
             for cotangent, found in self._cotangents(pull, xs, u, got):
-                self._numbers(f, xs, cotangent, found, labels)
+                self._numbers(f, pull, xs, cotangent, found, labels)
                 if self.report.wrong():
                     return
         if order > level and not self.report.wrong():
@@ -170,7 +170,8 @@ class _Gradcheck:
             one.flat[k] = 1
             yield one, pull(one, xs)
 
-    def _numbers(self, f: Callable[..., Tensor], xs: list[Array], u: Array, got: list[Array], names: list[str]) -> None:
+    def _numbers(self, f: Callable[..., Tensor], pull: Pullback, xs: list[Array], u: Array, got: list[Array],
+                 names: list[str]) -> None:
         if not u.size or not any(x.size for x in xs):
             return
         slopes = Slopes(_forward(f), [x.astype(np.float64) for x in xs], u.astype(np.float64),
@@ -178,10 +179,12 @@ class _Gradcheck:
         eps = max(float(np.finfo(x.dtype).eps) for x in (*xs, u))
         rtol = self.rtol if self.rtol is not None else 64 * 16 * (1 + min(LONG, max(x.size for x in xs))**0.5) * eps
         values = float(np.max(np.abs(slopes.u * np.where(np.isfinite(slopes.here), slopes.here, 0.0)), initial=0.0))
-        slack = []
-        for x, g in zip(xs, got, strict=True):
+        slack, noise = [], contract.noise(pull, xs, [u], got, self.rng, times=4)
+        found = 64 * float(np.finfo(np.float64).eps) * float(np.max(np.abs(slopes.u), initial=0.0))    # with the slopes
+        for x, g, rounding in zip(xs, got, noise, strict=True):
             largest = float(np.max(np.abs(np.where(np.isfinite(g), g, 0.0)), initial=0.0))
-            slack.append(rtol * largest + (64 * eps * values / float(np.median(unit(x))) if x.size else 0.0))
+            slack.append(rtol * largest + 64 * rounding + found
+                         + (64 * eps * values / float(np.median(unit(x))) if x.size else 0.0))
         Comparison(self.report, slopes, names, got, rtol=max(rtol, 1e-9), eps=eps, rng=self.rng, runs=10**9,
                    elements=self.elements, exact=self._exact(f, slopes), slack=slack).all(range(len(xs)))
         self.report.runs += slopes.runs

@@ -119,6 +119,20 @@ def _holds(integers: np.iinfo, bound: float) -> bool:
     return float(bound).is_integer() and integers.min <= bound <= integers.max
 
 
+def _clip_limits(params: dict[str, Any], *given: Any) -> dict[str, Any]:
+    return {name: _limit(name, value) for name, value in params.items()}
+
+
+def _limit(name: str, value: Any) -> Any:
+    """A limit as a number."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        if value.size != 1:
+            raise ValueError(f"{name} has shape {value.shape}, and limits are single numbers; for limits of every "
+                             "element there are maximum and minimum")
+        return value.item()
+    return value
+
+
 def _clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
     if x.dtype.kind in "iu" and not all(_holds(np.iinfo(x.dtype), bound) for bound in (low, high) if bound is not None):
         raise DtypeError(f"clip: {x.dtype} has no number at the limits {low} and {high}; make x a float: x.astype(…)")
@@ -132,7 +146,8 @@ def _clip_rule(g: Tensor, y: Tensor, x: Tensor, *, low: float | None, high: floa
     return where(x <= high, g, 0.0) if high is not None else g
 
 
-clip = op("clip", _clip, _clip_rule, saves=(0,), result="number", domain=(Real(kinks=(-1.0, 0.5)),),
+clip = op("clip", _clip, _clip_rule, saves=(0,), canonical=_clip_limits, result="number",
+          domain=(Real(kinks=(-1.0, 0.5)),),
           choices=lambda *s: {"low": [-1.0, None], "high": [0.5, None]},
           equation=("Y = min(max(X, low), high)", "X̄ = Ȳ ⊙ [low ≤ X ≤ high]"),
           doc="Limit the values to [low, high]; NaN stays.",

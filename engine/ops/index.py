@@ -23,7 +23,7 @@ def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
         raise DtypeError(f"{what}: ids must be integers, got {ids.dtype}")
     if ids.size and (ids.min() < low or ids.max() >= size):
         bad = ids[(ids < low) | (ids >= size)].reshape(-1)[0]
-        raise IndexRangeError(f"{what}: id {bad} is out of range for {size} rows (allowed: {low} to {size - 1})")
+        raise IndexRangeError(f"{what}: id {int(bad)} is out of range for {size} rows (allowed: {low} to {size - 1})")
 
 
 # --- take ⇄ scatter_add ---------------------------------------------------------------------------

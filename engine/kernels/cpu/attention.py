@@ -220,7 +220,7 @@ def _backward(
 ) -> None:  # fmt: skip
     """Run the kernel on g, q, k and v; `to`: where in `result` the gradients of q, k and v lie."""
     g, q, k, v = arrays
-    if g.size == 0 or q.size == 0:
+    if 0 in (g.size, math.prod(q.shape[:3])):
         tape.fill(result, 0)
         return
     kept = tape.empty(0, q.dtype) if kept is None else kept

@@ -48,11 +48,12 @@ if not jit_disabled():
     def _write(lo, hi, out, x, at, out_t, x_t, group):
         (outer, inner, rows, columns), size = x.shape, x.itemsize
         to, source, before = flat(out), flat(x), at[0] * out_t
+        first_row, last_row = max(0, -at[0]), min(rows, out.shape[2] - at[0])
         out_o, out_i = out.strides[0] // size, out.strides[1] // size
         x_o, x_i = x.strides[0] // size, x.strides[1] // size
         for o in range(lo * group, min(hi * group, outer)):
             for i in range(inner):
-                for t in range(rows):
+                for t in range(first_row, last_row):
                     start, first = o * out_o + i * out_i + t * out_t + before, o * x_o + i * x_i + t * x_t
                     for j in range(0, columns, LANES):
                         store_tail(to, start + j, load_tail(source, first + j, columns - j), columns - j)
@@ -61,16 +62,17 @@ if not jit_disabled():
     def _write_transposed(lo, hi, out, x, at, out_j, x_t, group):
         (outer, inner, rows, columns), size = x.shape, x.itemsize
         to, source, packed = flat(out), flat(x), np.empty(LANES * LANES, x.dtype)
+        first_row, last_row = max(0, -at[0]), min(rows, out.shape[2] - at[0])
         out_o, out_i = out.strides[0] // size, out.strides[1] // size
         x_o, x_i = x.strides[0] // size, x.strides[1] // size
         for o in range(lo * group, min(hi * group, outer)):
             for i in range(inner):
                 start, first = o * out_o + i * out_i + at[0], o * x_o + i * x_i
-                for t in range(0, rows, LANES):
+                for t in range(first_row, last_row, LANES):
                     for j in range(0, columns, LANES):
-                        transpose(source, first + t * x_t + j, x_t, rows - t, columns - j, packed, 0, LANES)
+                        transpose(source, first + t * x_t + j, x_t, last_row - t, columns - j, packed, 0, LANES)
                         for c in range(min(LANES, columns - j)):
-                            store_tail(to, start + (j + c) * out_j + t, load(packed, c * LANES), rows - t)
+                            store_tail(to, start + (j + c) * out_j + t, load(packed, c * LANES), last_row - t)
 
 
 def copy(out: Sequence[Array], x: Sequence[Array]) -> None:
@@ -99,7 +101,7 @@ def average(out: Sequence[Array], x: Sequence[Array], *, step: Array, window: fl
 def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
     """out[..., at + t, :] = x[..., t, :] for each out (..., C, K) and x (..., T, K) of up to four axes.
 
-    `at` is an int64 array of one element.
+    `at` is an int64 array of one element; what would lie outside is left out.
     """
     for a, b in zip(out, x, strict=True):
         if jit_disabled():
@@ -122,8 +124,10 @@ def _run_write(out: Array, x: Array, at: Array) -> None:
 
 
 def _write_numbers(out: Array, x: Array, at: Array) -> None:
-    first = at.item()
-    out[..., first : first + x.shape[-2], :] = x
+    at, rows = at.item(), x.shape[-2]
+    first, last = max(0, -at), max(0, min(rows, out.shape[-2] - at))
+    if first < last:
+        out[..., at + first : at + last, :] = x[..., first:last, :]
 
 
 def _all(out: Sequence[Array], x: Sequence[Array], add: bool) -> None:

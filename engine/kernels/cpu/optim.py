@@ -158,7 +158,7 @@ def global_norm(arrays: Sequence[Array], scale: Number = 1.0) -> Array:
     """
     if jit_disabled():
         return np.sqrt(np.asarray(sum(np.sum(np.square(a, dtype=np.float64)) for a in arrays), np.float64)) * scale
-    lists = _by_dtype(arrays)
+    lists = _by_dtype([tape.contiguous(a) for a in arrays])
     places = [starts(*many) for many in lists]
     counts = [-(-int(ends[-1]) // CHUNK) for ends in places]
     sums, done = tape.empty(sum(counts), np.float64), 0

@@ -12,12 +12,16 @@ import numpy as np
 
 # What op meanings and the optimisers may ask of arrays, besides ufuncs: functions that CuPy has under the same name.
 _FUNCTIONS = frozenset({
-    "all", "amax", "amin", "any", "arange", "argmax", "argmin", "argsort", "array_equal", "broadcast_to",
-    "clip", "concatenate", "copyto", "cumprod", "cumsum", "diff", "dot", "einsum", "empty_like", "expand_dims", "flip",
-    "full_like", "isclose", "max", "may_share_memory", "mean", "min", "moveaxis", "ndim", "nonzero",
-    "ones_like", "pad", "prod", "ravel", "repeat", "reshape", "roll", "round", "searchsorted", "shape", "shares_memory",
-    "size", "sort", "split", "squeeze", "stack", "sum", "swapaxes", "take", "take_along_axis", "tensordot",
-    "tile", "trace", "transpose", "tril", "triu", "unique", "var", "where", "zeros_like",
+    "all", "allclose", "amax", "amin", "any", "append", "arange", "argmax", "argmin", "argpartition", "argsort",
+    "argwhere", "array_equal", "array_split", "average", "bincount", "broadcast_to", "clip", "concatenate", "convolve",
+    "copyto", "count_nonzero", "cross", "cumprod", "cumsum", "det", "diag", "diagonal", "diff", "dot", "einsum",
+    "empty_like", "expand_dims", "flip", "full_like", "imag", "inner", "interp", "inv", "isclose", "kron", "max",
+    "may_share_memory", "mean", "median", "min", "moveaxis", "nan_to_num", "nanmax", "nanmean", "nanmin", "nansum",
+    "ndim", "nonzero", "norm", "ones_like", "outer", "pad", "partition", "percentile", "pinv", "prod", "quantile",
+    "ravel", "real", "repeat", "reshape", "roll", "rollaxis", "rot90", "round", "searchsorted", "shape",
+    "shares_memory", "sinc", "size", "solve", "sort", "split", "squeeze", "stack", "std", "sum",
+    "swapaxes", "take", "take_along_axis", "tensordot", "tile", "trace", "transpose", "tril", "triu", "unique", "var",
+    "vdot", "where", "zeros_like",
 })  # fmt: skip
 _PLAIN = (bool, int, float, complex, np.generic)
 

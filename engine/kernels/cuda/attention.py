@@ -194,7 +194,7 @@ def _served(heads: list[Array], mask: Array | None, key: Array | None) -> list[A
     """q, k and v with two leading axes and whole lines, or None where the kernels do not serve them."""
     q, k, v = heads
     same_heads = q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
-    fits = max(q.shape[-1], v.shape[-1]) <= DEPTHS[-1] and math.prod(q.shape[:-2]) < 2**16
+    fits = q.shape[-1] > 0 and max(q.shape[-1], v.shape[-1]) <= DEPTHS[-1] and math.prod(q.shape[:-2]) < 2**16
     flags = (mask is None or (mask.dtype == bool and mask.size <= MOST)) and (key is None or key.dtype == np.int64)
     if not (served(q, k, v) and same_heads and fits and flags):
         return None
@@ -233,6 +233,7 @@ def _mask(mask: Array | None, q: Array) -> Array | None:
     if mask is None:
         return None
     if q.ndim > 4:
+        mask = mask[(None,) * (2 - mask.ndim)]
         mask = np.broadcast_to(mask, q.shape[:-2] + mask.shape[-2:])
     elif mask.ndim < 4:
         mask = mask[(None,) * (4 - mask.ndim)]

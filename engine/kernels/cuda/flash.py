@@ -7,7 +7,7 @@ kernel of their own, so every sum has one order and nothing is added by atomics.
 
 A block has 64 threads; thread (ty, tx) makes 4 × 4 of a tile's weights, and of the block's results 4 rows by 4 columns
 of every 32. Matrices lie in shared memory "turned", column by column, where they are summed over their columns, else
-row by row. Keys that are masked, or behind the end, have the weight 0.
+row by row. Keys that are masked, or behind the end, have the weight 0, and what lies there is left out (`unseen.py`).
 """
 
 import numpy as np
@@ -18,6 +18,7 @@ from .ptx import add_outer, divided, load4, store4, times_rows, zeros
 from .random import keep4
 from .rows import EVERYBODY, LOWEST, ZERO, finite, get4, greater, put4
 from .template import registers, template, unroll
+from .unseen import UNSEEN, not_finite, rows_of_seen
 
 SIDE = 32  # queries and keys of a tile
 THREADS = 64
@@ -37,12 +38,16 @@ def turned(x, at, step, first, rows, depth, wide, to, start, padded):
 
 @jit
 def straight(x, at, step, first, rows, depth, wide, to, start, padded):
-    """Rows first .. first + 31 of a matrix, row by row; 0 where there is no row or column."""
+    """Rows first .. first + 31 of a matrix, row by row; 0 where there is no row or column. Whether one of this thread's
+    numbers is not finite."""
+    broken = False
     for e in range(cuda.threadIdx.x, SIDE * (padded // 4), THREADS):
         row, four = divided(e, padded // 4)
         d = 4 * four
         a, b, c, f = get4(x, at + (first + row) * np.int64(step), d, depth if first + row < rows else 0, wide, ZERO)
         store4(to, start + row * (padded + 4) + d, a, b, c, f)
+        broken = broken or not_finite(a, b, c, f)
+    return broken
 
 
 @jit
@@ -161,22 +166,26 @@ def forward(
             s[e] = exp(finite(top[e]) - finite(now)) if top[e] != LOWEST else ONE
             top[e] = now
             for c in unroll(4):
-                p[e, c] = exp(p[e, c] - finite(now)) if p[e, c] != LOWEST else ZERO
+                p[e, c] = exp(p[e, c] - finite(now)) if bit(seen, 4 * e + c) else UNSEEN
             total[e] = cuda.fma(total[e], s[e], (p[e, 0] + p[e, 1]) + (p[e, 2] + p[e, 3]))
             for c in unroll(4):
                 if dropping:
-                    p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else ZERO
+                    p[e, c] = p[e, c] * (keep if bit(kept, 4 * e + c) else ZERO)
         for c in unroll(4):
             store4(weights, (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
         cuda.syncthreads()
-        straight(v, v_at, v_t, j0, keys, values, wide, other, 0, DEPTH)
-        cuda.syncthreads()
+        broken = cuda.syncthreads_or(straight(v, v_at, v_t, j0, keys, values, wide, other, 0, DEPTH))
         for part in unroll(DEPTH // 32):
             o[part] = times_rows(o[part], (s[0], s[1], s[2], s[3]))
-        for j in range(SIDE):
+        for j in range(0 if broken else SIDE):
             four = load4(weights, j * ROW + ty)
             for part in unroll(DEPTH // 32):
                 o[part] = add_outer(o[part], four, load4(other, j * (DEPTH + 4) + tx + 32 * part))
+        for j in range(SIDE if broken else 0):
+            four = load4(weights, j * ROW + ty)
+            for part in unroll(DEPTH // 32):
+                o[part] = rows_of_seen(add_outer(o[part], four, load4(other, j * (DEPTH + 4) + tx + 32 * part)),
+                                       o[part], four)  # fmt: skip
         cuda.syncthreads()
     for e in unroll(4):
         i = i0 + ty + e
@@ -242,16 +251,20 @@ def query_gradients(
                 if dropping:
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else ZERO
                 p[e, c] = exp(tile[4 * e + c] * scale - logs[e]) * (p[e, c] - own[e]) * scale
-                p[e, c] = p[e, c] if bit(seen, 4 * e + c) else ZERO
+                p[e, c] = p[e, c] if bit(seen, 4 * e + c) else UNSEEN
         for c in unroll(4):
             store4(memory, slopes + (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
         cuda.syncthreads()
-        straight(k, k_at, k_t, j0, keys, depth, wide, memory, other, DEPTH)
-        cuda.syncthreads()
-        for j in range(SIDE):
+        broken = cuda.syncthreads_or(straight(k, k_at, k_t, j0, keys, depth, wide, memory, other, DEPTH))
+        for j in range(0 if broken else SIDE):
             four = load4(memory, slopes + j * ROW + ty)
             for part in unroll(DEPTH // 32):
                 o[part] = add_outer(o[part], four, load4(memory, other + j * (DEPTH + 4) + tx + 32 * part))
+        for j in range(SIDE if broken else 0):
+            four = load4(memory, slopes + j * ROW + ty)
+            for part in unroll(DEPTH // 32):
+                x = load4(memory, other + j * (DEPTH + 4) + tx + 32 * part)
+                o[part] = rows_of_seen(add_outer(o[part], four, x), o[part], four)
         cuda.syncthreads()
     to = place(z, inner, dq_b, dq_h)
     for e in unroll(4):
@@ -295,29 +308,37 @@ def key_gradients(
             i = z * np.int64(queries) + min(i0 + tx + c, queries - 1)
             log_sum, own = lse[i], delta[i]
             for e in unroll(4):
-                p[e, c] = exp(tile[4 * e + c] * scale - log_sum) if bit(seen, 4 * c + e) else ZERO
+                p[e, c] = exp(tile[4 * e + c] * scale - log_sum) if bit(seen, 4 * c + e) else UNSEEN
                 s[e, c], factor = p[e, c] * scale, ONE
                 if dropping:
                     factor = keep if bit(kept, 4 * c + e) else ZERO
-                s[e, c] = s[e, c] * (rise[4 * e + c] * factor - own) if bit(seen, 4 * c + e) else ZERO
+                s[e, c] = s[e, c] * (rise[4 * e + c] * factor - own) if bit(seen, 4 * c + e) else UNSEEN
                 p[e, c] = p[e, c] * factor
         for c in unroll(4):
             store4(memory, weights + (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
             store4(memory, slopes + (tx + c) * ROW + ty, s[0, c], s[1, c], s[2, c], s[3, c])
         cuda.syncthreads()
-        straight(g, g_at, g_t, i0, queries, values, wide, memory, other, DEPTH)
-        cuda.syncthreads()
-        for i in range(SIDE):
+        broken = cuda.syncthreads_or(straight(g, g_at, g_t, i0, queries, values, wide, memory, other, DEPTH))
+        for i in range(0 if broken else SIDE):
             four = load4(memory, weights + i * ROW + ty)
             for part in unroll(DEPTH // 32):
                 b[part] = add_outer(b[part], four, load4(memory, other + i * (DEPTH + 4) + tx + 32 * part))
+        for i in range(SIDE if broken else 0):
+            four = load4(memory, weights + i * ROW + ty)
+            for part in unroll(DEPTH // 32):
+                x = load4(memory, other + i * (DEPTH + 4) + tx + 32 * part)
+                b[part] = rows_of_seen(add_outer(b[part], four, x), b[part], four)
         cuda.syncthreads()
-        straight(q, q_at, q_t, i0, queries, depth, wide, memory, other, DEPTH)
-        cuda.syncthreads()
-        for i in range(SIDE):
+        broken = cuda.syncthreads_or(straight(q, q_at, q_t, i0, queries, depth, wide, memory, other, DEPTH))
+        for i in range(0 if broken else SIDE):
             four = load4(memory, slopes + i * ROW + ty)
             for part in unroll(DEPTH // 32):
                 a[part] = add_outer(a[part], four, load4(memory, other + i * (DEPTH + 4) + tx + 32 * part))
+        for i in range(SIDE if broken else 0):
+            four = load4(memory, slopes + i * ROW + ty)
+            for part in unroll(DEPTH // 32):
+                x = load4(memory, other + i * (DEPTH + 4) + tx + 32 * part)
+                a[part] = rows_of_seen(add_outer(a[part], four, x), a[part], four)
         cuda.syncthreads()
     to_k, to_v = place(z, inner, dk_b, dk_h), place(z, inner, dv_b, dv_h)
     for e in unroll(4):

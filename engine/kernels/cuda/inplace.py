@@ -42,15 +42,16 @@ def _took_up(outs, xs, pieces, sizes, adding):
 _take_up = kernel("float32[[]], float32[[]], int32[::1], int32[::1], bool", threads=THREADS)(_took_up("_take_up"))
 
 
-@kernel("float32[...], float32[...], int64[::1]" + 11 * ", int32", threads=THREADS)
-def _write(out, x, at, n, inner, rows, columns, o_b, o_h, o_t, o_j, x_b, x_h, x_t):
+@kernel("float32[...], float32[...], int64[::1]" + 12 * ", int32", threads=THREADS)
+def _write(out, x, at, capacity, n, inner, rows, columns, o_b, o_h, o_t, o_j, x_b, x_h, x_t):
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < n:
         row, j = divided(i, columns)
         line, t = divided(row, rows)
         b, h = divided(line, inner)
         first, start = x_h * np.int64(h) + x_t * t + j, o_h * np.int64(h) + o_t * (at[0] + t) + o_j * np.int64(j)
-        out[o_b * np.int64(b) + start] = x[x_b * np.int64(b) + first]
+        if 0 <= at[0] + t < capacity:
+            out[o_b * np.int64(b) + start] = x[x_b * np.int64(b) + first]
 
 
 def copy(out: Sequence[Array], x: Sequence[Array]) -> None:
@@ -76,7 +77,7 @@ def _all(out: Sequence[Array], x: Sequence[Array], adding: bool) -> None:
 
 def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
     """out[..., at + t, :] = x[..., t, :] for each out (..., C, K) and x (..., T, K); `at` is an int64 array of one
-    element."""
+    element; what would lie outside is left out."""
     at = tape.from_numpy(np.asarray(at, np.int64)) if isinstance(at, (int, np.generic, np.ndarray)) else at
     for to, source in zip(out, x, strict=True):
         if to.dtype != FLOAT32 or to.ndim > 4 or min(to.strides) < 0 or max(to.size, source.size) > 2**31 - THREADS:
@@ -88,4 +89,4 @@ def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
 def _run_write(out: Array, x: Array, at: Array) -> None:
     x = x if x.strides[3] == x.itemsize and min(x.strides) >= 0 else tape.contiguous(x)
     steps = [stride // x.itemsize for stride in (*out.strides, *x.strides[:3])]
-    _write[-(-x.size // THREADS), THREADS](out, x, at, x.size, *x.shape[1:], *steps)
+    _write[-(-x.size // THREADS), THREADS](out, x, at, out.shape[2], x.size, *x.shape[1:], *steps)

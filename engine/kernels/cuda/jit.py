@@ -81,6 +81,7 @@ import math
 import operator
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -103,6 +104,8 @@ if SIMULATED:
 else:
     from . import provider
     from .provider import cuda
+
+_STREAM = threading.Lock()  # simulated launches come one after the other, from whatever thread
 
 KERNELS: list["Kernel"] = []
 """Every kernel that has been declared: their modules must have been imported."""
@@ -189,14 +192,15 @@ class Kernel:
     def _simulated(self, shape: tuple[Any, ...], packed: list[Any]) -> None:
         grid, block, shared = shape
         arguments = tuple(packed)
-        if _simulation.get() == "lockstep" and not simulator.ordered():
-            try:
-                lockstep_functions.launch(self.function, grid, block, shared, arguments, self.__name__)
-                return
-            except NotLockstep:
-                pass
-        function = stand_in.device_function(self.function)
-        simulator.launch(function, grid, block, shared, arguments, self.__name__)
+        with _STREAM:
+            if _simulation.get() == "lockstep" and not simulator.ordered():
+                try:
+                    lockstep_functions.launch(self.function, grid, block, shared, arguments, self.__name__)
+                    return
+                except NotLockstep:
+                    pass
+            function = stand_in.device_function(self.function)
+            simulator.launch(function, grid, block, shared, arguments, self.__name__)
 
     def _dtype(self, arguments: tuple[Any, ...]) -> str | None:
         """The T for which these arguments ask."""

@@ -26,34 +26,58 @@ THREADS = 256
 PIECE = 4096  # elements of a block
 FACTOR, RATE, ROOT, LR = range(4)  # places of the numbers for a step
 ONE = np.float32(1)
+LARGE, TINY = np.float32(2.0**57), np.float32(2.0**-50)  # what is beyond is squared 2^75 times smaller, or larger
+SHRINK, GROW = np.float32(2.0**-75), np.float32(2.0**75)
+SUMS = 3  # of a piece: of what is tiny, of most numbers, of what is large
 
 
 # --- the norm --------------------------------------------------------------------------------------------------------
 
 
+@jit
+def squared(x, tiny, most, large):
+    """The three sums with the square of x in one of them (Blue, "A portable Fortran program to find the Euclidean norm
+    of a vector", 1978)."""
+    size = abs(x)
+    if size >= LARGE:
+        large = scalar.fma(x * SHRINK, x * SHRINK, large)
+    elif size < TINY:
+        tiny = scalar.fma(x * GROW, x * GROW, tiny)
+    else:
+        most = scalar.fma(x, x, most)
+    return tiny, most, large
+
+
 @kernel("float32[[]], int32[::1], int32[::1], float32[::1]", threads=THREADS)
 def _square_sums(xs, pieces, sizes, sums):
-    """The sum of the squares of each piece."""
+    """The SUMS sums of the squares of each piece."""
     s, first = pieces[2 * cuda.blockIdx.x], pieces[2 * cuda.blockIdx.x + 1] * PIECE
     x, end, a, b, c, d = xs[s], min(sizes[2 * s], first + PIECE), ZERO, ZERO, ZERO, ZERO
+    tiny, large = ZERO, ZERO
     for i in range(first + 4 * cuda.threadIdx.x, end, 4 * THREADS):
         if sizes[2 * s + 1] and i + 4 <= end:
             p, q, r, t = load4(x, i)
-            a, b, c, d = scalar.fma(p, p, a), scalar.fma(q, q, b), scalar.fma(r, r, c), scalar.fma(t, t, d)
+            tiny, a, large = squared(p, tiny, a, large)
+            tiny, b, large = squared(q, tiny, b, large)
+            tiny, c, large = squared(r, tiny, c, large)
+            tiny, d, large = squared(t, tiny, d, large)
         else:
             for k in range(i, min(i + 4, end)):
-                a = scalar.fma(x[k], x[k], a)
-    total = block_sum((a + b) + (c + d))
+                tiny, a, large = squared(x[k], tiny, a, large)
+    most, tiny, large = block_sum((a + b) + (c + d)), block_sum(tiny), block_sum(large)
     if cuda.threadIdx.x == 0:
-        sums[cuda.blockIdx.x] = total
+        sums[SUMS * cuda.blockIdx.x] = tiny
+        sums[SUMS * cuda.blockIdx.x + 1] = most
+        sums[SUMS * cuda.blockIdx.x + 2] = large
 
 
 @kernel("float32[::1], int32, float64[::1], float, bool, float64[::1]", threads=THREADS)
 def _norm(sums, count, scale_at, scale, stored, out):
-    """out = the square root of the sum, times a scale, which is `stored` in memory or given."""
+    """out = the square root of all `count` pieces' sums, times a scale, which is `stored` in memory or given."""
     parts, t, total = cuda.shared.array(THREADS, np.float64), cuda.threadIdx.x, 0.0
     for i in range(t, count, THREADS):
-        total += np.float64(sums[i])
+        tiny, most, large = sums[SUMS * i], sums[SUMS * i + 1], sums[SUMS * i + 2]
+        total += np.float64(tiny) * 2.0**-150 + np.float64(most) + np.float64(large) * 2.0**150
     parts[t] = total
     cuda.syncthreads()
     step = THREADS // 2
@@ -69,13 +93,14 @@ def _norm(sums, count, scale_at, scale, stored, out):
 def global_norm(arrays: Sequence[Array], scale: Number = 1.0) -> Array:
     """The square root of the sum of the squares of all elements, times `scale`: a float64 array of no axes.
 
-    Squares and the sums of 4096 of them in float32, what follows in float64, in an order that follows from the sizes.
+    Squares and the sums of 4096 of them in float32, none of which overflows or vanishes, what follows in float64, in an
+    order that follows from the sizes.
     """
     arrays = [a for a in arrays if a.size]
     if not arrays or any(unfit(a) for a in arrays):
         return plain.global_norm(arrays, scale)
     pieces, sizes, count = _cut(tuple((a.size, aligned(a)) for a in arrays))
-    sums, out = tape.empty(count, FLOAT32), tape.empty((), np.float64)
+    sums, out = tape.empty(SUMS * count, FLOAT32), tape.empty((), np.float64)
     _square_sums[count, THREADS](Addresses(arrays), pieces, sizes, sums)
     _norm[1, THREADS](sums, count, *_number(scale), out)
     return out

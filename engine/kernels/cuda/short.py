@@ -16,6 +16,7 @@ from .jit import cuda, jit
 from .ptx import add_outer, load4, zeros
 from .rows import EVERYBODY, LOWEST, ZERO, finite, greater
 from .template import registers, template, unroll
+from .unseen import UNSEEN, sum_of_seen
 
 SIDE = 32  # the most keys, and queries of a block
 THREADS = 256  # of the largest block: 32 for each four rows
@@ -172,11 +173,11 @@ def forward(
         top = top_of_row(greater(p[0], LOWEST), greater(p[1], LOWEST), greater(p[2], LOWEST), greater(p[3], LOWEST))
         for e in unroll(4):
             grown = exp(p[e] - finite(cuda.shfl_sync(EVERYBODY, top, e)))  # of all: four branches would take turns
-            p[e] = grown if p[e] != LOWEST else ZERO
+            p[e] = grown if seen & 1 << e != 0 else UNSEEN
         total = sum_of_row(p[0], p[1], p[2], p[3])
         for e in unroll(4):
             if dropping:
-                p[e] = p[e] * keep if kept & 1 << e != 0 else ZERO
+                p[e] = p[e] * (keep if kept & 1 << e != 0 else ZERO)
             memory[weights + e * ROW + lane] = p[e]
         cuda.syncwarp()
         for part in unroll(DEPTH // 32):
@@ -198,7 +199,11 @@ def forward(
             if i + e < queries:
                 for part in unroll(DEPTH // 32):
                     if lane + 32 * part < values:
-                        out[to + (i + e) * np.int64(o_t) + 32 * part] = o[part][e] * share
+                        x = o[part][e]
+                        if x != x:
+                            x = sum_of_seen(memory, weights + e * ROW, 1, memory, of_v + lane + 32 * part, DEPTH + GAP,
+                                            keys)  # fmt: skip
+                        out[to + (i + e) * np.int64(o_t) + 32 * part] = x * share
 
 
 @template
@@ -236,17 +241,16 @@ def gradients(
     rise = score(zeros(4), memory, of_g + own * (DEPTH + GAP), of_v + mine, DEPTH + GAP, values)
     for e in unroll(4):
         grown, factor = exp(s[e] * scale - cuda.shfl_sync(EVERYBODY, log_sum, e)), ONE
-        p[e] = grown if seen & 1 << e != 0 else ZERO
+        p[e] = grown if seen & 1 << e != 0 else UNSEEN
         if dropping:
             factor = keep if kept & 1 << e != 0 else ZERO
         r[e] = rise[e] * factor
         memory[weights + (own + e) * ROW + lane] = p[e] * factor
-    there = lane < keys
-    delta = sum_of_row(p[0] * r[0] if there else ZERO, p[1] * r[1] if there else ZERO,
-                       p[2] * r[2] if there else ZERO, p[3] * r[3] if there else ZERO)  # fmt: skip
+    delta = sum_of_row(p[0] * r[0] if seen & 1 != 0 else ZERO, p[1] * r[1] if seen & 2 != 0 else ZERO,
+                       p[2] * r[2] if seen & 4 != 0 else ZERO, p[3] * r[3] if seen & 8 != 0 else ZERO)  # fmt: skip
     for e in unroll(4):
         slope = p[e] * (r[e] - cuda.shfl_sync(EVERYBODY, delta, e)) * scale
-        r[e] = slope if seen & 1 << e != 0 else ZERO
+        r[e] = slope if seen & 1 << e != 0 else UNSEEN
         memory[slopes + (own + e) * ROW + lane] = r[e]
     cuda.syncthreads()
     for part in unroll(DEPTH // 32):
@@ -262,7 +266,11 @@ def gradients(
         if own + e < queries:
             for part in unroll(DEPTH // 32):
                 if lane + 32 * part < depth:
-                    dq[b * dq_b + h * dq_h + (own + e) * np.int64(dq_t) + lane + 32 * part] = o[part][e]
+                    x = o[part][e]
+                    if x != x:
+                        x = sum_of_seen(memory, slopes + (own + e) * ROW, 1, memory, of_k + lane + 32 * part,
+                                        DEPTH + GAP, keys)  # fmt: skip
+                    dq[b * dq_b + h * dq_h + (own + e) * np.int64(dq_t) + lane + 32 * part] = x
     for part in unroll(DEPTH // 32):
         o[part], w[part] = zeros(4), zeros(4)
     for i in range(0, queries, 4):
@@ -277,6 +285,13 @@ def gradients(
         if own + e < keys:
             for part in unroll(DEPTH // 32):
                 if lane + 32 * part < depth:
-                    dk[b * dk_b + h * dk_h + (own + e) * np.int64(dk_t) + lane + 32 * part] = o[part][e]
+                    x = o[part][e]
+                    if x != x:
+                        x = sum_of_seen(memory, slopes + own + e, ROW, memory, lane + 32 * part, DEPTH + GAP, queries)
+                    dk[b * dk_b + h * dk_h + (own + e) * np.int64(dk_t) + lane + 32 * part] = x
                 if lane + 32 * part < values:
-                    dv[b * dv_b + h * dv_h + (own + e) * np.int64(dv_t) + lane + 32 * part] = w[part][e]
+                    x = w[part][e]
+                    if x != x:
+                        x = sum_of_seen(memory, weights + own + e, ROW, memory, of_g + lane + 32 * part, DEPTH + GAP,
+                                        queries)  # fmt: skip
+                    dv[b * dv_b + h * dv_h + (own + e) * np.int64(dv_t) + lane + 32 * part] = x

@@ -14,6 +14,7 @@ from .jit import cuda, jit
 from .ptx import add_outer, load4, zeros
 from .rows import EVERYBODY, LOWEST, ZERO, finite, greater, warp_max
 from .template import template, unroll
+from .unseen import UNSEEN, sum_of_seen
 
 SIDE = 32  # keys of a tile
 THREADS = 256
@@ -77,7 +78,7 @@ def forward(
 ):  # fmt: skip
     """out (B, H, 1, values) and lse (B H) without dropout; grid (1, H, B)."""
     memory = cuda.shared.array(0, np.float32, 16)  # two buffers of values
-    weights = cuda.shared.array(MOST, np.float32, 16)
+    weights, shown = cuda.shared.array(MOST, np.float32, 16), cuda.shared.array(MOST, np.uint8)
     tops, factors = cuda.shared.array(TILES, np.float32), cuda.shared.array(TILES, np.float32)
     fours = cuda.shared.array(TILES * 8, np.float32)  # sums of four weights
     t, lane, b, h = cuda.threadIdx.x, cuda.threadIdx.x & 31, cuda.blockIdx.z, cuda.blockIdx.y
@@ -90,8 +91,9 @@ def forward(
         row = k_at + min(j, keys - 1) * np.int64(k_t)
         seen = mask[b * m_b + h * m_h + min(j, keys - 1) * np.int64(m_s)] != 0 if masked else True
         x = product(q, q_at, k, row, depth, wide) * scale
-        x = x if j < keys and j <= reach and seen else LOWEST
-        weights[j] = x
+        seen = seen and j < keys and j <= reach
+        x = x if seen else LOWEST
+        weights[j], shown[j] = x, np.uint8(1 if seen else 0)
         top = warp_max(greater(x, LOWEST))
         if lane == 0:
             tops[tile] = top
@@ -102,7 +104,7 @@ def forward(
             before = greater(tops[n], before)
         now, x = greater(tops[tile], before), weights[tile * SIDE + lane]
         grown = exp(x - finite(now))
-        p = grown if x != LOWEST else ZERO
+        p = grown if shown[tile * SIDE + lane] != 0 else UNSEEN
         weights[tile * SIDE + lane] = p
         p = p + cuda.shfl_xor_sync(EVERYBODY, p, 1)
         p = p + cuda.shfl_xor_sync(EVERYBODY, p, 2)
@@ -136,4 +138,10 @@ def forward(
         if t == 0:
             lse[b * cuda.gridDim.y + h] = finite(top) + log(divisor)
         if t < values:
+            if o != o:
+                o = ZERO
+                for tile in range(tiles):
+                    first = tile * SIDE
+                    o = o * factors[tile] + sum_of_seen(weights, first, 1, v, v_at + first * np.int64(v_t) + t, v_t,
+                                                        min(SIDE, keys - first))  # fmt: skip
             out[b * o_b + h * o_h + t] = o * inverse
