@@ -43,8 +43,8 @@ def update(rule: str, *tensors: Sequence[Tensor], **settings: Any) -> None:
     """
     if rule not in RULES:
         raise EngineError(f"update: there is no rule {rule!r}; there are {', '.join(RULES)}")
-    _check(rule, tensors, settings)
     arrays = [[t.array() for t in many] for many in tensors]
+    _check(rule, tensors, arrays, settings)
     run = device.in_place(rule, arrays[0][0] if arrays[0] else None)
     run(*arrays, **{name: _plain(x) for name, x in settings.items()})
     for t in tensors[0]:
@@ -61,7 +61,7 @@ def global_norm(tensors: Sequence[Tensor], scale: float | Tensor = 1.0) -> Tenso
     for t in tensors:
         if t.dtype not in FLOATING:
             raise DtypeError(f"global_norm: {t.node.label()} is {t.dtype}; it is of float32 and float64 tensors")
-    _check_devices("global_norm", [*tensors, *([scale] if isinstance(scale, Tensor) else [])])
+    _check_devices("global_norm", [*tensors, scale])
     arrays = [t.array() for t in tensors]
     array = device.in_place("global_norm", arrays[0] if arrays else None)(arrays, _plain(scale))
     _note("global_norm", tensors, [scale])
@@ -81,55 +81,59 @@ def place(tensors: Sequence[Tensor], device_name: str) -> None:
 
 
 # --- what is refused ------------------------------------------------------------------------------
-def _check(rule: str, tensors: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> None:
-    """Whether these lists and numbers are what a rule takes."""
+def _check(rule: str, tensors: Sequence[Sequence[Tensor]], arrays: list[list[Any]], settings: dict[str, Any]) -> None:
+    """Whether these lists, with their arrays, and numbers are what a rule takes."""
     if len(tensors) not in RULES[rule]:
         counts = " or ".join(map(str, RULES[rule]))
         raise EngineError(f"update: {rule} takes {counts} lists of tensors, not {len(tensors)}")
     lengths = [len(many) for many in tensors]
     if len(set(lengths)) > 1:
         raise EngineError(f"update: {rule} takes lists of equal length, not of {', '.join(map(str, lengths))} tensors")
-    numbers = [x for x in settings.values() if isinstance(x, Tensor)]
-    _check_devices(f"update: {rule}", [*(t for many in tensors for t in many), *numbers])
-    for first, *others in zip(*tensors, strict=True):
-        _check_row(rule, first, others, settings)
+    _check_devices(f"update: {rule}", [*(t for many in tensors for t in many), *settings.values()])
+    for i, (first, *others) in enumerate(zip(*arrays, strict=True)):
+        _check_row(rule, tensors[0][i], first, others, settings)
 
 
-def _check_row(rule: str, first: Tensor, others: Sequence[Tensor], settings: dict[str, Any]) -> None:
+def _check_row(rule: str, t: Tensor, first: Any, others: Sequence[Any], settings: dict[str, Any]) -> None:
     """One tensor that changes, and what goes with it."""
-    label = first.node.label()
-    if rule in ("adam", "sgd", "average") and first.dtype not in FLOATING:
-        raise DtypeError(f"update: {rule} changes float32 and float64 tensors, and {label} is {first.dtype}")
-    if rule == "count" and first.dtype != np.int64:
-        raise DtypeError(f"update: count adds to int64 tensors, and {label} is {first.dtype}")
+    dtype, shape = first.dtype, first.shape
+    if rule == "count" and dtype != np.int64:
+        raise DtypeError(f"update: count adds to int64 tensors, and {t.node.label()} is {dtype}")
+    if rule in ("adam", "sgd", "average") and dtype not in FLOATING:
+        raise DtypeError(f"update: {rule} changes float32 and float64 tensors, and {t.node.label()} is {dtype}")
     for other in others:
-        if other.dtype != first.dtype:
-            raise DtypeError(f"update: {rule}: {label} is {first.dtype}, and what goes with it {other.dtype}")
+        if other.dtype != dtype:
+            raise DtypeError(f"update: {rule}: {t.node.label()} is {dtype}, and what goes with it {other.dtype}")
         if rule == "write":
-            _check_position(first, other, settings.get("at"))
-        elif other.shape != first.shape:
-            raise ShapeError(f"update: {rule}: {label} has shape {first.shape}, and what goes with it {other.shape}")
-    if rule != "write" and not first.array().flags.c_contiguous:
-        raise EngineError(f"update: {rule}: the numbers of {label} do not lie one behind the other in memory. Make a "
-                          "leaf of np.ascontiguousarray(x.numpy())")
+            _check_position(t, other.shape, settings.get("at"))
+        elif other.shape != shape:
+            raise ShapeError(f"update: {rule}: {t.node.label()} has shape {shape}, and what goes with it {other.shape}")
+    if rule != "write" and not first.flags.c_contiguous:
+        raise EngineError(f"update: {rule}: the numbers of {t.node.label()} do not lie one behind the other in memory. "
+                          "Make a leaf of np.ascontiguousarray(x.numpy())")
 
 
-def _check_position(to: Tensor, x: Tensor, at: Any) -> None:
-    """Whether x (…, T, K) has its place in a tensor (…, C, K) from `at` on, as far as that is known here."""
-    given = f"update: write: {x.shape} into {to.node.label()} of shape {to.shape}"
-    if not 2 <= x.ndim == to.ndim <= 4 or x.shape[:-2] != to.shape[:-2] or x.shape[-1] != to.shape[-1]:
-        raise ShapeError(f"{given}: all axes but the last but one must agree, and there are two to four")
+def _check_position(to: Tensor, shape: tuple[int, ...], at: Any) -> None:
+    """Whether an x (…, T, K) has its place in a tensor (…, C, K) from `at` on, as far as that is known here."""
+    room = to.shape
+    if not 2 <= len(shape) == len(room) <= 4 or shape[:-2] != room[:-2] or shape[-1] != room[-1]:
+        raise ShapeError(f"{_writing(to, shape)}: all axes but the last but one must agree, and there are two to four")
     if isinstance(at, Tensor):
         if at.size != 1 or at.dtype.kind not in "iu":
-            raise ShapeError(f"{given}: `at` is a whole number, not {at.dtype} of shape {at.shape}")
+            raise ShapeError(f"{_writing(to, shape)}: `at` is a whole number, not {at.dtype} of shape {at.shape}")
         known = at.device == "cpu" and STATE.get().recorder is None
         at = int(at.array().item()) if known else None
-    if at is not None and not 0 <= at <= to.shape[-2] - x.shape[-2]:
-        raise IndexRangeError(f"{given} from position {at} on: that is outside its {to.shape[-2]} positions")
+    if at is not None and not 0 <= at <= room[-2] - shape[-2]:
+        raise IndexRangeError(f"{_writing(to, shape)} from position {at} on: that is outside its {room[-2]} positions")
 
 
-def _check_devices(name: str, tensors: Sequence[Tensor]) -> None:
-    places = {t.device for t in tensors}
+def _writing(to: Tensor, shape: tuple[int, ...]) -> str:
+    return f"update: write: {shape} into {to.node.label()} of shape {to.shape}"
+
+
+def _check_devices(name: str, given: Iterable[Any]) -> None:
+    """Whether all tensors among these are on one device."""
+    places = {t.device for t in {type(x.array()): x for x in given if isinstance(x, Tensor)}.values()}
     if len(places) > 1:
         raise DeviceError(f"{name}: tensors are on {' and '.join(sorted(places))}. Move them to one device first, say "
                           "with x.to('cuda') or model.to('cuda')")

@@ -33,10 +33,12 @@ class Methods:
 
     # -- copies
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A leaf like this one, with numbers and a gradient of its own. Raises GraphError where it has a history."""
         from engine.copying import deepcopy
         return deepcopy(cast("Tensor", self), memo)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        """How it is made again from a pickle. Raises GraphError where it has a history."""
         from engine.copying import reduced
         return reduced(cast("Tensor", self))
 

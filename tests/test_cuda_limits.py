@@ -50,7 +50,7 @@ def test_tiles_have_room_in_the_cards_shared_memory(monkeypatch):
     for name, along, most in itertools.product(tiles.PAIRS, itertools.product((True, False), repeat=2), (99, 227)):
         found = tiles.fitting(name, *along, most * 1024)
         assert found and all(tiles.shared_bytes(tile, *along) <= most * 1024 for tile in found)
-        assert (len(found) == len(tiles.TENSOR_TILES[name])) == (most == 227)
+        assert (len(found) == len(tiles.TENSOR_TILES[name])) == (most == 227 or name == "tf32x3")
 
 
 def test_a_product_on_a_card_with_little_shared_memory(monkeypatch, precision):

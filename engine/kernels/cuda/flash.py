@@ -38,15 +38,16 @@ def turned(x, at, step, first, rows, depth, wide, to, start, padded):
 
 @jit
 def straight(x, at, step, first, rows, depth, wide, to, start, padded):
-    """Rows first .. first + 31 of a matrix, row by row; 0 where there is no row or column. Whether one of this thread's
-    numbers is not finite."""
-    broken = False
+    """Rows first .. first + 31 of a matrix, row by row; 0 where there is no row or column. 1 if one of this thread's
+    numbers is not finite, else 0."""
+    broken = np.int32(0)
     for e in range(cuda.threadIdx.x, SIDE * (padded // 4), THREADS):
         row, four = divided(e, padded // 4)
         d = 4 * four
         a, b, c, f = get4(x, at + (first + row) * np.int64(step), d, depth if first + row < rows else 0, wide, ZERO)
         store4(to, start + row * (padded + 4) + d, a, b, c, f)
-        broken = broken or not_finite(a, b, c, f)
+        if not_finite(a, b, c, f):
+            broken = np.int32(1)
     return broken
 
 

@@ -128,6 +128,20 @@ def score(s, memory, x, y, step, depth):
     return s
 
 
+@jit
+def mend(out, at, step, memory, weights, row, along, matrix, gap, rows, columns, count, shared):
+    """Make this lane's numbers of `rows` rows of a result again where they are NaN, without what is masked.
+
+    A row's weights are `row` behind those of the last, and `along` apart; shared: its factor lies behind them.
+    """
+    for e in range(rows):
+        for d in range(cuda.threadIdx.x & 31, columns, 32):
+            place = at + e * np.int64(step) + d
+            if out[place] != out[place]:
+                total = sum_of_seen(memory, weights + e * row, along, memory, matrix + d, gap, count)
+                out[place] = total * memory[weights + e * row + SIDE] if shared else total
+
+
 _STEPS = "int, int, int32, "  # from one batch, head and position to the next
 _SIZES = "int32, int32, int32, int32, "  # queries, keys, depth, values
 _REST = "int, int, int32, int32, bool, bool, bool, int32, float32, uint32, float32"  # from m_b on
@@ -193,17 +207,20 @@ def forward(
         inverse = ONE / divisor
         if lane < 4 and i + lane < queries:
             lse[z * np.int64(queries) + i + lane] = finite(top) + log(divisor)
-        to = b * o_b + h * o_h + lane
+        to, broken = b * o_b + h * o_h + lane, False
         for e in unroll(4):
             share = cuda.shfl_sync(EVERYBODY, inverse, e)
             if i + e < queries:
                 for part in unroll(DEPTH // 32):
                     if lane + 32 * part < values:
-                        x = o[part][e]
-                        if x != x:
-                            x = sum_of_seen(memory, weights + e * ROW, 1, memory, of_v + lane + 32 * part, DEPTH + GAP,
-                                            keys)  # fmt: skip
-                        out[to + (i + e) * np.int64(o_t) + 32 * part] = x * share
+                        out[to + (i + e) * np.int64(o_t) + 32 * part] = o[part][e] * share
+                        broken = broken or o[part][e] != o[part][e]
+        if cuda.any_sync(EVERYBODY, broken):
+            if lane < 4:
+                memory[weights + lane * ROW + SIDE] = inverse
+            cuda.syncwarp()
+            mend(out, to - lane + i * np.int64(o_t), o_t, memory, weights, ROW, 1, of_v, DEPTH + GAP,
+                 min(4, queries - i), values, keys, True)  # fmt: skip
 
 
 @template
@@ -262,15 +279,17 @@ def gradients(
             for part in unroll(DEPTH // 32):
                 o[part] = add_outer(o[part], (a[0][f], a[1][f], a[2][f], a[3][f]),
                                     (memory[of_k + (j + f) * (DEPTH + GAP) + lane + 32 * part],))  # fmt: skip
+    broken = False
     for e in unroll(4):
         if own + e < queries:
             for part in unroll(DEPTH // 32):
                 if lane + 32 * part < depth:
-                    x = o[part][e]
-                    if x != x:
-                        x = sum_of_seen(memory, slopes + (own + e) * ROW, 1, memory, of_k + lane + 32 * part,
-                                        DEPTH + GAP, keys)  # fmt: skip
-                    dq[b * dq_b + h * dq_h + (own + e) * np.int64(dq_t) + lane + 32 * part] = x
+                    dq[b * dq_b + h * dq_h + (own + e) * np.int64(dq_t) + lane + 32 * part] = o[part][e]
+                    broken = broken or o[part][e] != o[part][e]
+    if broken:
+        mend(dq, b * dq_b + h * dq_h + own * np.int64(dq_t), dq_t, memory, slopes + own * ROW, ROW, 1, of_k,
+             DEPTH + GAP, min(4, queries - own), depth, keys, False)  # fmt: skip
+        broken = False
     for part in unroll(DEPTH // 32):
         o[part], w[part] = zeros(4), zeros(4)
     for i in range(0, queries, 4):
@@ -285,13 +304,13 @@ def gradients(
         if own + e < keys:
             for part in unroll(DEPTH // 32):
                 if lane + 32 * part < depth:
-                    x = o[part][e]
-                    if x != x:
-                        x = sum_of_seen(memory, slopes + own + e, ROW, memory, lane + 32 * part, DEPTH + GAP, queries)
-                    dk[b * dk_b + h * dk_h + (own + e) * np.int64(dk_t) + lane + 32 * part] = x
+                    dk[b * dk_b + h * dk_h + (own + e) * np.int64(dk_t) + lane + 32 * part] = o[part][e]
+                    broken = broken or o[part][e] != o[part][e]
                 if lane + 32 * part < values:
-                    x = w[part][e]
-                    if x != x:
-                        x = sum_of_seen(memory, weights + own + e, ROW, memory, of_g + lane + 32 * part, DEPTH + GAP,
-                                        queries)  # fmt: skip
-                    dv[b * dv_b + h * dv_h + (own + e) * np.int64(dv_t) + lane + 32 * part] = x
+                    dv[b * dv_b + h * dv_h + (own + e) * np.int64(dv_t) + lane + 32 * part] = w[part][e]
+                    broken = broken or w[part][e] != w[part][e]
+    if broken:
+        mend(dk, b * dk_b + h * dk_h + own * np.int64(dk_t), dk_t, memory, slopes + own, 1, ROW, 0, DEPTH + GAP,
+             min(4, keys - own), depth, queries, False)  # fmt: skip
+        mend(dv, b * dv_b + h * dv_h + own * np.int64(dv_t), dv_t, memory, weights + own, 1, ROW, of_g, DEPTH + GAP,
+             min(4, keys - own), values, queries, False)  # fmt: skip
