@@ -80,7 +80,8 @@ def _exam(result: Result, exam: list[TextPair], report: Report, started: float) 
     attention_svg(*translator.attention(sentence), picture)
     report.say(f"exam    {scores['exact_match']:.1%} of {len(exam)} unseen sentences exactly right, "
                f"BLEU {scores['bleu']:.1f}", "bold")
-    report.say(f"wrote   {folder.curves} (learning curves), {picture} (where it looked while translating {sentence})")
+    curves = f"{folder.curves} (learning curves), " if folder.curves.exists() else ""
+    report.say(f"wrote   {curves}{picture} (where it looked while translating {sentence})")
     report.say(f'next    microtfm translate {folder.path} "{exam[0][0]}"')
     report.say("        microtfm train --src YOUR.zh --tgt YOUR.en --out runs/mine")
     return {**scores, "curves": str(folder.curves), "attention": str(picture)}

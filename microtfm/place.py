@@ -18,7 +18,7 @@ def choose(device: str, otherwise: str = "--device cpu") -> tuple[str, str]:
         if device != "cuda":
             raise
         problem = str(error).removesuffix(". Use --device cpu")
-        raise engine.DeviceError(f"{problem}. Without a card: {otherwise} (or auto).") from None
+        raise engine.DeviceError(f"{problem}. Without a card: {otherwise}.") from None
 
 
 def say_where(device: str, why: str, tell: Callable[[str], None]) -> None:
@@ -36,11 +36,16 @@ def computing(device: str, precision: str = "float32", command: str = "") -> Ite
     """
     plain = "" if precision == "float32" else " --precision float32"
     chosen, why = choose(device, f"{command} --device cpu{plain}".lstrip())
-    if plain and chosen == "cpu":
-        raise UserError(f"--precision {precision} is a precision of cards, and this run computes on the processor "
-                        f"({why}). Use --precision float32, or --device cuda.")
+    check_precision(precision, chosen, why)
     with engine.default_device(chosen), engine.precision(precision):
         yield f"{why}, products in {precision}" if plain else why
+
+
+def check_precision(precision: str, chosen: str, why: str) -> None:
+    """UserError where a precision of cards is asked of the processor."""
+    if precision != "float32" and chosen == "cpu":
+        raise UserError(f"--precision {precision} is a precision of cards, and this computes on the processor ({why}). "
+                        "Use --precision float32, or --device cuda.")
 
 
 def note(place: str) -> None:

@@ -134,8 +134,17 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--json", type=Path, help="write JSON there instead of the table")
-    parser.add_argument("--kernels", default="", help="a pattern for the names of the kernels")
+    parser.add_argument("--kernels", default="", help="only those whose names match; they are printed, not written")
     given = parser.parse_args()
+    try:
+        re.compile(given.kernels)
+    except re.error as error:
+        parser.error(f"--kernels {given.kernels}: {error}")
+    if given.json:
+        try:
+            given.json.touch()
+        except OSError as error:
+            parser.error(f"--json {given.json}: {error.strerror}")
     os.environ["NUMBA_ENABLE_CUDASIM"] = "0"
     problem = missing()
     if problem:
@@ -144,9 +153,13 @@ def main() -> None:
     if given.json:
         given.json.write_text(json.dumps(rows), encoding="utf-8")
         return
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    if not rows:
+        sys.exit(f"cuda_compile: no kernel's name matches {given.kernels}")
+    if given.kernels:
+        print("\n".join(_table(rows)))
+        return
     RESULTS.write_text("\n".join(_table(rows)) + "\n", encoding="utf-8")
-    print(f"{len(rows) // len(ARCHITECTURES)} kernels: {RESULTS.relative_to(Path.cwd())}")
+    print(f"{len(rows) // len(ARCHITECTURES)} kernels: {RESULTS}")
 
 
 if __name__ == "__main__":

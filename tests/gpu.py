@@ -31,8 +31,9 @@ if "CUDA_HOME" not in os.environ and NVCC.exists():      # where libNVVM is, if 
     os.environ["CUDA_HOME"] = str(NVCC.resolve().parent.parent)
 ROOT = Path(__file__).parent.parent
 TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_rows.py", "tests/test_cuda_attention.py",
-         "tests/test_cuda_ops.py", "tests/test_cuda_words.py", "tests/test_cuda_limits.py")
+         "tests/test_cuda_ops.py", "tests/test_cuda_words.py", "tests/test_cuda_limits.py", "tests/test_cuda_split.py")
 TRAINING = "tests/test_cuda_train.py"
+STAGES = ("facts", "kernels", "smoke", "products", "bandwidths", "decode", "steps", "each", "tests")
 
 
 class Proof:
@@ -349,7 +350,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=420.0, help="stop beginning new stages after so long")
     parser.add_argument("--save", type=Path, default=ROOT / "tests" / "bench" / "results", help="folder of the results")
-    parser.add_argument("--only", action="append", help="only these stages")
+    parser.add_argument("--only", action="append", choices=STAGES, help="only this stage; may be repeated")
     parser.add_argument("--peer", action="append", help="of steps [default: torch and torch-compile]")
     wish = parser.parse_args()
     proof = Proof(wish.seconds)
@@ -367,6 +368,7 @@ def main() -> int:
         "each": (lambda: kernels(simulated), 30),
         "tests": (lambda: tested(proof, max(30.0, proof.left() - 5)), 40),
     }
+    assert tuple(stages) == STAGES
     for name, (work, least) in stages.items():
         if not wish.only or name in wish.only:
             proof.stage(name, work, least)
@@ -374,7 +376,7 @@ def main() -> int:
             break
     wish.save.mkdir(parents=True, exist_ok=True)
     label = "simulated" if simulated else "card"
-    file = wish.save / f"gpu-{label}-{datetime.now(UTC).strftime('%Y-%m-%d-%H%M')}.json"
+    file = wish.save / f"gpu-{label}-{datetime.now(UTC).strftime('%Y-%m-%d-%H%M%S')}.json"
     file.write_text(json.dumps({**proof.found, "failed": [f.splitlines()[0] for f in proof.failures]}, indent=1) + "\n",
                     encoding="utf-8")
     print(f"{file}: {len(proof.failures)} failures")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,10 @@ from typing import Any
 
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0")
 
-from engine.kernels.cuda import matmul, provider, tiles, words
+try:
+    from engine.kernels.cuda import card, matmul, provider, tiles, words
+except ImportError as error:
+    sys.exit(f"gpu_tiles: {error}")
 from engine.kernels.cuda.jit import Kernel, set_precision
 from engine.kernels.cuda.tiles import Tile
 
@@ -132,6 +136,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="begin no new shape after so long")
     parser.add_argument("--precision", action="append", choices=list(WRONG))
     wish = parser.parse_args()
+    problem = "a simulated card says nothing of speed" if card.simulated() else card.problem()
+    if problem:
+        sys.exit(f"gpu_tiles: {problem}")
     began, cupy, capability = time.monotonic(), provider.cupy(), provider.state().capability
     count = len(kernels())
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:

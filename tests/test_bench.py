@@ -270,6 +270,37 @@ def test_bench_prints_tables(capsys):
     assert "relu    320×64" in out and "geometric means" in out and "numpy: times ours" in out and "\x1b" not in out
 
 
+def test_a_simulated_card_is_said_to_be_one_and_does_toys(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("greenlet")
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    common = ["--device", "cuda", "--threads", "1", "--seconds", "0"]
+    assert main(["bench", "kernels", *common, "--only", "matmul", "--only", "relu", "--save", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    first = " ".join(captured.out.split("\n1 thread;")[0].split())
+    assert first.startswith("cuda: as asked for (a simulated card); products in float32; SIMULATED: these times")
+    assert "33×9×20" in captured.out and "2048" not in captured.out
+    (file,) = tmp_path.glob("kernels-cuda-simulated-*.json")
+    rows = json.loads(file.read_text(encoding="utf-8"))["kernels"]
+    assert rows and all(peer["ratio"] > 0 for row in rows for peer in row["peers"].values())
+
+
+def test_a_peer_that_cannot_use_the_card_is_refused(monkeypatch):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this PyTorch can")
+    from microtfm.bench import peer_torch
+    monkeypatch.setenv(sides.DEVICE, "cuda")
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "0")
+    with pytest.raises(UserError, match=r"cannot use the card\. Install one that is built for CUDA"):
+        peer_torch.device()
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    assert peer_torch.device().type == "cpu"
+
+
+def test_ratios_are_never_rounded_to_nothing():
+    assert [sides.significant(x) for x in (1.23456, 4.4444e-5, 123456.0)] == [1.235, 4.444e-5, 123500.0]
+
+
 def test_what_the_command_refuses(capsys, monkeypatch):
     def refused(*words):
         assert main(["bench", *words]) == 2
@@ -282,6 +313,12 @@ def test_what_the_command_refuses(capsys, monkeypatch):
     assert "--seconds" in refused("scaling", "--seconds", "-1")
     assert "--sentences 0" in refused("decode", "--sentences", "0")
     assert "PyTorch only" in refused("decode", "--peer", "jax")
+    for precision in ("bf16", "tf32x3"):
+        for command in ("step", "kernels", "decode"):
+            assert "is a precision of cards, and this computes on the processor" in refused(
+                command, "--precision", precision)
+    assert "--save" in refused("step", "--save", "/dev/null/results") and "nothing can be written there" in refused(
+        "kernels", "--save", "/dev/null/results")
     monkeypatch.setattr(sides.importlib.util, "find_spec", lambda name: None)
     assert "PyTorch is not installed here. Install it (pip install torch)" in refused("step", "--peer", "torch")
 

@@ -95,14 +95,18 @@ REFUSED = False
 assert "_embed" in provider._loaded(kernel, None, (9, 0))
 assert "_embed" in provider._loaded(kernel, None, (9, 0))
 assert [image[:4] for image in loaded] == [b"\\x7fELF"] * 2 and loaded[0] == loaded[1]
-kept = sorted(path.suffix for path in Path(sys.argv[1]).glob("cuda/*"))
+kept = sorted(path.suffix for path in Path(sys.argv[1]).glob("microtfm-cuda-*/*"))
 assert kept == [".cubin", ".ptx"], kept
 
+heard = []
+warnings.showwarning = lambda message, *_: heard.append(str(message))
+warnings.simplefilter("always")
 for damage in (lambda image: b"", lambda image: image[:300], lambda image: image[:40] + b"x" + image[41:]):
-    for file in Path(sys.argv[1]).glob("cuda/*"):
+    for file in Path(sys.argv[1]).glob("microtfm-cuda-*/*"):
         file.write_bytes(damage(file.read_bytes()))
     assert "_embed" in provider._loaded(kernel, None, (9, 0))
     assert loaded[-1][:4] == b"\\x7fELF" and assembler.usable()
+assert len(heard) == 1 and "a damaged file of compiled kernels was removed" in heard[0], heard
 
 REFUSED = True
 with warnings.catch_warnings(record=True) as heard:
@@ -135,3 +139,65 @@ def test_what_is_loaded_is_machine_code_kept_on_disk_and_ptx_where_a_driver_refu
     run = subprocess.run([sys.executable, "-c", LOADING, str(tmp_path)], cwd=ROOT, env=environment, text=True,
                          capture_output=True, timeout=300)
     assert run.returncode == 0 and run.stdout.split() == ["2", "1"], run.stderr[-3000:]
+
+
+PLACES = """
+import os, sys, tempfile, warnings
+from pathlib import Path
+from engine.kernels import disk
+from engine.kernels.cuda import assembler, embed, provider
+
+kernel, heard = embed._embed, []
+warnings.showwarning = lambda message, *_: heard.append(str(message))
+warnings.simplefilter("always")
+place = Path(sys.argv[1])
+os.environ.pop("HOME", None)
+tempfile.tempdir = str(place)
+os.path.expanduser = lambda path: path                   # a user without a home
+assert b".entry" in provider.cached_ptx(kernel, None, (9, 0)).encode() and heard == []
+assert sorted(path.suffix for path in place.glob("microtfm-*/microtfm-cuda-*/*")) == [".ptx"]
+
+full = provider.cached_ptx(kernel, None, (8, 0))
+os.environ["NUMBA_OPT"] = "0"
+provider._sources.cache_clear()
+provider.cached_ptx(kernel, None, (8, 0))
+assert len(list(place.glob("microtfm-*/microtfm-cuda-*/*.ptx"))) == 3    # another option, another file
+
+def nowhere(*_, **__):
+    raise OSError(28, "No space left on device")
+tempfile.TemporaryDirectory = nowhere
+assert provider.cached_code(kernel, None, (9, 0)) is None
+assert len(heard) == 1 and "it cannot be run" in heard[0] and "The driver assembles" in heard[0], heard
+tempfile.mkstemp = nowhere
+for capability in ((8, 6), (8, 9)):
+    assert ".entry" in provider.cached_ptx(kernel, None, capability)
+assert len(heard) == 2 and "compiled kernels cannot be kept in" in heard[1], heard
+"""
+
+
+def test_kernels_compile_without_a_home_a_disk_or_room_on_one(tmp_path):
+    problem = cuda_compile.missing()
+    if problem:
+        pytest.skip(problem)
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0"}
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "NUMBA_OPT"):
+        environment.pop(name, None)
+    run = subprocess.run([sys.executable, "-c", PLACES, str(tmp_path)], cwd=ROOT, env=environment, text=True,
+                         capture_output=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("error", ["ImportError('no such library')", "OSError('libcudart.so.13: cannot open')",
+                                   "AttributeError('module numpy has no attribute x')"])
+def test_packages_that_fail_while_they_are_imported_are_packages_that_are_missing(error, tmp_path):
+    (tmp_path / "numba_cuda").mkdir()
+    (tmp_path / "numba_cuda" / "__init__.py").write_text(f"raise {error}\n")
+    program = ("import engine; print(engine.choose_device('auto')); print(engine.Tensor([1.0]).device)\n"
+               "try: engine.Tensor([1.0], device='cuda')\nexcept engine.DeviceError as e: print(e)")
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, text=True,
+                         capture_output=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    auto, here, refused = run.stdout.splitlines()
+    assert "no card can be used (CUDA kernels need numba-cuda, which" in auto and here == "cpu"
+    assert refused.startswith("device cuda: CUDA kernels need numba-cuda") and error.split("'")[1] in refused

@@ -49,6 +49,7 @@ def source(tmp_path_factory):
     kernels = top / "engine" / "kernels"
     (kernels / "cpu").mkdir(parents=True)
     (kernels / "__init__.py").touch()
+    shutil.copy(ROOT / "engine" / "kernels" / "disk.py", kernels)
     for name in ("__init__", "cache", "helper", "jit", "launch", "native", "pool", "signals", "table", "tape", "team"):
         shutil.copy(ROOT / "engine" / "kernels" / "cpu" / f"{name}.py", kernels / "cpu")
     (kernels / "tiny.py").write_text(textwrap.dedent(KERNEL))

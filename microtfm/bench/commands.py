@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from microtfm.bench.sides import placed
-from microtfm.bench.sizes import SIZES, Name
+from microtfm.bench.sizes import SIZES, TOY, Name, Size
 from microtfm.errors import UserError
 
 app = App(name="bench", help="How fast it is, beside NumPy, PyTorch and JAX, and where the time goes.")
 SizeName = Annotated[Name, Parameter(help="Model and batch.")]
+Chosen = Annotated[Name | None,
+                   Parameter(help="Model and batch. [default: tiny; smaller than nano on a simulated card]")]
 Peers = Annotated[list[str] | None, Parameter(name="--peer", negative=(),
                                               help="Run this one too, in turns: torch, torch-compile or jax.")]
 Torch = Annotated[list[str] | None, Parameter(name="--peer", negative=(), help="Run this one too, in turns: torch.")]
@@ -27,7 +29,7 @@ Seconds = Annotated[float, Parameter(help="Measure for about so long on each sid
 
 
 @app.command
-def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None, seconds: Seconds = 5.0,
+def step(*, size: Chosen = None, peer: Peers = None, threads: Threads = None, seconds: Seconds = 5.0,
          steps: Annotated[int | None, Parameter(help="Measure so many steps on each side instead.")] = None,
          replay: Annotated[bool, Parameter(help="Record our step once and run the recording, or build its graph anew.")]
          = True,
@@ -38,14 +40,16 @@ def step(*, size: SizeName = "tiny", peer: Peers = None, threads: Threads = None
     A peer runs the same step in a process of its own, in turns with ours. Where `times ours` is 2, it takes twice our
     time: the median of the ratios of turns that followed each other.
     """
-    from microtfm.bench import report
+    from microtfm.bench import report, results
     from microtfm.bench import step as training
 
     tell, n = report.teller(), _threads(threads)
+    results.check(save)
     with placed(device, precision, tell) as place:
-        answer = place | training.measure(SIZES[size], _unique(peer), n, *_amount(seconds, steps), tell, replay)
+        chosen = _size(size, place)
+        answer = place | training.measure(chosen, _unique(peer), n, *_amount(seconds, steps), tell, replay)
         if profile:
-            training.add_profile(answer, SIZES[size], n, tell)
+            training.add_profile(answer, chosen, n, tell)
     return _show(answer, json, report.of_step, save, "step")
 
 
@@ -58,17 +62,19 @@ def kernels(*, size: Annotated[list[Name] | None, Parameter(
             seconds: Annotated[float, Parameter(help="Measure each case for so long on each side.")] = 0.05,
             device: Device = "cpu", precision: Precision = "float32", save: Save = None, json: Json = False) -> int:
     """Each kernel beside NumPy, and beside what arithmetic or memory alone would take on this machine."""
-    from microtfm.bench import kernels, report
+    from microtfm.bench import kernels, report, results
 
-    sizes = [SIZES[name] for name in _unique(size) or ["tiny", "small"]]
+    results.check(save)
     with placed(device, precision, report.teller()) as place:
-        answer = place | kernels.measure(kernels.cases(sizes, _unique(only)), _unique(peer), _threads(threads),
+        toy = "note" in place
+        sizes = [SIZES[name] for name in _unique(size) or ([] if toy else ["tiny", "small"])] or [TOY]
+        answer = place | kernels.measure(kernels.cases(sizes, _unique(only), toy), _unique(peer), _threads(threads),
                                          _amount(seconds, None)[0], report.teller())
     return _show(answer, json, report.of_kernels, save, "kernels")
 
 
 @app.command
-def decode(*, size: SizeName = "tiny",
+def decode(*, size: Chosen = None,
            sentences: Annotated[list[int] | None, Parameter(
                negative=(), help="Translate so many at once; may be repeated. [default: 1 and the size's]")] = None,
            length: Annotated[int | None, Parameter(
@@ -77,13 +83,15 @@ def decode(*, size: SizeName = "tiny",
            peer: Torch = None, threads: Threads = None, seconds: Seconds = 3.0, device: Device = "cpu",
            precision: Precision = "float32", save: Save = None, json: Json = False) -> int:
     """Greedy translation with the key/value cache, every sentence to its full length."""
-    from microtfm.bench import decoding, report
+    from microtfm.bench import decoding, report, results
 
     for flag, number in [("length", length), ("beam", beam), *(("sentences", n) for n in sentences or [])]:
         if number is not None and number < 1:
             raise UserError(f"--{flag} {number} must be 1 or more.")
-    chosen = SIZES[size].changed(length=length or SIZES[size].length)
+    results.check(save)
     with placed(device, precision, report.teller()) as place:
+        chosen = _size(size, place)
+        chosen = chosen.changed(length=length or chosen.length)
         answer = place | decoding.measure(chosen, sentences or [1, chosen.batch], beam, _unique(peer),
                                           _threads(threads), _amount(seconds, None)[0], report.teller())
     return _show(answer, json, report.of_decode, save, "decode")
@@ -99,6 +107,11 @@ def scaling(*, size: Annotated[Name, Parameter(help="The model and batch to star
 
     answer = scaling.measure(SIZES[size], _threads(threads), _amount(seconds, None)[0], report.teller())
     return _show(answer, json, report.of_scaling)
+
+
+def _size(name: Name | None, place: dict[str, str]) -> Size:
+    """The size of this name, or what is measured where none is named."""
+    return SIZES[name] if name else TOY if "note" in place else SIZES["tiny"]
 
 
 def _amount(seconds: float, steps: int | None) -> tuple[float, int | None]:
@@ -123,16 +136,14 @@ def _threads(threads: int | None) -> int:
 
 def _show(answer: dict[str, Any], as_json: bool, tables: Callable[[dict[str, Any]], list[Any]],
           save: Path | None = None, what: str = "") -> int:
-    if save is not None:
-        from microtfm.bench import results
+    from microtfm.bench import report, results
 
-        results.write(save, what, answer)
     if as_json:
         print(encoder.dumps(answer, ensure_ascii=False, indent=2))
-        return 0
-    from microtfm.bench import report
-
-    console = report.console()
-    for table in tables(answer):
-        console.print(table)
+    else:
+        console = report.console()
+        for table in [*report.of_place(answer), *tables(answer)]:
+            console.print(table)
+    if save is not None:
+        results.write(save, what, answer)
     return 0

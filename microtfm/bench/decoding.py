@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, steps_a_turn, take_turns
+from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, significant, steps_a_turn, take_turns
 from microtfm.bench.sizes import Size
 from microtfm.errors import UserError
 
@@ -39,7 +39,7 @@ def _row(sides: dict[str, Side], size: Size, sentences: int, beam: int, seconds:
     turns = take_turns(runs, seconds, LEAST)
     each = {name: _summary(turns[name], sentences, size.length) for name in sides}
     mine = each.pop("ours")
-    peers = {name: {**facts, "ratio": round(ratio(turns["ours"], turns[name]), 3)} for name, facts in each.items()}
+    peers = {name: {**facts, "ratio": significant(ratio(turns["ours"], turns[name]))} for name, facts in each.items()}
     return {"sentences": sentences, "beam": beam, **mine, "peers": peers}
 
 

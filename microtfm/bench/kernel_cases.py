@@ -92,15 +92,16 @@ def case(values: dict[str, Any]) -> Case:
 HEIGHTS = (256, 768, 1024, 2048)
 PANELS = ((64, 64), (64, 256), (128, 128), (128, 4000), (256, 1024), (512, 2048))
 BATCHED = ((256, 16, 32, 16), (256, 16, 16, 32), (512, 20, 64, 20), (512, 20, 20, 64))
+TOYS = ((33,), ((9, 20),), ((3, 5, 8, 5),))              # the same three lists, for a simulator
 DTYPES = ("float32", "float64")
 
 
-def products() -> list[Case]:
+def products(toy: bool = False) -> list[Case]:
     """Matrix products, plain and with either operand transposed, and attention's batches of small ones."""
-    forms = ("", "a.mT", "b.mT")
+    forms, (heights, panels, batched) = ("", "a.mT", "b.mT"), TOYS if toy else (HEIGHTS, PANELS, BATCHED)
     plain = [Case("matmul", (m, k, n), form, f"matmul, {dtype}", dtype)
-             for dtype in DTYPES for m in HEIGHTS for k, n in PANELS for form in forms]
-    return plain + [Case("matmul", shape, form, "matmul, batches") for shape in BATCHED for form in ("", "b.mT")]
+             for dtype in DTYPES for m in heights for k, n in panels for form in forms]
+    return plain + [Case("matmul", shape, form, "matmul, batches") for shape in batched for form in ("", "b.mT")]
 
 
 def of_size(size: Size) -> list[Case]:

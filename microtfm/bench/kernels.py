@@ -10,7 +10,7 @@ from typing import Any
 from microtfm.bench import costs, kernel_cases, limits
 from microtfm.bench.kernel_cases import Case
 from microtfm.bench.limits import share
-from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, take_turns
+from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, significant, take_turns
 from microtfm.bench.sizes import Size
 from microtfm.errors import UserError
 
@@ -23,9 +23,9 @@ GROUPS = ("matmul, float32", "matmul, float64", "matmul, batches", "linear", "el
           "random numbers", "look-up", "clip and adam", "update")
 
 
-def cases(sizes: list[Size], only: list[str]) -> list[Case]:
-    """All cases, or those whose kernel or group is named in `only`."""
-    found = kernel_cases.products() + [case for size in sizes for case in kernel_cases.of_size(size)]
+def cases(sizes: list[Size], only: list[str], toy: bool = False) -> list[Case]:
+    """All cases, or those whose kernel or group is named in `only`; toy: with products that a simulator can do."""
+    found = kernel_cases.products(toy) + [case for size in sizes for case in kernel_cases.of_size(size)]
     known = {case.kernel for case in found} | {case.group for case in found}
     for name in only:
         if name not in known:
@@ -68,7 +68,7 @@ def _row(case: Case, sides: dict[str, Side], turn: float) -> dict[str, Any]:
     return {"kernel": case.kernel, "group": case.group, "shape": list(case.shape), "form": case.form,
             "dtype": case.dtype, "ms": ms, "min_ms": min(flat(turns["ours"])), "flop": flop, "bytes": touched,
             "gflops": flop / ms / 1e6, "gb_s": touched / ms / 1e6,
-            "peers": {name: {"ms": median(flat(turns[name])), "ratio": round(ratio(turns["ours"], turns[name]), 3)}
+            "peers": {name: {"ms": median(flat(turns[name])), "ratio": significant(ratio(turns["ours"], turns[name]))}
                       for name in turns if name != "ours"}}
 
 
@@ -83,7 +83,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         members = [row["peers"] for row in rows if row["group"] == group]
         for peer in sorted({peer for peers in members for peer in peers}):
             logs = [math.log(peers[peer]["ratio"]) for peers in members if peer in peers]
-            found.setdefault(group, {})[peer] = round(math.exp(sum(logs) / len(logs)), 3)
+            found.setdefault(group, {})[peer] = significant(math.exp(sum(logs) / len(logs)))
     return found
 
 

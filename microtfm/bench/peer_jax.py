@@ -5,7 +5,12 @@ Written with jax.numpy. Parameters are named as ours: `encoder.layers.0.self_att
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
+
+from microtfm.bench.sides import on_card
+
+os.environ["JAX_PLATFORMS"] = "cuda" if on_card() else "cpu"     # before JAX is imported; it fails where there is none
 
 import jax
 import jax.numpy as jnp

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from microtfm.bench.sides import DEVICE, PRECISION
+from microtfm.bench.sides import PRECISION, on_card
 from microtfm.bench.sizes import Size
 from microtfm.bench.stepping import BETAS, CLIP, EPSILON, LEARNING_RATE, SMOOTHING, Stepper
+from microtfm.errors import UserError
 from microtfm.layers import sinusoids
 
 
@@ -22,9 +23,11 @@ def use_threads() -> None:
 
 
 def device() -> torch.device:
-    """Where the comparison takes place; without a card, the processor."""
-    wanted = os.environ.get(DEVICE, "cpu")
-    if wanted == "cuda" and torch.cuda.is_available():
+    """Where the comparison takes place. UserError where that is a card which this PyTorch cannot use."""
+    if on_card():
+        if not torch.cuda.is_available():
+            raise UserError(f"this PyTorch ({torch.__version__}) cannot use the card. Install one that is built for "
+                            "CUDA, or leave --peer out")
         torch.backends.cuda.matmul.allow_tf32 = os.environ.get(PRECISION) == "tf32"
         return torch.device("cuda")
     return torch.device("cpu")

@@ -36,6 +36,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], wor
     return Group(Text(title, style="bold"), made, Text())
 
 
+def of_place(answer: dict[str, Any]) -> list[Text]:
+    """A line on the card where all sides computed, if they did on one."""
+    if answer.get("device", "cpu") == "cpu":
+        return []
+    return [Text("; ".join(filter(None, (answer["place"], f"products in {answer['precision']}", answer.get("note")))))]
+
+
 def of_step(answer: dict[str, Any]) -> list[Group]:
     """The tables of `bench step`."""
     title = (f"{answer['size']}: {answer['params']:,} parameters, {answer['gflop']:g} GFLOP of matrix products a step, "

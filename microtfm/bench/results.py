@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -10,8 +11,19 @@ from typing import Any
 
 import engine
 from microtfm import atomic
+from microtfm.errors import UserError
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cupy-cuda13x", "cupy-cuda12x", "torch", "jax")
+
+
+def check(folder: Path | None) -> None:
+    """UserError, before anything is measured, where no file can be written into a folder. It is made if need be."""
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(f"--save {folder}: nothing can be written there ({error.strerror or error}).") from error
 
 
 def write(folder: Path, what: str, answer: dict[str, Any]) -> Path:

@@ -42,23 +42,35 @@ def placed(device: str, precision: str = "float32", tell: Callable[[str], None] 
            ) -> Iterator[dict[str, str]]:
     """Every side that is started inside computes there: "cpu", "cuda" or "auto". Yields what to say about it.
 
-    tell: told what "auto" took, and why. Raises DeviceError where the device cannot be used, before anything is
-    started.
+    tell: told what "auto" took, and why. Raises DeviceError where the device cannot be used, and UserError where the
+    precision does not go with it, before anything is started.
     """
-    from microtfm.place import choose, say_where
+    from microtfm.place import check_precision, choose, say_where
     chosen, why = choose(device)
+    check_precision(precision, chosen, why)
     if tell is not None:
         say_where(device, why, tell)
     before = {name: os.environ.get(name) for name in (DEVICE, PRECISION)}
     os.environ.update({DEVICE: chosen, PRECISION: precision})
     try:
         facts = {"device": chosen, "precision": precision, "place": why}
-        if "simulated" in why and chosen == "cuda":
-            facts["note"] = "SIMULATED: these times are those of a simulator, and say nothing of a card"
+        if chosen == "cuda" and simulated():
+            facts["note"] = ("SIMULATED: these times are those of a simulator, and say nothing of a card; peers "
+                             "compute on the processor")
         yield facts
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def simulated() -> bool:
+    """Whether a card, where one is asked for, is a simulated one."""
+    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+def on_card() -> bool:
+    """Whether a peer's process is to compute on a card."""
+    return os.environ.get(DEVICE, "cpu") == "cuda" and not simulated()
 
 
 class Side:
@@ -157,6 +169,11 @@ def steps_a_turn(step_ms: float, turn_seconds: float = 0.3) -> int:
 def ratio(ours: list[Turn], theirs: list[Turn]) -> float:
     """The median over all rounds of their median divided by ours: above 1 where we are faster."""
     return median(median(b) / median(a) for a, b in zip(ours, theirs, strict=True))
+
+
+def significant(x: float) -> float:
+    """x to four digits, which never makes it 0."""
+    return float(f"{x:.4g}")
 
 
 def flat(turns: list[Turn]) -> Turn:

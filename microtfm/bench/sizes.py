@@ -65,3 +65,4 @@ SIZES: dict[str, Size] = {size.name: size for size in (
     Size("small", 256, 4, 3, 1024, 8000, 64, 20),
     Size("base", 512, 8, 6, 2048, 16000, 16, 32),
 )}
+TOY = SIZES["nano"].changed(batch=2, length=4, layers=1)         # what a simulated card does in seconds

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from microtfm.bench import limits
-from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, steps_a_turn, take_turns
+from microtfm.bench.sides import Side, Turn, check_peers, flat, ratio, significant, steps_a_turn, take_turns
 from microtfm.bench.sizes import Size
 
 MAKERS = {"ours": "microtfm.bench.ours:OurStep", "torch": "microtfm.bench.peer_torch:TorchStep",
@@ -70,7 +70,7 @@ def compared(size: Size, sides: dict[str, Side], facts: dict[str, dict[str, Any]
         "size": size.name, **mine, "params": facts["ours"]["params"], "gflop": round(size.products() / 1e9, 3),
         "limit": {"gflops": round(median(peaks), 1), "step_ms": round(median(flat(turns["limit"])), 3),
                   "share": round(1 / ratio(turns["limit"], turns["ours"]), 3)},
-        "peers": {name: {**facts_of, "ratio": round(ratio(turns["ours"], turns[name]), 3)}
+        "peers": {name: {**facts_of, "ratio": significant(ratio(turns["ours"], turns[name]))}
                   for name, facts_of in each.items()},
     }
 

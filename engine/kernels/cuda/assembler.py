@@ -54,14 +54,18 @@ def give_up(why: str) -> None:
 
 def assembled(text: str, capability: tuple[int, int]) -> bytes | None:
     """The machine code of a PTX text for a card of this compute capability; None, with a warning, where ptxas refuses
-    it."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
-        source.write_text(text, encoding="utf-8")
-        command = [str(ptxas()), f"-arch=sm_{capability[0]}{capability[1]}", str(source), "-o", str(target)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode == 0:
-            return target.read_bytes()
+    it or cannot be run."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+            source.write_text(text, encoding="utf-8")
+            command = [str(ptxas()), f"-arch=sm_{capability[0]}{capability[1]}", str(source), "-o", str(target)]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            if run.returncode == 0:
+                return target.read_bytes()
+    except OSError as e:  # no room for temporary files, or a program that is gone
+        give_up(f"it cannot be run ({e})")
+        return None
     said = (run.stderr or run.stdout).strip().replace(str(source), "the PTX")
     give_up(f"it does not assemble what Numba compiled: {said.splitlines()[0] if said else f'exit {run.returncode}'}")
     return None

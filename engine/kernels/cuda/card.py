@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LEAST_CAPABILITY = (8, 0)  # of a card that the kernels are written for
+OLDEST_DRIVER = 12000  # the least that a driver must serve for the oldest of the CUDA packages
 SWITCH = "NUMBA_ENABLE_CUDASIM"
 
 
@@ -52,14 +53,32 @@ def ask(cupy: Any) -> State:
                  driver, built, free, total)
 
 
+ADVICE = {
+    "NoDevice": "nvidia-smi shows what there is, and CUDA_VISIBLE_DEVICES may hide it",
+    "InvalidDevice": "CUDA_VISIBLE_DEVICES may name a card that is not there; nvidia-smi shows which are",
+    "MemoryAllocation": "another process may fill its memory: nvidia-smi shows which. Or use --device cpu",
+    "SystemNotReady": "its services have not started; machines with NVSwitch need nvidia-fabricmanager",
+    "SystemDriverMismatch": "restart the machine, for the driver was updated while it was in use",
+    "CompatNotSupportedOnDevice": "a compatibility library (cuda-compat) is found first, which this card does not "
+                                  "take: remove it from LD_LIBRARY_PATH",
+}  # fmt: skip
+"""What helps where a driver is there and fails, by a word of CUDA's name for the error."""
+
+
 def _without_driver(said: str, driver: int) -> str:
-    """CUDA calls a driver that is not there an insufficient one; its version is then 0."""
-    if driver and "insufficient" in said.lower():
-        return (f"the driver is too old for these CUDA packages ({said}): install a newer driver, or "
-                'pip install "microtfm[cuda12]"')
-    if "no cuda-capable device" in said.lower() or "NoDevice" in said:
-        return f"the driver finds no card ({said}): nvidia-smi shows what there is"
-    return f"there is no NVIDIA driver that answers ({said}): install one, and see whether nvidia-smi shows the card"
+    """Why nothing is known of any card. CUDA calls a driver that is not there an insufficient one; its version is then
+    0."""
+    if not driver:
+        return (f"there is no NVIDIA driver ({said}): install one, and see whether nvidia-smi shows the card")
+    if "insufficient" in said.lower():
+        other = ' or pip install "microtfm[cuda12]"' if driver >= OLDEST_DRIVER else ""
+        return (f"the driver is too old for these CUDA packages ({said}; it serves CUDA {cuda_version(driver)}): "
+                f"install a newer driver,{other or ' 525 or newer'}")
+    if "no cuda-capable device" in said.lower():
+        said = f"cudaErrorNoDevice: {said}" if "NoDevice" not in said else said
+    advice = next((text for word, text in ADVICE.items() if word in said), "nvidia-smi shows whether it works, and a "
+                  "restart of the machine may mend it")  # fmt: skip
+    return f"the NVIDIA driver does not answer ({said}): {advice}"
 
 
 def simulated() -> bool:

@@ -5,7 +5,6 @@ code of that. CuPy loads it and launches the kernel on its own current stream, w
 there is one context, one stream and one pool, and what a test compiles offline is what runs.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -17,31 +16,42 @@ from typing import Any
 
 import numpy as np
 
+from .. import disk
 from . import CompileFailure, assembler
 from .launching import Launcher
 
 INSTALL = ('install the CUDA packages: pip install "microtfm[cuda13]" (driver 580 or newer), or "microtfm[cuda12]" '
            "(driver 525 or newer)")  # fmt: skip
-DIGEST = 32  # bytes
+NVVM = ("nvidia-nvvm", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12")  # packages that bring the compiler to PTX
+OPTIONS = ("NUMBA_OPT", "NUMBA_DEBUGINFO", "NUMBA_CUDA_DEBUGINFO_DEFAULT")  # environment variables that change PTX
 
 
 class ProviderMissing(ImportError):
     """numba-cuda or CuPy cannot be imported."""
 
 
-def _numba_cuda() -> Any:
+def _missing(what: str, error: Exception) -> ProviderMissing:
+    """The error for a package that is not there, or that fails while it is imported."""
+    said = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        return ProviderMissing(f"{what}, which cannot be imported ({said}): {INSTALL}")
+    return ProviderMissing(f"{what}, which fails while it is imported ({type(error).__name__}: {said}): mend that, or "
+                           f"{INSTALL}")
+
+
+def _numba_cuda() -> tuple[Any, Any, Any]:
     if not hasattr(np, "row_stack"):
         np.row_stack = np.vstack  # NumPy 2.5 dropped the alias, and numba-cuda's last release still reads it
     try:
         import numba_cuda  # noqa: F401
         from numba import cuda
-    except ImportError as e:
-        raise ProviderMissing(f"CUDA kernels need numba-cuda, which cannot be imported ({e}): {INSTALL}") from e
-    return cuda
+        from numba.cuda import cgutils, types
+    except Exception as e:
+        raise _missing("CUDA kernels need numba-cuda", e) from e
+    return cuda, cgutils, types
 
 
-cuda = _numba_cuda()
-from numba.cuda import cgutils, types  # noqa: E402, F401  (for intrinsics, too)
+cuda, cgutils, types = _numba_cuda()
 
 
 @cache
@@ -49,8 +59,8 @@ def cupy() -> Any:
     """CuPy. Raises ProviderMissing where it cannot be imported."""
     try:
         import cupy
-    except ImportError as e:
-        raise ProviderMissing(f"arrays on a card need CuPy, which cannot be imported ({e}): {INSTALL}") from e
+    except Exception as e:
+        raise _missing("arrays on a card need CuPy", e) from e
     return cupy
 
 
@@ -183,36 +193,35 @@ def cached_code(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> 
 
 
 def _kept(kernel: Any, facts: Any, kind: str, make: Callable[[], bytes | None]) -> bytes | None:
-    """What is made of a kernel, from the disk if it was made of the same before; a digest stands before it there, so
-    that what is damaged is made again."""
-    file = _cache() / f"{kernel.__name__}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.{kind}"
-    with contextlib.suppress(OSError):
-        kept = file.read_bytes()
-        if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
-            return kept[DIGEST:]
-    made = make()
-    if made is not None:
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(hashlib.sha256(made).digest() + made)
-            os.replace(part, file)
+    """What is made of a kernel, from the disk if it was made of the same before."""
+    folder = disk.folder(f"microtfm-cuda-{metadata.version('numba-cuda')}")
+    if folder is None:
+        return make()
+    file = folder / f"{kernel.__name__}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.{kind}"
+    made = disk.read(file)
+    if made is None:
+        made = make()
+        if made is not None:
+            disk.write(file, made)
     return made
-
-
-def _cache() -> Path:
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    return Path(given) / "cuda" if given else Path.home() / ".cache" / "microtfm" / "cuda"
 
 
 @cache
 def _sources() -> str:
-    """A digest of all that a kernel's machine code follows from."""
-    digest = hashlib.sha256(f"{metadata.version('numba-cuda')} {metadata.version('numba')} {np.__version__}".encode())
-    here = Path(__file__).parent
+    """A digest of all that a kernel's PTX follows from."""
+    versions = [metadata.version("numba-cuda"), metadata.version("numba"), np.__version__, *map(_version, NVVM)]
+    options = [os.environ.get(name) for name in OPTIONS]
+    digest, here = hashlib.sha256(repr((versions, options)).encode()), Path(__file__).parent
     for file in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def words(array: Any, p: Any) -> list[int]:
