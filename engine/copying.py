@@ -1,6 +1,7 @@
 """Copies and pickles of tensors: a leaf like it, with numbers, a record and a gradient of its own."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,12 @@ from engine.errors import GraphError
 
 
 def deepcopy(t: Tensor, memo: dict[int, Any]) -> Tensor:
-    """For `copy.deepcopy`: independent of t, and equal to it also in device, name, axes and whether it learns."""
-    _refuse_history(t, "copied deeply")
+    """For `copy.deepcopy` and `copy.copy`: independent of t, and equal to it also in device, name, axes and whether it
+    learns."""
+    _refuse_history(t, "copied")
     made = _leaf(t.read(), t.device, *_about(t))
     memo[id(t)] = made
-    made.grad = None if t.grad is None else deepcopy(t.grad, memo)
+    made.grad = copy.deepcopy(t.grad, memo)
     return made
 
 

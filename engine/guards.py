@@ -21,7 +21,7 @@ PLACES = frozenset({"argmax", "argmin", "argsort", "argtopk"})           # their
 DIVISIONS = frozenset({"floor_divide", "remainder"})                     # by zero they are not alike everywhere
 EXACT = DIVISIONS | frozenset({                                          # of whole numbers, the same bits on any device
     "add", "sub", "mul", "neg", "abs", "sign", "square", "clip", "maximum", "minimum", "where", "sum", "prod", "max",
-    "min", "cumsum", "cumprod", "sort", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
+    "min", "cumsum", "cumprod", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
     "logical_and", "logical_or", "logical_xor", "logical_not", "astype", "reshape", "transpose", "swapaxes", "moveaxis",
     "broadcast_to", "expand_dims", "squeeze", "concat", "take", "take_along_axis", "getitem", "pad", "flip", "roll",
     "repeat", "tile", "diag", "diagonal", "trace", "tril", "triu"})

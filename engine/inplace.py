@@ -89,9 +89,25 @@ def _check(rule: str, tensors: Sequence[Sequence[Tensor]], arrays: list[list[Any
     lengths = [len(many) for many in tensors]
     if len(set(lengths)) > 1:
         raise EngineError(f"update: {rule} takes lists of equal length, not of {', '.join(map(str, lengths))} tensors")
+    if len({id(t) for t in tensors[0]}) < lengths[0]:
+        raise EngineError(f"update: {rule}: a tensor stands twice among those that change")
     _check_devices(f"update: {rule}", [*(t for many in tensors for t in many), *settings.values()])
+    _check_settings(rule, lengths[0], settings)
     for i, (first, *others) in enumerate(zip(*arrays, strict=True)):
         _check_row(rule, tensors[0][i], first, others, settings)
+
+
+def _check_settings(rule: str, count: int, settings: dict[str, Any]) -> None:
+    """Numbers are single ones, and there is a weight decay for each tensor."""
+    for name in ("lr", "norm", "divisor", "step"):
+        value = settings.get(name)
+        if isinstance(value, (Tensor, np.ndarray)) and value.size != 1:
+            raise ShapeError(f"update: {rule}: {name} is a single number, not of shape {value.shape}")
+    step, decays = settings.get("step"), settings.get("weight_decay")
+    if isinstance(step, (int, float, np.number)) and not float(step) >= 1:
+        raise EngineError(f"update: {rule}: step is {step}, and steps count from 1")
+    if decays is not None and len(decays) != count:
+        raise EngineError(f"update: {rule}: {len(decays)} weight decays for {count} tensors")
 
 
 def _check_row(rule: str, t: Tensor, first: Any, others: Sequence[Any], settings: dict[str, Any]) -> None:
@@ -118,12 +134,15 @@ def _check_position(to: Tensor, shape: tuple[int, ...], at: Any) -> None:
     room = to.shape
     if not 2 <= len(shape) == len(room) <= 4 or shape[:-2] != room[:-2] or shape[-1] != room[-1]:
         raise ShapeError(f"{_writing(to, shape)}: all axes but the last but one must agree, and there are two to four")
+    if not isinstance(at, (int, np.integer, Tensor)):
+        raise DtypeError(f"{_writing(to, shape)}: `at` is a whole number or a tensor of one, not {at!r}")
     if isinstance(at, Tensor):
         if at.size != 1 or at.dtype.kind not in "iu":
-            raise ShapeError(f"{_writing(to, shape)}: `at` is a whole number, not {at.dtype} of shape {at.shape}")
-        known = at.device == "cpu" and STATE.get().recorder is None
-        at = int(at.array().item()) if known else None
-    if at is not None and not 0 <= at <= room[-2] - shape[-2]:
+            raise DtypeError(f"{_writing(to, shape)}: `at` is a whole number, not {at.dtype} of shape {at.shape}")
+        if at.device != "cpu" or STATE.get().recorder is not None:
+            return
+        at = int(at.array().item())
+    if not 0 <= at <= room[-2] - shape[-2]:
         raise IndexRangeError(f"{_writing(to, shape)} from position {at} on: that is outside its {room[-2]} positions")
 
 

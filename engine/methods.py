@@ -32,6 +32,10 @@ class Methods:
         def read(self) -> Any: ...
 
     # -- copies
+    def __copy__(self) -> Tensor:
+        """As `copy.deepcopy`: a copy that shared numbers or a gradient would change with this one."""
+        return self.__deepcopy__({})
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """A leaf like this one, with numbers and a gradient of its own. Raises GraphError where it has a history."""
         from engine.copying import deepcopy

@@ -1,6 +1,7 @@
 """Replay: record a step once for each set of shapes, then run it as a straight line of kernel calls."""
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import threading
@@ -160,6 +161,8 @@ def _told_apart(value: Any, name: str) -> Any:
     if isinstance(value, (tuple, frozenset)):
         kind = tuple if isinstance(value, tuple) else frozenset
         return type(value), kind(_told_apart(part, name) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value), tuple(_told_apart(getattr(value, f.name), name) for f in dataclasses.fields(value))
     if isinstance(value, (float, complex, np.generic)):
         return type(value), repr(value)
     try:

@@ -110,6 +110,19 @@ def test_a_gradient_that_is_rounding_alone_raises_no_alarm(f, dtype):
         gradcheck(f, [np.random.default_rng(seed).standard_normal((2, 3)).astype(dtype)])
 
 
+@pytest.mark.parametrize("factor", [-1.0, 1.01, 60.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-5])
+@pytest.mark.parametrize("f", [lambda x: engine.abs(x - 1), lambda x: engine.clip(x, 0.0, 1.0), lambda x: x * x])
+def test_a_wrong_gradient_beside_a_kink_is_found(f, scale, factor):
+    def wrong(x):
+        y = f(x) * scale
+        return (y + (factor - 1) * (y - y.detach())).sum()
+    for dtype in (np.float32, np.float64):
+        x = np.array([1.0, 0.25, 3.0, 0.5, -2.0, 0.75], dtype)
+        with pytest.raises(GradcheckError):
+            gradcheck(wrong, [x])
+
+
 @pytest.mark.parametrize("wrong", [lambda g, y, x: 1.001e-6 * g, lambda g, y, x: 1e-6 * g + 1e-4 * (g * g)])
 def test_a_gradient_that_is_small_and_wrong_is_found(wrong, monkeypatch):
     monkeypatch.setattr("engine.record.OPS", {})

@@ -30,9 +30,12 @@ def test_a_copy_has_a_gradient_of_its_own(way: str, device: str) -> None:
     x = Tensor(np.float32([1, 2]), requires_grad=True, name="x", device=device)
     x.axes = ("B",)
     engine.sum(x * x).backward()
+    assert x.grad is not None
     y = COPIES[way](x)
     assert (y.name, y.axes, y.device, y.requires_grad, y.tolist()) == ("x", ("B",), device, True, [1, 2])
     assert y.grad.tolist() == [2, 4]
+    y.grad[0] = 7
+    assert x.grad.tolist() == [2, 4]
     y.grad = None
     engine.sum(y * y * y).backward()
     y[0] = 9

@@ -159,6 +159,37 @@ def test_what_nobody_sees_does_not_leak(queries, keys, masking, broken):
         assert np.isfinite(found[0]).all()
 
 
+def test_a_nan_that_a_seen_key_makes_is_not_taken_for_a_masked_one():
+    """A weight of 0 times what falls is -0, which is not that of a masked key: its NaN stays."""
+    for more in (0, 40):
+        k = np.concatenate([np.zeros((1 + more, 1)), [[-np.inf]]]).astype(np.float32)
+        v = np.concatenate([np.ones((1 + more, 1)), [[0]]]).astype(np.float32)
+        g, q = np.ones((1, 1), np.float32), np.ones((1, 1), np.float32)
+        found, expected = (_passes(device, *(x[None, None] for x in (g, q, k, v)), None, False)
+                           for device in ("cuda", "cpu"))
+        assert np.isnan(expected[1]).all()
+        for mine, right in zip(found, expected, strict=True):
+            np.testing.assert_allclose(mine, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [3, 40])
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_what_dropout_drops_does_not_leak(keys, p):
+    g, q, k, v = inputs((1, 2), 5, keys, 4, 4)
+    v[..., -1, :], seen = np.inf, np.arange(keys) < keys - 1
+    if p == 1.0:
+        q[..., 0, :] = np.nan
+    made = []
+    for device in ("cuda", "cpu"):
+        leaves = [Tensor(x, requires_grad=True, device=device) for x in (q, k, v)]
+        engine.seed(4)
+        y = engine.scaled_dot_product_attention(*leaves, Tensor(seen, device=device), p=p)
+        made.append([x.numpy() for x in (y, *engine.grad(y, leaves, Tensor(g, device=device)))])
+    for mine, right in zip(*made, strict=True):
+        np.testing.assert_array_equal(np.isfinite(mine), np.isfinite(right))
+        np.testing.assert_allclose(mine, right, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_heads_without_features(device):
     """Every score is 0, and values still have gradients."""

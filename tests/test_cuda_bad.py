@@ -307,6 +307,10 @@ def test_limits_and_ids_are_named_alike(device):
     with pytest.raises(ShapeError, match=r"clip: low has shape \(3,\), and limits are single numbers"):
         engine.clip(x, low=x)
     assert engine.clip(x, low=Tensor(2.0, device=device), high=np.float32(6)).tolist() == [2, 5, 6]
+    with pytest.raises(engine.GraphError, match=r"clip: high requires a gradient.*use maximum or minimum"):
+        engine.clip(x, high=Tensor(np.float32(2), requires_grad=True, device=device))
+    with pytest.raises(ShapeError, match="low is NaN"):
+        engine.clip(x, low=float("nan"))
     for ids, message in ((np.array([3]), "id 3 is out of range"), (np.array([-4], np.int8), "id -4 is out of range")):
         with pytest.raises(engine.IndexRangeError, match=f"take: {message} for 3 rows"):
             engine.take(x, Tensor(ids, device=device), axis=0)

@@ -40,7 +40,15 @@ REFUSED: dict[str, tuple[type[EngineError], str, str, tuple[list[np.ndarray], ..
     "too far": (IndexRangeError, "write", "from position 1 on: that is outside its 2 positions", ([ONES], [ONES]),
                 {"at": 1}),
     "before the beginning": (IndexRangeError, "write", "from position -1 on", ([ONES], [ONES[:1]]), {"at": -1}),
-    "no position": (ShapeError, "write", "`at` is a whole number", ([ONES], [ONES[:1]]), {"at": Tensor([0.5, 1.0])}),
+    "half a position": (DtypeError, "write", "`at` is a whole number or a tensor of one, not 1.5", ([ONES], [ONES[:1]]),
+                        {"at": 1.5}),
+    "no position at all": (DtypeError, "write", "not None", ([ONES], [ONES[:1]]), {"at": None}),
+    "no step": (EngineError, "average", "step is 0, and steps count from 1", ([ONES], [ONES]),
+                {"step": 0, "window": 4.0}),
+    "too few decays": (EngineError, "sgd", "1 weight decays for 2 tensors", ([ONES, ONES], [ONES, ONES]), SGD),
+    "two rates": (ShapeError, "sgd", r"lr is a single number, not of shape \(2,\)", ([ONES], [ONES]),
+                  SGD | {"lr": Tensor([0.1, 0.2])}),
+    "no position": (DtypeError, "write", "`at` is a whole number", ([ONES], [ONES[:1]]), {"at": Tensor([0.5, 1.0])}),
 }
 
 
@@ -54,6 +62,12 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(case: str, device: str
     for made, many in zip(given, lists, strict=True):
         for t, array in zip(made, many, strict=True):
             np.testing.assert_array_equal(t.numpy(), array)
+
+
+def test_a_tensor_that_changes_twice_is_refused(device: str) -> None:
+    p, g = tensors(device, ONES, ONES)
+    with pytest.raises(EngineError, match="a tensor stands twice"):
+        engine.update("sgd", [p, p], [g, g], lr=1.0, weight_decay=[0.0, 0.0])
 
 
 def test_two_devices_are_refused() -> None:
@@ -90,6 +104,32 @@ def test_positions_in_memory_write_what_lies_inside(columns_first: bool, device:
                     cache[:, at + t] = x[:, t]
             np.testing.assert_array_equal(kept.numpy(), cache)
             x = x + 1
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, np.int64])
+def test_whole_numbers_of_any_kind_are_read_at_every_run(dtype: type, device: str) -> None:
+    with engine.default_device(device):
+        cache, mean, x = Tensor(np.zeros((6, 1), np.float32)), Tensor(np.float32([0.0])), Tensor(np.float32([1.0]))
+
+        def step(at: Tensor, norm: Tensor) -> Tensor:
+            engine.update("write", [cache], [x.reshape(1, 1)], at=at)
+            engine.update("average", [mean], [x], step=at, window=1000.0, norm=norm)
+            return at + 0
+        run = engine.replay(step)
+        for at, norm in ((1, 1.0), (3, np.nan), (5, 2.0)):
+            run(np.array(at, dtype), np.array(norm, np.float32))
+        assert cache.numpy()[:, 0].tolist() == [0, 1, 0, 1, 0, 1]
+        assert mean.item() == 1.0                        # the first step's share is 1; the second changes nothing
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16, bool])
+def test_other_numbers_are_copied_and_written_too(dtype: type, device: str) -> None:
+    a, b = tensors(device, np.zeros((3, 2), dtype), np.ones((3, 2), dtype))
+    engine.update("copy", [a], [b])
+    assert a.tolist() == b.tolist()
+    engine.update("write", [a], tensors(device, np.zeros((1, 2), dtype)), at=1)
+    assert a.numpy().sum(axis=1).tolist() == np.array([2, 0, 2], dtype).astype(dtype).tolist() or dtype is bool
+    assert not a.numpy()[1].any() and a.numpy()[0].all()
 
 
 # --- norms ----------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def write(path: Path, payload: bytes) -> None:
     """Keep it: all of it, or nothing."""
     temporary = None
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             file.write(_signed(path, payload) + payload)
@@ -105,7 +106,7 @@ def _sweep(path: Path) -> None:
 def _roots() -> Iterator[Path]:
     """The places to try, in order."""
     if config.CACHE_DIR:
-        yield Path(config.CACHE_DIR)
+        yield Path(config.CACHE_DIR).absolute()
     else:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         if os.path.isabs(home):

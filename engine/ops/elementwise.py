@@ -8,7 +8,7 @@ import numpy as np
 
 from engine import device as devices
 from engine.core import Tensor
-from engine.errors import DtypeError
+from engine.errors import DtypeError, GraphError
 from engine.record import OPS, OUT, Bool, Op, Real, fused, op
 
 TWO = "(),()->()"
@@ -125,11 +125,15 @@ def _clip_limits(params: dict[str, Any], *given: Any) -> dict[str, Any]:
 
 def _limit(name: str, value: Any) -> Any:
     """A limit as a number."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise GraphError(f"clip: {name} requires a gradient, and limits get none: use maximum or minimum")
     if isinstance(value, (Tensor, np.ndarray)):
         if value.size != 1:
             raise ValueError(f"{name} has shape {value.shape}, and limits are single numbers; for limits of every "
                              "element there are maximum and minimum")
-        return value.item()
+        value = value.item()
+    if value is not None and value != value:
+        raise ValueError(f"{name} is NaN, which limits nothing")
     return value
 
 

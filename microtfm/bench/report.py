@@ -48,7 +48,7 @@ def of_step(answer: dict[str, Any]) -> list[Group]:
     title = (f"{answer['size']}: {answer['params']:,} parameters, {answer['gflop']:g} GFLOP of matrix products a step, "
              f"{_threads(answer)}")
     rows = [_side("microtfm", answer, "1")]
-    rows += [_side(name, peer, f"{peer['ratio']:.2f}") for name, peer in answer["peers"].items()]
+    rows += [_side(name, peer, _times(peer["ratio"])) for name, peer in answer["peers"].items()]
     limit = answer["limit"]
     rows.append([f"matrix products at {limit['gflops']:.0f} GFLOP/s", f"{limit['step_ms']:.2f}", "", "", "", "", "", "",
                  f"{limit['share']:.2f}"])
@@ -61,6 +61,11 @@ def of_step(answer: dict[str, Any]) -> list[Group]:
 
 def _threads(answer: dict[str, Any]) -> str:
     return "1 thread" if answer["threads"] == 1 else f"{answer['threads']} threads"
+
+
+def _times(ratio: float) -> str:
+    """How many times ours, to two decimals; of a simulated card to a digit."""
+    return f"{ratio:.2f}" if ratio >= 0.01 else f"{ratio:.1g}"
 
 
 def _side(name: str, facts: dict[str, Any], ratio: str) -> list[str]:
@@ -93,9 +98,9 @@ def of_kernels(answer: dict[str, Any]) -> list[Group]:
         form = ", ".join(word for word in (row["form"], row["dtype"].replace("float32", "")) if word)
         cells = [row["kernel"], "×".join(map(str, row["shape"])), form, f"{row['ms'] * 1000:,.1f}",
                  f"{row['gflops']:.1f}", f"{row['gb_s']:.1f}", f"{row['of_limit']:.0%}"]
-        rows.append(cells + [f"{row['peers'][peer]['ratio']:.2f}" if peer in row["peers"] else "" for peer in peers])
+        rows.append(cells + [_times(row["peers"][peer]["ratio"]) if peer in row["peers"] else "" for peer in peers])
     beside = [f"{peer}: times ours" for peer in peers]
-    means = [[group, *(f"{found[peer]:.2f}" if peer in found else "" for peer in peers)]
+    means = [[group, *(_times(found[peer]) if peer in found else "" for peer in peers)]
              for group, found in answer["geometric_means"].items()]
     return [table(f"{_threads(answer)}; {_limits(answer['limit'])}",
                   ["kernel", "shape", "form", "µs", "GFLOP/s", "GB/s", "of limit", *beside], rows, words=3),
@@ -104,7 +109,7 @@ def of_kernels(answer: dict[str, Any]) -> list[Group]:
 
 def _worst(answer: dict[str, Any]) -> Group:
     """Of each group, the worst case among those that are not small."""
-    rows = [[group, peer, case["kernel"], "×".join(map(str, case["shape"])), case["form"], f"{case['ratio']:.2f}"]
+    rows = [[group, peer, case["kernel"], "×".join(map(str, case["shape"])), case["form"], _times(case["ratio"])]
             for group, found in answer["worst"].items() for peer, case in found.items()]
     columns = ["", "beside", "kernel", "shape", "form", "times ours"]
     return table("worst cases of 10 MFLOP or more", columns, rows, words=5)
@@ -117,7 +122,7 @@ def of_decode(answer: dict[str, Any]) -> list[Group]:
         search = f"beam {row['beam']}" if row["beam"] > 1 else "greedy"
         for name, facts in (("microtfm", row), *row["peers"].items()):
             rows.append([str(row["sentences"]), search, name, f"{facts['ms']:.2f}", f"{facts['sentences_per_s']:,.1f}",
-                         f"{facts['tokens_per_s']:,.0f}", f"{facts['ratio']:.2f}" if "ratio" in facts else "1"])
+                         f"{facts['tokens_per_s']:,.0f}", _times(facts["ratio"]) if "ratio" in facts else "1"])
     title = f"{answer['size']}, {answer['length']} tokens each, {_threads(answer)}"
     columns = ("sentences at once", "search", "", "ms", "sentences/s", "tokens/s", "times ours")
     return [table(title, columns, rows, words=3)]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import jit_disabled, tape
+from .lift import FLOATS
+from .optim import number
 
 Array = np.ndarray
 
@@ -90,7 +92,7 @@ def average(out: Sequence[Array], x: Sequence[Array], *, step: Array, window: fl
 
     step (int64) and norm (float64) have one element.
     """
-    at, length = np.asarray(step, np.int64), np.asarray(0.0 if norm is None else norm, np.float64)
+    at, length = number(step, np.int64), number(0.0 if norm is None else norm)
     for a, b in zip(out, x, strict=True):
         if not jit_disabled():
             _average(-(-a.size // BLOCK), a, tape.contiguous(b), a.size, at, length, float(window))
@@ -103,11 +105,12 @@ def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
 
     `at` is an int64 array of one element; what would lie outside is left out.
     """
+    at = number(at, np.int64)
     for a, b in zip(out, x, strict=True):
-        if jit_disabled():
-            tape.call(_write_numbers, a, b, np.asarray(at, np.int64))
+        if jit_disabled() or a.dtype not in FLOATS:
+            tape.call(_write_numbers, a, b, at)
         else:
-            _run_write(a[(None,) * (4 - a.ndim)], b[(None,) * (4 - b.ndim)], np.asarray(at, np.int64))
+            _run_write(a[(None,) * (4 - a.ndim)], b[(None,) * (4 - b.ndim)], at)
 
 
 def _run_write(out: Array, x: Array, at: Array) -> None:
@@ -130,9 +133,13 @@ def _write_numbers(out: Array, x: Array, at: Array) -> None:
         out[..., at + first : at + last, :] = x[..., first:last, :]
 
 
+def _add_numbers(out: Array, x: Array) -> None:
+    out += x
+
+
 def _all(out: Sequence[Array], x: Sequence[Array], add: bool) -> None:
     for a, b in zip(out, x, strict=True):
-        if jit_disabled():
-            np.add(a, b, out=a) if add else np.copyto(a, b)
+        if jit_disabled() or a.dtype not in FLOATS:
+            tape.call(_add_numbers if add else np.copyto, a, b)
         else:
             _take_up(-(-a.size // BLOCK), a, tape.contiguous(b), a.size, add)

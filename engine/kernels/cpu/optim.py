@@ -167,7 +167,7 @@ def global_norm(arrays: Sequence[Array], scale: Number = 1.0) -> Array:
         _square_sums(-(-count // BLOCK), many[0], table, ends, sums[done : done + count])
         done += count
     out = tape.empty((), np.float64)
-    _norm(1, sums, _number(scale), out)
+    _norm(1, sums, number(scale), out)
     return out
 
 
@@ -195,7 +195,7 @@ def adam(
     decoupled=True the parameter shrinks by lr * weight_decay (AdamW, Loshchilov & Hutter 2019), else weight_decay times
     the parameter joins the gradient.
     """
-    numbers = (_number(lr), _number(step, np.int64), _number(0.0 if norm is None else norm), _number(divisor))
+    numbers = (number(lr), number(step, np.int64), number(0.0 if norm is None else norm), number(divisor))
     settings: Sequence[Any] = (beta1, beta2, eps, clip_norm, decoupled)
     if jit_disabled():
         _adam_numpy(zip(params, grads, m, v, weight_decay, strict=True), *(n[()] for n in numbers), *settings)
@@ -224,7 +224,7 @@ def sgd(
     g = gradient (divided and clipped as by `adam`) + weight_decay * p;  velocity = momentum * velocity + g;
     p -= lr * velocity, or, with Nesterov's momentum, p -= lr * (g + momentum * velocity).
     """
-    numbers = (_number(lr), _number(0.0 if norm is None else norm), _number(divisor))
+    numbers = (number(lr), number(0.0 if norm is None else norm), number(divisor))
     settings: Sequence[Any] = (clip_norm, momentum, nesterov)
     if jit_disabled():
         slots = [None] * len(params) if velocity is None else velocity
@@ -239,7 +239,7 @@ def sgd(
 
 def count(steps: Sequence[Array], *, norm: Number | None = None) -> None:
     """Add one to every element of int64 arrays, in place, unless the norm of the gradients is not finite."""
-    finite = _number(0.0 if norm is None else norm)
+    finite = number(0.0 if norm is None else norm)
     for counter in steps:
         if jit_disabled():
             counter += bool(np.isfinite(finite))
@@ -247,14 +247,14 @@ def count(steps: Sequence[Array], *, norm: Number | None = None) -> None:
             _count(1, counter, finite)
 
 
-def _number(value: Number, dtype: Any = np.float64) -> Array:
-    """A number as the 0-d array that a kernel reads."""
+def number(value: Number, dtype: Any = np.float64) -> Array:
+    """A number as the 0-d array that a kernel reads, also where it has its value only when a recording runs."""
     if not isinstance(value, np.ndarray):
         return np.array(value, dtype)
     if value.dtype == dtype:
         return value
     out = tape.empty((), dtype)
-    tape.copy_to(out, value)
+    tape.copy_to(out, value.reshape(()))
     return out
 
 

@@ -268,6 +268,16 @@ def _run_forward(
     arrays: list[Array], kept: Array, out: Array, mask: Array | None, key: Array | None, causal: bool,
     scale: float | None, p: float,
 ) -> None:  # fmt: skip
+    """The pass for q, k, v and out. Where dropout keeps nothing, the result is 0 whatever the weights are."""
+    _launch_forward(arrays, kept, out, mask, key, causal, scale, p)
+    if p >= 1 and out.size:
+        tape.fill(out, 0)
+
+
+def _launch_forward(
+    arrays: list[Array], kept: Array, out: Array, mask: Array | None, key: Array | None, causal: bool,
+    scale: float | None, p: float,
+) -> None:  # fmt: skip
     """Run the kernel on q, k, v and out, all (B, H, ...)."""
     q, k, v, to = arrays
     if not q[..., 0].size or not out.size:

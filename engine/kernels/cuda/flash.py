@@ -171,7 +171,8 @@ def forward(
             total[e] = cuda.fma(total[e], s[e], (p[e, 0] + p[e, 1]) + (p[e, 2] + p[e, 3]))
             for c in unroll(4):
                 if dropping:
-                    p[e, c] = p[e, c] * (keep if bit(kept, 4 * e + c) else ZERO)
+                    dropped = ZERO if bit(seen, 4 * e + c) else UNSEEN
+                    p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else dropped
         for c in unroll(4):
             store4(weights, (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
         cuda.syncthreads()
@@ -252,7 +253,7 @@ def query_gradients(
                 if dropping:
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else ZERO
                 p[e, c] = exp(tile[4 * e + c] * scale - logs[e]) * (p[e, c] - own[e]) * scale
-                p[e, c] = p[e, c] if bit(seen, 4 * e + c) else UNSEEN
+                p[e, c] = p[e, c] + ZERO if bit(seen, 4 * e + c) else UNSEEN  # a 0 of what is seen is positive
         for c in unroll(4):
             store4(memory, slopes + (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
         cuda.syncthreads()
@@ -310,11 +311,13 @@ def key_gradients(
             log_sum, own = lse[i], delta[i]
             for e in unroll(4):
                 p[e, c] = exp(tile[4 * e + c] * scale - log_sum) if bit(seen, 4 * c + e) else UNSEEN
-                s[e, c], factor = p[e, c] * scale, ONE
+                grown = rise[4 * e + c]
                 if dropping:
-                    factor = keep if bit(kept, 4 * c + e) else ZERO
-                s[e, c] = s[e, c] * (rise[4 * e + c] * factor - own) if bit(seen, 4 * c + e) else UNSEEN
-                p[e, c] = p[e, c] * factor
+                    grown = grown * keep if bit(kept, 4 * c + e) else ZERO
+                s[e, c] = p[e, c] * scale * (grown - own) + ZERO if bit(seen, 4 * c + e) else UNSEEN
+                if dropping:
+                    dropped = ZERO if bit(seen, 4 * c + e) else UNSEEN
+                    p[e, c] = p[e, c] * keep if bit(kept, 4 * c + e) else dropped
         for c in unroll(4):
             store4(memory, weights + (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
             store4(memory, slopes + (tx + c) * ROW + ty, s[0, c], s[1, c], s[2, c], s[3, c])

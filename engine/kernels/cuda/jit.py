@@ -106,6 +106,8 @@ else:
     from .provider import cuda
 
 _STREAM = threading.Lock()  # simulated launches come one after the other, from whatever thread
+if SIMULATED and hasattr(os, "register_at_fork"):  # a child has the forking thread alone, and nothing under way
+    os.register_at_fork(before=_STREAM.acquire, after_in_parent=_STREAM.release, after_in_child=_STREAM.release)
 
 KERNELS: list["Kernel"] = []
 """Every kernel that has been declared: their modules must have been imported."""

@@ -138,7 +138,7 @@ def mend(out, at, step, memory, weights, row, along, matrix, gap, rows, columns,
         for d in range(cuda.threadIdx.x & 31, columns, 32):
             place = at + e * np.int64(step) + d
             if out[place] != out[place]:
-                total = sum_of_seen(memory, weights + e * row, along, memory, matrix + d, gap, count)
+                total = sum_of_seen(ZERO, memory, weights + e * row, along, memory, matrix + d, gap, count)
                 out[place] = total * memory[weights + e * row + SIDE] if shared else total
 
 
@@ -191,7 +191,8 @@ def forward(
         total = sum_of_row(p[0], p[1], p[2], p[3])
         for e in unroll(4):
             if dropping:
-                p[e] = p[e] * (keep if kept & 1 << e != 0 else ZERO)
+                dropped = ZERO if seen & 1 << e != 0 else UNSEEN
+                p[e] = p[e] * keep if kept & 1 << e != 0 else dropped
             memory[weights + e * ROW + lane] = p[e]
         cuda.syncwarp()
         for part in unroll(DEPTH // 32):
@@ -257,17 +258,19 @@ def gradients(
     s = score(zeros(4), memory, own * (DEPTH + GAP), of_k + mine, DEPTH + GAP, depth)
     rise = score(zeros(4), memory, of_g + own * (DEPTH + GAP), of_v + mine, DEPTH + GAP, values)
     for e in unroll(4):
-        grown, factor = exp(s[e] * scale - cuda.shfl_sync(EVERYBODY, log_sum, e)), ONE
+        grown = exp(s[e] * scale - cuda.shfl_sync(EVERYBODY, log_sum, e))
         p[e] = grown if seen & 1 << e != 0 else UNSEEN
+        r[e], weight = rise[e], p[e]
         if dropping:
-            factor = keep if kept & 1 << e != 0 else ZERO
-        r[e] = rise[e] * factor
-        memory[weights + (own + e) * ROW + lane] = p[e] * factor
+            dropped = ZERO if seen & 1 << e != 0 else UNSEEN
+            r[e] = rise[e] * keep if kept & 1 << e != 0 else ZERO
+            weight = p[e] * keep if kept & 1 << e != 0 else dropped
+        memory[weights + (own + e) * ROW + lane] = weight
     delta = sum_of_row(p[0] * r[0] if seen & 1 != 0 else ZERO, p[1] * r[1] if seen & 2 != 0 else ZERO,
                        p[2] * r[2] if seen & 4 != 0 else ZERO, p[3] * r[3] if seen & 8 != 0 else ZERO)  # fmt: skip
     for e in unroll(4):
         slope = p[e] * (r[e] - cuda.shfl_sync(EVERYBODY, delta, e)) * scale
-        r[e] = slope if seen & 1 << e != 0 else UNSEEN
+        r[e] = slope + ZERO if seen & 1 << e != 0 else UNSEEN  # a 0 of what is seen is positive
         memory[slopes + (own + e) * ROW + lane] = r[e]
     cuda.syncthreads()
     for part in unroll(DEPTH // 32):

@@ -142,6 +142,6 @@ def forward(
                 o = ZERO
                 for tile in range(tiles):
                     first = tile * SIDE
-                    o = o * factors[tile] + sum_of_seen(weights, first, 1, v, v_at + first * np.int64(v_t) + t, v_t,
-                                                        min(SIDE, keys - first))  # fmt: skip
+                    o = sum_of_seen(o * factors[tile], weights, first, 1, v, v_at + first * np.int64(v_t) + t, v_t,
+                                    min(SIDE, keys - first))  # fmt: skip
             out[b * o_b + h * o_h + t] = o * inverse

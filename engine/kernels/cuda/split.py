@@ -6,6 +6,9 @@ off what they add up (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 
 smaller, so only eight steps of k are theirs: these sums are added in float32, rounded to nearest (Ootomo & Yokota,
 "Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", 2022).
 
+The rest of a number below 1e-34 is so small that tensor cores see less of it, so products of such numbers are less
+exact than float32's: 6e-6 at 1e-36.
+
 What is infinite, or would be if it were rounded, has no such sum: it makes NaN, and `exact` computes that number again.
 """
 

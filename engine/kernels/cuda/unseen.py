@@ -9,7 +9,6 @@ import numpy as np
 
 from ..compiled import scalar
 from .jit import jit
-from .rows import ZERO
 
 UNSEEN = np.float32(-0.0)
 LARGEST = np.float32(np.finfo(np.float32).max)
@@ -26,9 +25,8 @@ def not_finite(a, b, c, d):
 
 
 @jit
-def sum_of_seen(weights, at, step, x, start, row, count):
-    """The sum of `count` weights times numbers, `step` and `row` apart, in ascending order."""
-    total = ZERO
+def sum_of_seen(total, weights, at, step, x, start, row, count):
+    """total and `count` weights times numbers, `step` and `row` apart, in ascending order."""
     for n in range(count):
         weight = weights[at + n * step]
         if is_seen(weight):
