@@ -128,8 +128,7 @@ def test_other_numbers_are_copied_and_written_too(dtype: type, device: str) -> N
     engine.update("copy", [a], [b])
     assert a.tolist() == b.tolist()
     engine.update("write", [a], tensors(device, np.zeros((1, 2), dtype)), at=1)
-    assert a.numpy().sum(axis=1).tolist() == np.array([2, 0, 2], dtype).astype(dtype).tolist() or dtype is bool
-    assert not a.numpy()[1].any() and a.numpy()[0].all()
+    assert a.tolist() == np.array([[1, 1], [0, 0], [1, 1]], dtype).tolist()
 
 
 # --- norms ----------------------------------------------------------------------------------------
@@ -150,8 +149,8 @@ def test_norms_of_numbers_of_all_sizes(device: str) -> None:
 def test_norms_of_gradients_that_are_not_contiguous(device: str) -> None:
     x = Tensor(np.float32([3, 100, 4, 100]), device=device)
     zero = Tensor(np.zeros(1, np.float32), device=device)
-    for many in ([x[::2]], [zero, x[::2]], [zero, x[::-2]]):
-        assert engine.global_norm(many).item() in (5.0, pytest.approx(np.hypot(100, 100)))
+    for many, norm in (([x[::2]], 5), ([zero, x[::2]], 5), ([zero, x[::-2]], 100 * 2**0.5)):
+        assert engine.global_norm(many).item() == pytest.approx(norm)
     p, q = (Tensor(np.ones((2, 2), np.float32), requires_grad=True, device=device) for _ in "ab")
     scale = Tensor(np.arange(8, dtype=np.float32).reshape(2, 4), device=device)
     engine.sum(engine.concat([p, q], axis=1) * scale).backward()

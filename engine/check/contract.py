@@ -189,7 +189,7 @@ def conditioning(pull: Pullback, xs: Arrays, g: Array, a: Arrays, rng: np.random
 
 
 def noise(pull: Pullback, xs: Arrays, cotangents: Arrays, a: Arrays, rng: np.random.Generator,
-          times: int = 2) -> list[float]:
+          times: int) -> list[float]:
     """The largest of `conditioning` for each input, over several cotangents."""
     found = [[float(np.max(m, initial=0.0)) for m in conditioning(pull, xs, np.asarray(u), a, rng, times)]
              for u in cotangents]

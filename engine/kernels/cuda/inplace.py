@@ -7,7 +7,7 @@ import numpy as np
 
 from . import plain, tape
 from .jit import cuda, kernel
-from .optim import PIECE, THREADS, arranged, fit
+from .optim import PIECE, THREADS, arranged, converted, fit
 from .ptx import divided, load4, store4
 from .rows import FLOAT32
 from .template import registers, template, unroll
@@ -78,23 +78,13 @@ def _all(out: Sequence[Array], x: Sequence[Array], adding: bool) -> None:
 def write(out: Sequence[Array], x: Sequence[Array], *, at: Array) -> None:
     """out[..., at + t, :] = x[..., t, :] for each out (..., C, K) and x (..., T, K); `at` is an int64 array of one
     element; what would lie outside is left out."""
-    at = _position(at)
+    host = isinstance(at, (int, np.generic, np.ndarray))
+    at = tape.from_numpy(np.asarray(at, np.int64)) if host else converted(at, np.int64)
     for to, source in zip(out, x, strict=True):
         if to.dtype != FLOAT32 or to.ndim > 4 or min(to.strides) < 0 or max(to.size, source.size) > 2**31 - THREADS:
             plain.write([to], [source], at=at)
         elif source.size:
             _run_write(to[(None,) * (4 - to.ndim)], source[(None,) * (4 - source.ndim)], at)
-
-
-def _position(at: Any) -> Array:
-    """A whole number as an int64 array of one element on the card."""
-    if isinstance(at, (int, np.generic, np.ndarray)):
-        return tape.from_numpy(np.asarray(at, np.int64))
-    if at.dtype == np.int64:
-        return at
-    out = tape.empty((), np.int64)
-    tape.copy_to(out, at.reshape(()))
-    return out
 
 
 def _run_write(out: Array, x: Array, at: Array) -> None:

@@ -324,11 +324,16 @@ def _number(value: Number, dtype: Any = np.float64) -> tuple[Any, Any, bool]:
     """(where it lies, its value, whether it lies in memory) for a kernel that reads a number."""
     if isinstance(value, (int, float, np.generic, np.ndarray)):
         return None, dtype(value), False
-    if value.dtype != dtype:
-        out = tape.empty((), dtype)
-        tape.copy_to(out, value)
-        value = out
-    return value, dtype(0), True
+    return converted(value, dtype), dtype(0), True
+
+
+def converted(value: Array, dtype: Any) -> Array:
+    """A number in the card's memory as an array of this dtype: itself, if it is one."""
+    if value.dtype == dtype:
+        return value
+    out = tape.empty((), dtype)
+    tape.copy_to(out, value.reshape(()))
+    return out
 
 
 def _numbers(
