@@ -37,7 +37,6 @@ from engine.arrays import (
     memory,
     move,
     named,
-    not_capturable,
     of,
     of_data,
     of_inputs,
@@ -79,7 +78,6 @@ __all__ = [
     "memory",
     "move",
     "named",
-    "not_capturable",
     "of",
     "of_data",
     "of_inputs",
@@ -125,8 +123,8 @@ def precision(name: str) -> Iterator[None]:
     """Products of float32 matrices inside are computed in "float32", "tf32x3", "tf32" or "bf16", where the device can.
 
     The others are for cards, for their tensor cores. tf32 and bf16 round the factors to 10 and 7 bits of mantissa, sum
-    in float32 and are several times as fast. tf32x3 makes three products of TF32 for one and is as exact as float32,
-    where no number is below 1e-34.
+    in float32 and are several times as fast. tf32x3 makes three products of TF32 for one and is about as exact as
+    float32, where no number is below 1e-34: a sum of eight products has up to twice its error, one of 700 half of it.
     Tensors, and what learns, stay float32. On the CPU everything is float32. Raises DeviceError.
     """
     from engine.kernels.cuda import precision as chosen

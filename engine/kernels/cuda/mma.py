@@ -28,6 +28,21 @@ def _pack_bf16_twin(low, high):
     return np.int64(rounded(low) | (rounded(high) << 16)).astype(np.int32)
 
 
+def _summed(products, sums):
+    """Sums over the middle axis, and with `sums`, as tensor cores make them: what is below half a unit of the largest
+    is cut off before, and what float32 has no room for afterwards (Fasi et al., "Numerical behavior of NVIDIA tensor
+    cores", 2021, §4; the number of further bits differs from card to card)."""
+    every = np.concatenate([products, sums], axis=1)
+    total = _cut_off(every, np.abs(every).max(axis=1, keepdims=True), 25).sum(axis=1)
+    return _cut_off(total, total, 24).astype(np.float32)
+
+
+def _cut_off(x, largest, bits):
+    """x without what lies below so many bits, counted from the first of `largest`."""
+    unit = np.ldexp(1.0, np.frexp(largest)[1] - bits)
+    return np.trunc(x / unit) * unit
+
+
 def _mma_twin(depth, rows_of, columns_of):
     """The twin of an mma whose a operand i holds (row, column, number) by `rows_of`, and b alike by `columns_of`."""
 
@@ -42,7 +57,7 @@ def _mma_twin(depth, rows_of, columns_of):
                 right[row, column] = number
         for i in range(4):
             sums[g + 8 * (i >> 1), 2 * t + (i & 1)] = c[i]
-        sums = (sums + left @ right).astype(np.float32)
+        sums = _summed(left[:, :, None] * right[None], sums[:, None])
         return tuple(sums[g + 8 * (i >> 1), 2 * t + (i & 1)] for i in range(4))
 
     return twin

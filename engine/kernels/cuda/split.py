@@ -1,4 +1,4 @@
-"""A float32 as the sum of two numbers of TF32, so that tensor cores make products as exact as float32's.
+"""A float32 as the sum of two numbers of TF32, so that tensor cores make products about as exact as float32's.
 
 Rounded to the 11 bits of TF32, a number leaves a rest of 12 bits at most. Of the four products of two such sums the one
 of the rests is below the last bit of a float32 and is left out; three are left ("3xTF32" in CUTLASS). Tensor cores cut
