@@ -1,12 +1,13 @@
 """What a card cannot do is not asked of it: grids, shared memory, sizes, empty operands, what is misaligned."""
 import itertools
+import math
 
 import numpy as np
 import pytest
 from simulated import call, check, meaning, numbers, on_card
 
 from engine.kernels import cuda
-from engine.kernels.cuda import matmul, tiles
+from engine.kernels.cuda import matmul, tape, tiles
 from engine.kernels.cuda.precision import PRECISIONS, set_precision
 
 
@@ -34,9 +35,36 @@ def test_layers_whose_weights_lie_differently(turned, precision):
 
 def test_more_products_than_a_grid_has_blocks_are_several_launches(monkeypatch):
     monkeypatch.setattr(matmul, "MANY", 3)
-    for a, b in [((7, 2, 3), (7, 3, 4)), ((2, 4, 2, 3), (4, 3, 2)), ((1, 2, 3), (7, 3, 4)), ((7, 2, 3), (3, 4))]:
+    for a, b in [((7, 2, 3), (7, 3, 4)), ((2, 4, 2, 3), (4, 3, 2)), ((1, 2, 3), (7, 3, 4)), ((7, 2, 3), (3, 4)),
+                 ((2, 1, 2, 3), (5, 3, 4)), ((3, 2, 2, 2, 3), (3, 2, 2, 3, 4))]:
         check("matmul", numbers(*a), numbers(*b), terms=3)
     check("matmul", numbers(7, 3, 2).transpose(0, 2, 1), numbers(3, 4), terms=3)
+
+
+def test_products_of_many_axes_copy_no_matrix_that_they_share(monkeypatch, precision):
+    """Of what is broadcast, copies would be larger than 32 bits count."""
+    made = []
+    monkeypatch.setattr(tape, "empty", lambda shape, dtype, make=tape.empty: made.append(math.prod(shape)
+                        if isinstance(shape, tuple) else shape) or make(shape, dtype))
+    cases = [((3, 4, 2, 5, 6), (6, 7)), ((2, 1, 3, 2, 6), (1, 4, 1, 6, 7)), ((3, 1, 1, 40, 6), (1, 5, 4, 6, 2)),
+             ((2, 3, 1, 2, 6), (2, 3, 4, 6, 7)), ((1, 1, 1, 2, 6), (2, 1, 3, 6, 7)), ((2, 2, 3, 6), (6, 7))]
+    for a, b in cases:
+        for x, y in ((numbers(*a), numbers(*b)), (numbers(*a[::-1]).T, numbers(*b[::-1]).T)):
+            made.clear()
+            _close(call("matmul", x, y).get(), meaning("matmul", x, y))
+            result = math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * b[-1]
+            assert max(made) <= max(result, 2 * (x.size + y.size), 4 * max(x.size, y.size))
+
+
+def test_words_of_short_rows_that_32_bits_do_not_count_are_not_made():
+    def fit(m, depth, n, batch=(1, 1), steps=(0, 0)):
+        work = matmul.Work(None, 1, 1, [matmul.Piece(None, 1, 1, n)], depth, steps, (0, 0), False, False)
+        return matmul._words_fit(work, m, n, matmul.SIDE, batch)
+    assert fit(500_000_000, 1, 3) and not fit(600_000_000, 1, 3) and not fit(4, 512, 2**24)
+    assert fit(2**20, 8, 8, (2**9, 1)) and not fit(2**20, 8, 8, (2**9, 1), (2**23, 0))
+    deep = [matmul.Piece(None, 1, 1, 1)] * 3
+    assert not matmul._words_fit(matmul.Work(None, 1, 1, deep, 1, (0, 0), (0, 0), False, False), 179_000_000, 4,
+                                 matmul.DEEP, (1, 1))
 
 
 def test_a_grid_that_no_card_takes_is_refused():
@@ -78,3 +106,9 @@ def test_empty_operands(rows, inputs, outputs, precision):
 
 def test_a_product_with_more_elements_than_32_bits_count_is_left_to_its_meaning():
     assert cuda.kernel("matmul")(on_card(numbers(50_000, 1)), on_card(numbers(1, 50_000))) is NotImplemented
+
+
+def test_a_mask_over_no_keys_is_not_read():
+    q, k, v = numbers(1, 2, 3, 4), numbers(1, 2, 0, 4), numbers(1, 2, 0, 4)
+    for shape in ((3, 0), (1, 1, 3, 0), (1, 1, 1, 0)):
+        check("scaled_dot_product_attention", q, k, v, np.ones(shape, bool))

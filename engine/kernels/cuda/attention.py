@@ -282,6 +282,7 @@ def _launch_forward(
     q, k, v, to = arrays
     if not q[..., 0].size or not out.size:
         return
+    mask = mask if k.shape[2] else None  # of no keys it says nothing
     sizes, rest, depth = _common(arrays, mask, causal, scale, p)
     steps, lse, bits = [step for x in arrays for step in _steps(x)], kept[out.size :], key if p else None
     if k.shape[2] <= SHORT:

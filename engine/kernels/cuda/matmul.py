@@ -71,6 +71,8 @@ def launch(
     columns = (n,) if mode == DEEP else tuple(piece.width for piece in pieces)
     exact, work = precision(), _work(a, a_i, a_k, pieces, depth, mode, steps[:2], steps[2:])
     parts = _parts(pieces, depth, sum(columns), mode)
+    if exact == "bf16" and not _words_fit(work, m, n if mode == DEEP else sum(columns), mode, batch):
+        exact = "float32"
     if exact == "bf16":
         work = _in_words(work, m, n, mode, batch)
     elif exact != "float32":
@@ -124,6 +126,15 @@ def _work(a: Array, a_i: int, a_k: int, pieces: list[Piece], depth: int, mode: i
     return Work(a, a_i, a_k, pieces, depth, steps_a, steps_b, wide_a, wide_b and (even or mode != GRADIENT))
 
 
+def _words_fit(work: Work, m: int, n: int, mode: int, batch: tuple[int, int]) -> bool:
+    """Whether 32 bits count the words of both operands, whose rows begin at every fourth."""
+    lengths = [piece.width for piece in work.pieces] if mode == DEEP else [work.depth]
+    length = sum(map(words.words_of, lengths))
+    both = ((m, work.steps_a), (n, work.steps_b))
+    return all(math.prod(k for k, step in zip(batch, steps, strict=True) if step) * rows * length <= MOST
+               for rows, steps in both)  # fmt: skip
+
+
 def _in_words(work: Work, m: int, n: int, mode: int, batch: tuple[int, int]) -> Work:
     """The same, both operands rounded to bfloat16: rows of words, two neighbours along k in each."""
     if mode == DEEP:
@@ -175,24 +186,36 @@ def matmul(a: Array, b: Array) -> Array:
         if c.size:
             tape.fill(c, 0)
         return c
-    if b.ndim == 2 and many > MANY:
+    if b.ndim == 2 and (many > MANY or len(batch) > 2):
         a = tape.contiguous(a)
     if b.ndim == 2 and a.ndim > 2 and (rows := as_rows(a)) is not None:
         a, m, batch = rows, rows.shape[0], ()
-    elif many > MANY:
-        a, b, parts = *(_two_axes(x, batch)[0] for x in (a, b)), c.reshape(many, m, n)
-        for i in range(0, many, MANY):
-            _multiply(a[i : i + MANY], b[i : i + MANY], parts[i : i + MANY], m, n, depth, (min(MANY, many - i),))
-        return c
-    _multiply(a, b, c, m, n, depth, batch)
+    _products(a, b, c, m, n, depth, batch)
     return c
 
 
+def _products(a: Array, b: Array, c: Array, m: int, n: int, depth: int, batch: tuple[int, ...]) -> None:
+    """c = a b for a batch of any number of axes, by as many launches as it takes. What is the same along an axis lies
+    in memory once, where the kernels' two axes of a batch are enough."""
+    if len(batch) > 2 and (several := _merged(a, b, batch)) is not None:
+        a, b, batch = *several, (math.prod(batch),)
+        c = c.reshape(*batch, m, n)
+    if len(batch) <= 2 and math.prod(batch) <= MANY:
+        _multiply(a, b, c, m, n, depth, batch)
+        return
+    at_once = max(1, MANY // math.prod(batch[1:])) if len(batch) <= 2 else 1
+    for i in range(0, batch[0], at_once):
+        some = slice(i, min(batch[0], i + at_once))
+        left, right = (x[some] if x.ndim == c.ndim and x.shape[0] > 1 else x for x in (a, b))
+        to, rest = c[some], (some.stop - i, *batch[1:])
+        if at_once == 1:
+            left, right = (x[0] if x.ndim == c.ndim else x for x in (left, right))
+            to, rest = to[0], rest[1:]
+        _products(left, right, to, m, n, depth, rest)
+
+
 def _multiply(a: Array, b: Array, c: Array, m: int, n: int, depth: int, batch: tuple[int, ...]) -> None:
-    """c = a b for a batch of at most MANY products, by one launch."""
-    if len(batch) > 2:
-        a, b = (_two_axes(x, batch) for x in (a, b))
-        batch = (1, math.prod(batch))
+    """c = a b for a batch of at most two axes and MANY products, by one launch."""
     outer, inner = (1,) * (2 - len(batch)) + batch
     (*steps_a, a_i, a_k), (*steps_b, b_k, b_j) = _strides(a), _strides(b)
     cutting = a_i == 1 and a_k != 1 and outer * inner == 1
@@ -218,14 +241,24 @@ def plain(x: Array) -> Array:
     return x if fits else tape.contiguous(x)
 
 
-def _two_axes(x: Array, batch: tuple[int, ...]) -> Array:
-    """A batch of any number of axes as one of two."""
-    shape = batch + x.shape[-2:]
+def _merged(a: Array, b: Array, batch: tuple[int, ...]) -> list[Array] | None:
+    """Both operands with one axis for a batch of several, of size 1 or its own; None where they would grow by that to
+    more than twice what they are together."""
+    shapes = [(1 if math.prod(x.shape[:-2]) == 1 else math.prod(batch), *x.shape[-2:]) for x in (a, b)]
+    sizes = [math.prod(shape) for shape in shapes]
+    if sum(sizes) > 2 * (a.size + b.size) or max(sizes) > MOST:
+        return None
+    return [x.reshape(shape) if shape[0] == 1 else _filled(x, (*batch, *shape[1:])).reshape(shape)
+            for x, shape in zip((a, b), shapes, strict=True)]  # fmt: skip
+
+
+def _filled(x: Array, shape: tuple[int, ...]) -> Array:
+    """x broadcast to a shape and contiguous: itself, if it is both."""
     if x.shape == shape and x.flags.c_contiguous:
-        return x.reshape(1, -1, *shape[-2:])
+        return x
     out = tape.empty(shape, x.dtype)
     tape.copy_to(out, x)
-    return out.reshape(1, -1, *shape[-2:])
+    return out
 
 
 def _strides(x: Array) -> list[int]:

@@ -259,7 +259,7 @@ def product(
                 b_j = chosen(piece, b1_j, b2_j, b3_j)
             at_a = np.int32(a_from + (i0 + row_a) * a_i + (first_k + k_a) * a_k)
             at_b = np.int32(b_from + (j0 + row_b) * b_j + (first_k + k_b) * b_k)
-            whole = np.int32(begin + (end - first_k) // DEPTH if quick else 0)  # as far as all of a step is there
+            whole = np.int32(min(steps, begin + (end - first_k) // DEPTH) if quick else 0)  # so far all is there
         if ahead < whole:
             WHOLE_A(left, next_stage * (DEPTH * (ROWS + 4)) + put_a, a, at_a, a_i, a_k, together_a)
             WHOLE_B(right, next_stage * (DEPTH * (COLUMNS + 4)) + put_b, b, at_b, b_j, b_k, together_b)

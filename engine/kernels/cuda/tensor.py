@@ -8,7 +8,7 @@ step of words ROWS + 8 (COLUMNS + 8) behind the last; in either case the lanes o
 in different banks. A warp makes TALL × WIDE products of 16 × 8, of eight words at a time, while it reads the next
 eight, also those of the next step.
 
-SPLIT: not one product of TF32 but three, whose sum is as exact as float32 is (`split.py`).
+SPLIT: not one product of TF32 but three, whose sum is about as exact as float32 is (`split.py`).
 
 Tensor cores do not look at the last 13 bits of a float32 as TF32. To cut them off would make every number smaller, by
 half a unit of TF32 on average; so each is made larger before by what that is on average for numbers of all mantissas.
@@ -134,7 +134,7 @@ def tensor_product(
 
     LEFT and RIGHT: words of a step; A_ROW, A_K, B_ROW and B_K: from one row and one k to the next in shared memory.
     """
-    memory = cuda.shared.array(0, np.int32)
+    memory = cuda.shared.array(0, np.int32, 16)
     t, z = cuda.threadIdx.x, cuda.blockIdx.z
     i0, j0, piece, before, width, total = block_of(m, n1, n2, n3, a_i == 1, ROWS, COLUMNS, mode == DEEP)
     first_k, last_k, steps = part_of(depth, chunk, DEPTH)
@@ -179,7 +179,7 @@ def tensor_product(
                 b_j = chosen(piece, b1_j, b2_j, b3_j)
             at_a = np.int32(a_from + (i0 + row_a) * a_i + (first_k + k_a) * a_k)
             at_b = np.int32(b_from + (j0 + row_b) * b_j + (first_k + k_b) * b_k)
-            whole = np.int32(begin + (end - first_k) // DEPTH if quick else 0)  # as far as all of a step is there
+            whole = np.int32(min(steps, begin + (end - first_k) // DEPTH) if quick else 0)  # so far all is there
         if ahead < whole:
             WHOLE_A(memory, next_stage * LEFT + put_a, a, at_a, a_i, a_k)
             WHOLE_B(memory, next_stage * RIGHT + put_b, b, at_b, b_j, b_k)
