@@ -39,7 +39,9 @@ def array_of(data: Any, dtype: Any, device: str | None) -> Any:
         raise DeviceError("a list of arrays on a card does not become a tensor by itself: engine.stack joins them")
     place = of_data(data)
     if place == "cuda":
+        from engine.kernels.cuda import tape
         with on_card():
+            data = tape.adopted(data)
             array = data.astype(dtype or data.dtype, order="C", copy=True)
         array = move(array, device or place)
     else:
@@ -179,14 +181,22 @@ def beside(array: Any, value: Any) -> Any:
 
 
 def beside_in(array: Any, index: Any) -> Any:
-    """An index whose arrays are on the device of the array that it is for."""
+    """An index whose arrays are on the device of the array that it is for; on a card, truth values become the places
+    that they pick, for which it would have to wait."""
     if of(array) == "cpu":
         return index_on_host(index)
-    if isinstance(index, tuple):
-        return tuple(beside_in(array, i) for i in index)
-    if isinstance(index, np.ndarray):
-        return move(index, "cuda") if index.ndim else index.item()
-    return index
+    parts = [p for i in (index if isinstance(index, tuple) else (index,)) for p in _places(i)]
+    moved = [move(p, "cuda") if isinstance(p, np.ndarray) else p for p in parts]
+    return tuple(moved) if isinstance(index, tuple) or len(moved) != 1 else moved[0]
+
+
+def _places(index: Any) -> Sequence[Any]:
+    """A part of an index without truth values, if it is on the host; more than one where those have several axes."""
+    if not isinstance(index, np.ndarray):
+        return (index,)
+    if not index.ndim:
+        return (index.item(),)
+    return np.nonzero(index) if index.dtype == np.bool_ else (index,)
 
 
 def index_on_host(index: Any) -> Any:
@@ -217,7 +227,7 @@ def add_at(out: Any, index: Any, values: Any) -> None:
         return
     total = host(out)
     np.add.at(total, index_on_host(index), host(values))
-    out.set(total)
+    load(out, total)
 
 
 def erf(x: Any) -> Any:
@@ -233,7 +243,8 @@ def load(buffer: Any, array: Any) -> None:
     elif of(buffer) == "cpu":
         buffer[...] = array.get()
     else:
-        buffer.set(np.asarray(array, order="C"))
+        from engine.kernels.cuda import tape
+        tape.send(buffer, array)
 
 
 def empty(shape: Any, dtype: Any, device: str) -> Any:
@@ -271,12 +282,6 @@ def graph(steps: Sequence[Any]) -> Any:
     """Steps of a recording on a card as one thing to run."""
     from engine.kernels.cuda.graph import Graph
     return Graph(steps)
-
-
-def not_capturable() -> Any:
-    """What a graph raises that cannot be captured; nothing of the kind on the CPU."""
-    from engine.kernels.cuda import NotCapturable
-    return NotCapturable
 
 
 def empty_on_tape(shape: Any, dtype: Any, beside: Sequence[Any]) -> Any:

@@ -119,7 +119,10 @@ class Replay:
         memory = self._memory.get(plan.device)
         if memory is None or plan.memory is not memory or len(memory) < plan.size:
             if memory is None or len(memory) < plan.size:
-                self._memory[plan.device] = None         # what no plan needs any longer is free first
+                self._memory[plan.device] = None         # the old one is free before the new one is asked for
+                for other in self._plans.values():
+                    if other.device == plan.device:
+                        other.unbind()
                 memory = self._memory[plan.device] = device.memory(plan.size, plan.device)
             plan.bind(memory)
         keys = plan.recorder.keys

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -70,6 +72,7 @@ class Program:
         self._forget()
         self.size: int                                   # bytes of memory that `bind` wants
         self.memory: Any = None
+        self.segments: list[Any] = []
 
     def _guarded(self) -> Guards:
         """The checks, which a card cannot make."""
@@ -127,10 +130,14 @@ class Program:
         assert self.memory is not None
         return place.within(self.memory, self.offsets[place.buffer])
 
+    def unbind(self) -> None:
+        """Let go of the memory, and of all that was made for it."""
+        self.memory, self.segments = None, []
+
     def bind(self, memory: Any) -> None:
         """Work in this memory from now on: at least `size` bytes from the beginning of a cache line on."""
         self.memory = memory
-        self.segments: list[Any] = []
+        self.segments = []
         launches: list[Launch] = []
         if self.device == "cuda":
             self.segments.append(device.graph([_mapped(step, self.array) for step, _ in self._launched()]))
@@ -171,44 +178,52 @@ class Program:
             self.segments.append(Table(launches))
 
     def run(self) -> None:
-        """Everything once, in order, on what the input buffers and the keys hold now."""
-        with np.errstate(all="ignore"):
+        """Everything once, in order, on what the input buffers and the keys hold now. Raises DeviceError."""
+        with self._changing(), np.errstate(all="ignore"):
             for segment in self.segments:
                 if isinstance(segment, Call):
                     segment.function(*segment.arrays)
                 else:
-                    self._run(segment.run)
+                    segment.run()
         self._finish()
 
     def run_timed(self) -> list[tuple[Label, float]]:
         """Like `run`: the seconds that each step took, with the op that it serves."""
         taken: list[float] = []
-        with np.errstate(all="ignore"):
+        with self._changing(), np.errstate(all="ignore"):
             for segment in self.segments:
                 if isinstance(segment, Call):
                     start = time.perf_counter()
                     segment.function(*segment.arrays)
                     taken.append(time.perf_counter() - start)
                 else:
-                    taken += (self._run(segment.run_timed) / 1e9).tolist()
+                    taken += (segment.run_timed() / 1e9).tolist()
         self._finish()
         return list(zip([label for _, label in self._launched()], taken, strict=True))
 
-    def _run(self, segment: Callable[[], Any]) -> Any:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Inside the step runs, all of it or a part; what it changes in place is another value afterwards."""
         try:
-            return segment()
-        except device.not_capturable() as e:
-            label = self._launched()[e.step][1]
-            raise GraphError(f"{label} cannot be part of a CUDA graph ({e}): a step that is replayed on a card may not "
-                             "wait for numbers. Run it without engine.replay, or compute this outside the step.") from e
+            yield
+        except MemoryError as e:
+            device.short_of_memory(e, self.device)
+        finally:
+            for owner in self.recorder.owners.values():
+                owner.version += 1
+                owner.digest = None
 
     def _finish(self) -> None:
-        """Say what was changed in place, and hand out the gradients."""
-        for owner in self.recorder.owners.values():
-            owner.version += 1
-            owner.digest = None
+        """Hand out the gradients, and say once what no graph of a card could hold."""
         for leaf, gradient in zip(self.leaves, self._gradients, strict=True):
             leaf.grad = gradient
+        if self.device == "cuda" and self.segments[0].alone:
+            labels, alone = self._launched(), self.segments[0].alone
+            first = min(alone)
+            others = f" and {len(alone) - 1} more operations" if len(alone) > 1 else ""
+            warnings.warn(f"{labels[first][1]}{others} cannot be part of a CUDA graph ({alone[first]}): when replayed, "
+                          "this runs by itself between two graphs, which is slower.", RuntimeWarning, stacklevel=4)
+            alone.clear()
 
     def clear_gradients(self) -> None:
         """After a run that was refused or broken off, no leaf has a gradient."""

@@ -31,7 +31,8 @@ if "CUDA_HOME" not in os.environ and NVCC.exists():      # where libNVVM is, if 
     os.environ["CUDA_HOME"] = str(NVCC.resolve().parent.parent)
 ROOT = Path(__file__).parent.parent
 TESTS = ("tests/test_cuda_kernels.py", "tests/test_cuda_rows.py", "tests/test_cuda_attention.py",
-         "tests/test_cuda_ops.py", "tests/test_cuda_words.py", "tests/test_cuda_limits.py", "tests/test_cuda_split.py")
+         "tests/test_cuda_ops.py", "tests/test_cuda_words.py", "tests/test_cuda_limits.py", "tests/test_cuda_split.py",
+         "tests/test_cuda_replay.py")
 TRAINING = "tests/test_cuda_train.py"
 STAGES = ("facts", "kernels", "smoke", "products", "bandwidths", "decode", "steps", "each", "tests")
 

@@ -13,9 +13,15 @@ import engine
 from engine import OPS, GraphError, IndexRangeError, Op, Real, Tensor, default_device, grad
 from engine.check import Call, calls, differentiable
 from engine.kernels.cpu import jit_disabled
+from microtfm.learner import Learner
+from microtfm.optim import Adam
+from microtfm.recurrent import Recurrent
+from microtfm.settings import ModelSettings, TrainSettings
+from tests.test_learner import batch
 
 pytest.importorskip("greenlet")
-pytestmark = pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
+pytestmark = [pytest.mark.skipif(jit_disabled(), reason="nothing is recorded"),
+              pytest.mark.filterwarnings("ignore:.*cannot be part of a CUDA graph:RuntimeWarning")]  # on a real card
 
 TABLE = np.arange(10, dtype=np.float32).reshape(5, 2)
 
@@ -65,6 +71,38 @@ def test_the_gradient_of_a_norm_is_that_of_the_processor(ord: float, x: Any) -> 
             slope = engine.replay(lambda z: grad(engine.norm(p, ord=ord) * z, [p])[0])   # noqa: B023
             found.append([slope(2.0).numpy() for _ in range(3)])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
+def test_a_recurrent_step_of_more_positions_than_an_array_library_joins_by_itself() -> None:
+    """CuPy sends the addresses of more than eight arrays to the card, which no graph can hold."""
+    said = []
+    for replay in (False, True):
+        engine.seed(3)
+        model = Recurrent(ModelSettings(kind="rnn", d_model=8, layers=1, dropout=0.1, tie="none"), 40, 50)
+        learn = Learner(model, Adam(model.named_parameters(), 1e-3), TrainSettings(), replay)
+        said.append([learn([batch(3, 12, seed)], 1e-3, 30) for seed in range(3)])
+        steps = [step for plan in learn._learn.plans() for step in plan.steps] if replay else []
+        assert not any(_runs(step) is OPS["concat"] for step in steps)
+    assert steps and said[0] == said[1]
+
+
+@pytest.mark.parametrize("index", [
+    np.array([2, 0, 2]), (np.array([[1], [0]]), ..., None), np.arange(4) % 2 == 0, np.eye(4, 3, dtype=bool),
+    (np.array([True, False, False, True]), np.array([1, 2])), (..., np.array([False, True, True])), np.array(1),
+    (np.array([True, False, False, True]), slice(None), None), [3, 1]], ids=repr)
+def test_constant_indices_lie_on_the_card_with_the_step(index: Any) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    look = engine.replay(lambda x: x[index] * 2)
+    for n in range(3):
+        np.testing.assert_array_equal(look(x + n).numpy(), (x + n)[index] * 2)
+    for step in next(iter(look.plans())).steps:
+        parts = step.function.args[1]["index"] if _runs(step) is OPS["getitem"] else ()
+        assert not any(isinstance(part, np.ndarray) for part in (parts if isinstance(parts, tuple) else (parts,)))
+
+
+def _runs(step: Any) -> Op | None:
+    """The op whose meaning a step of a recording runs, if it is one."""
+    return next((a for a in getattr(getattr(step, "function", None), "args", ()) if isinstance(a, Op)), None)
 
 
 # --- ids of the engine's own ----------------------------------------------------------------------

@@ -7,6 +7,7 @@ from simulated import KEY, call, check, close, meaning, numbers, on_card
 from engine.kernels import cuda
 from engine.kernels.cpu import optim
 from engine.kernels.cuda import index
+from engine.kernels.cuda.optim import PIECE
 from engine.kernels.cuda.simulator import order
 from engine.random import uniform_array
 
@@ -176,6 +177,24 @@ def test_optim_sgd_and_the_others():
     cuda.kernel("write")([table], [on_card(row)], at=on_card(np.array(4)))
     assert counter.get().tolist() == [4, 5]
     np.testing.assert_array_equal(table.get()[:, 4:], row)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])          # float64 has no kernel
+def test_optim_average_is_that_of_the_last_tenth(dtype):
+    sizes = [(3, 5), (), (2, 2048), (0, 3), (PIECE + 5,), (1,)]
+    means, new = ([numbers(*shape, seed=seed).astype(dtype) for shape in sizes] for seed in range(2))
+    here, exact = [on_card(x) for x in means], [x.astype(np.float64) for x in means]
+    steps = (on_card(np.array(1)), 1.0), (2, 1 / 1.1), (np.array([11]), 0.5), (on_card(np.array(1001)), 1 / 50)
+    for step, share in steps:
+        cuda.kernel("average")(here, [on_card(x) for x in new], step=step, window=50.0, norm=on_card(np.array(2.0)))
+        exact = [m + (x - m) * share for m, x in zip(exact, new, strict=True)]
+        new = [x + 1 for x in new]
+    for got, right in zip(here, exact, strict=True):
+        np.testing.assert_allclose(got.get(), right, rtol=1e-6 if dtype == np.float32 else 1e-14, atol=1e-6)
+    before = [x.get() for x in here]
+    for norm in (np.inf, on_card(np.array(np.nan))):
+        cuda.kernel("average")(here, [on_card(x) for x in new], step=5, window=50.0, norm=norm)
+    assert all((x.get() == y).all() for x, y in zip(here, before, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])          # float64 has no kernel

@@ -64,6 +64,19 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(case: str, device: str
             np.testing.assert_array_equal(t.numpy(), array)
 
 
+def test_numbers_may_be_arrays_of_one(device: str) -> None:
+    one = np.array([1.0])
+    for rule, more in (("sgd", {}), ("adam", {"beta1": 0.5, "beta2": 0.5, "eps": 1e-3, "step": np.array([1])})):
+        found = []
+        for lr in (0.1, np.array([0.1]), np.float32([[0.1]])):
+            p, g, *slots = tensors(device, *[ONES + 1] * (4 if rule == "adam" else 2))
+            engine.update(rule, [p], [g], *([t] for t in slots), lr=lr, divisor=2 * one, norm=3 * one, clip_norm=1.0,
+                          weight_decay=[0.0], **more)
+            found.append(p.numpy())
+        np.testing.assert_array_equal(found[1], found[0])
+        np.testing.assert_allclose(found[2], found[0], rtol=1e-6)
+
+
 def test_a_tensor_that_changes_twice_is_refused(device: str) -> None:
     p, g = tensors(device, ONES, ONES)
     with pytest.raises(EngineError, match="a tensor stands twice"):

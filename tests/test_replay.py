@@ -290,3 +290,20 @@ def test_several_threads_share_a_replayed_step():
     for t in threads:
         t.join()
     assert not wrong
+
+
+@recorded
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_recordings_of_rising_sizes_share_one_memory(device: str) -> None:
+    if device == "cuda":
+        pytest.importorskip("greenlet")
+    with engine.default_device(device):
+        w = Tensor(np.float32([[2.0]]))
+        run = engine.replay(lambda x: engine.sum(engine.tanh(x @ w) * 2, axis=0))
+        inputs = [np.full((n, 1), 0.1 * n, np.float32) for n in (100, 700, 3000, 500)]
+        expected = [run(x).numpy() for x in inputs]
+        assert [plan.memory is not None for plan in run.plans()] == [False, False, True, True]
+        assert len({id(plan.memory) for plan in run.plans() if plan.memory is not None}) == 1
+        for x, y in zip(inputs, expected, strict=True):
+            np.testing.assert_array_equal(run(x).numpy(), y)
+        assert len({id(plan.memory) for plan in run.plans()}) == 1

@@ -14,14 +14,6 @@ class CompileFailure(Exception):
     """A kernel that could not be compiled or loaded; the cause is its `__cause__`."""
 
 
-class NotCapturable(RuntimeError):
-    """A step does what a CUDA graph cannot hold; `step` says which one it is."""
-
-    def __init__(self, step: int, cause: str) -> None:
-        super().__init__(cause)
-        self.step = step
-
-
 _KERNELS = {
     "lift": [
         "exp", "log", "tanh", "sigmoid", "erf", "gelu", "silu", "relu", "sqrt", "abs", "neg",
@@ -41,9 +33,10 @@ _KERNELS = {
     ],
     "index": ["take", "embedding", "scatter_add"],
     "embed": ["embed", "embed_vjp"],
+    "joining": ["concat"],
     "dropout": ["dropout", "dropout_vjp", "uniform"],
     "optim": ["global_norm", "adam", "sgd", "count"],
-    "inplace": ["copy", "accumulate", "write"],
+    "inplace": ["copy", "accumulate", "average", "write"],
 }  # fmt: skip
 
 MODULES = {name: module for module, names in _KERNELS.items() for name in names}

@@ -1,20 +1,24 @@
 """A recorded step on a card: all its launches and array operations as one CUDA graph, launched by one call.
 
-What varies from run to run (arguments, random keys) lies in buffers that are written before. The graph is captured at
-the first run, after one run launch by launch that compiles and loads everything; what array operations need for
-themselves comes from a memory pool of the graph's own, so that nobody else is given it. In the simulator, and where
-`timed` is asked for, the same steps run one by one.
+What varies from run to run (arguments, random keys) lies in buffers that are written before. The first run is made
+launch by launch, which compiles and loads everything; then the same is captured for the next. What array operations
+need for themselves comes from a memory pool of the graph's own, so that nobody else is given it, and is there before
+the capture: to ask a full card for more would free what the graph already uses.
+
+Operations that no graph can hold (they wait for numbers, or call cuBLAS) run by themselves between two graphs; `alone`
+says which and why. In the simulator, and where `timed` is asked for, the same steps run one by one.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..cpu.tape import Call, Launch
-from . import NotCapturable
 from .jit import SIMULATED
 
 
@@ -23,49 +27,75 @@ class Graph:
 
     def __init__(self, steps: Sequence[Launch | Call]) -> None:
         self._steps = [_ready(step) for step in steps]
-        self._graph: Any = None
+        self._pieces: list[Callable[[], Any]] | None = None  # what a run calls, from the second on
         self._pool: Any = None
+        self.alone: dict[int, str] = {}  # places of steps that no graph can hold, and why
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def run(self) -> None:
-        """All steps, in order. Raises NotCapturable."""
-        if SIMULATED or not self._steps:
+        """All steps, in order."""
+        if SIMULATED:
             for run, arguments in self._steps:
                 run(*arguments)
-            return
-        if self._graph is None:
-            self._capture()
+        elif self._pieces is None:
+            self._begin()
         else:
-            self._graph.launch()
+            for piece in self._pieces:
+                piece()
 
-    def _capture(self) -> None:
-        """Run once launch by launch, and capture the same for the next time."""
+    def _begin(self) -> None:
+        """Run launch by launch, and capture the same for the next time."""
         from . import provider
         cupy = provider.cupy()
-        self._pool = cupy.cuda.MemoryPool()
-        with cupy.cuda.using_allocator(self._pool.malloc):
+        stream, self._pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+        stream.wait_event(cupy.cuda.get_current_stream().record())
+        with stream, cupy.cuda.using_allocator(self._pool.malloc):  # whose memory is a stream's own
             for run, arguments in self._steps:
                 run(*arguments)
-            cupy.cuda.get_current_stream().synchronize()
-            self._graph = self._captured(cupy)
-        self._graph.upload()
+            stream.synchronize()
+            self._pool.set_limit(size=max(1, self._pool.total_bytes()))
+            self._pieces = self._captured(stream)
 
-    def _captured(self, cupy: Any) -> Any:
-        at, stream = 0, cupy.cuda.Stream(non_blocking=True)
-        with stream:
-            stream.begin_capture()
+    def _captured(self, stream: Any) -> list[Callable[[], Any]]:
+        """Graphs, and between them the steps that no graph can hold."""
+        pieces: list[Callable[[], Any]] = []
+        first, stop, end = 0, len(self._steps), len(self._steps)
+        while first < end:
             try:
-                for at, (run, arguments) in enumerate(self._steps):  # noqa: B007
-                    run(*arguments)
-            except Exception as e:
-                _abandon(stream)
-                raise NotCapturable(at, f"{type(e).__name__}: {e}") from e
-            try:
-                return stream.end_capture()
-            except Exception as e:
-                raise NotCapturable(at, f"{type(e).__name__}: {e}") from e
+                if first < stop:
+                    pieces.append(self._graph_of(stream, first, stop).launch)
+            except _Broken as e:
+                stop = e.step
+                self.alone[stop] = str(e)
+                continue
+            if stop < end:
+                run, arguments = self._steps[stop]
+                pieces.append(partial(run, *arguments))
+            first, stop = stop + 1, end
+        return pieces
+
+    def _graph_of(self, stream: Any, first: int, stop: int) -> Any:
+        """These steps as one graph. Raises _Broken where one of them cannot be part of it, MemoryError."""
+        at = first
+        stream.begin_capture()
+        try:
+            for at in range(first, stop):
+                run, arguments = self._steps[at]
+                run(*arguments)
+                stream.is_capturing()  # raises where the step has broken it off
+            graph = stream.end_capture()
+            graph.upload()
+        except BaseException as e:
+            with suppress(Exception):  # what a capture that failed leaves is of no use
+                stream.end_capture()
+            if "MemoryAllocation" in str(e):
+                raise MemoryError(str(e)) from e
+            if isinstance(e, Exception):
+                raise _Broken(at, f"{type(e).__name__}: {e}") from e
+            raise
+        return graph
 
     def run_timed(self) -> np.ndarray:
         """Every step by itself: -> int64 (steps,), the nanoseconds that each took on the card."""
@@ -83,6 +113,14 @@ class Graph:
         return np.array([round(cupy.cuda.get_elapsed_time(a, b) * 1e6) for a, b in spans], np.int64)
 
 
+class _Broken(Exception):
+    """A step does what a CUDA graph cannot hold."""
+
+    def __init__(self, step: int, cause: str) -> None:
+        super().__init__(cause)
+        self.step = step
+
+
 def _timed_here(steps: Sequence[Any]) -> np.ndarray:
     taken = []
     for run, arguments in steps:
@@ -90,13 +128,6 @@ def _timed_here(steps: Sequence[Any]) -> np.ndarray:
         run(*arguments)
         taken.append(time.perf_counter_ns() - start)
     return np.array(taken, np.int64)
-
-
-def _abandon(stream: Any) -> None:
-    """End a capture that has failed: what it leaves is of no use."""
-    from contextlib import suppress
-    with suppress(Exception):
-        stream.end_capture()
 
 
 def _ready(step: Launch | Call) -> tuple[Any, tuple[Any, ...]]:

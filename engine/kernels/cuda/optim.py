@@ -102,7 +102,7 @@ def global_norm(arrays: Sequence[Array], scale: Number = 1.0) -> Array:
     pieces, sizes, count = _cut(tuple((a.size, aligned(a)) for a in arrays))
     sums, out = tape.empty(SUMS * count, FLOAT32), tape.empty((), np.float64)
     _square_sums[count, THREADS](Addresses(arrays), pieces, sizes, sums)
-    _norm[1, THREADS](sums, count, *_number(scale), out)
+    _norm[1, THREADS](sums, count, *number(scale), out)
     return out
 
 
@@ -276,7 +276,7 @@ def count(steps: Sequence[Array], *, norm: Number | None = None) -> None:
     """Add one to every element of int64 arrays, in place, unless the norm of the gradients is not finite."""
     for counter in steps:
         if counter.size:
-            _count[-(-counter.size // THREADS), THREADS](counter, counter.size, *_number(0.0 if norm is None else norm))
+            _count[-(-counter.size // THREADS), THREADS](counter, counter.size, *number(0.0 if norm is None else norm))
 
 
 def unfit(a: Array) -> bool:
@@ -320,10 +320,10 @@ def _decays(decays: tuple[float, ...]) -> Any:
     return tape.from_numpy(np.array(decays, np.float32))
 
 
-def _number(value: Number, dtype: Any = np.float64) -> tuple[Any, Any, bool]:
+def number(value: Number, dtype: Any = np.float64) -> tuple[Any, Any, bool]:
     """(where it lies, its value, whether it lies in memory) for a kernel that reads a number."""
     if isinstance(value, (int, float, np.generic, np.ndarray)):
-        return None, dtype(value), False
+        return None, dtype(np.asarray(value).item()), False
     return converted(value, dtype), dtype(0), True
 
 
@@ -342,7 +342,7 @@ def _numbers(
     """The launch of `_prepare`."""
     out = tape.empty(4, FLOAT32)
     _prepare[1, 1](
-        *_number(lr), *_number(step, np.int64), *_number(0.0 if norm is None else norm), *_number(divisor), clip_norm,
+        *number(lr), *number(step, np.int64), *number(0.0 if norm is None else norm), *number(divisor), clip_norm,
         beta1, beta2, out,
     )  # fmt: skip
     return out

@@ -135,4 +135,4 @@ def _write(out: Any, x: Any, at: Any) -> None:
 def _array(value: Any, dtype: Any = np.float64) -> Any:
     """A number as an array of no axes on the card."""
     on_host = isinstance(value, (int, float, np.ndarray, np.generic))
-    return tape.from_numpy(np.asarray(value, dtype)) if on_host else value
+    return (tape.from_numpy(np.asarray(value, dtype)) if on_host else value).reshape(())

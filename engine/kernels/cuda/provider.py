@@ -8,10 +8,12 @@ there is one context, one stream and one pool, and what a test compiles offline 
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -130,6 +132,8 @@ def load(kernel: Any, dtype: str | None) -> Callable[[tuple[Any, ...], list[Any]
     except ProviderMissing:
         raise
     except Exception as e:
+        if "OUT_OF_MEMORY" in str(e) or isinstance(e, MemoryError):
+            raise MemoryError(f"the kernel {kernel.__name__} has no room on the card: {e}") from e
         raise CompileFailure(f"the CUDA kernel {kernel.__name__} does not compile for {dtype or 'its types'}: "
                              f"{type(e).__name__}: {e}") from e
     return _launcher(kernel.__name__, function, elements(kernel, dtype))
@@ -178,8 +182,8 @@ def cached_ptx(kernel: Any, dtype: str | None, capability: tuple[int, int]) -> s
     from .jit import KERNELS
     same = [k for k in KERNELS if (k.__module__, k.__name__) == (kernel.__module__, kernel.__name__)]
     number = next(i for i, k in enumerate(same) if k is kernel)
-    facts = (_sources(), kernel.__module__, kernel.__name__, number, str(kernel.parameters), dtype, capability,
-             kernel.threads, kernel.blocks_per_multiprocessor, kernel.fastmath)  # fmt: skip
+    facts = (_sources(), kernel.__module__, kernel.__name__, number, _written(kernel), str(kernel.parameters), dtype,
+             capability, kernel.threads, kernel.blocks_per_multiprocessor, kernel.fastmath)  # fmt: skip
     return (_kept(kernel, facts, "ptx", lambda: ptx(kernel, dtype, capability).encode()) or b"").decode()
 
 
@@ -217,6 +221,19 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+def _written(kernel: Any) -> tuple[Any, ...]:
+    """What a kernel is written in: its code, which has a template's constants in it; of one that does not belong to the
+    engine the whole file, too."""
+    file = Path(kernel.function.__code__.co_filename)
+    foreign = Path(__file__).parent not in file.parents and file.is_file()
+    return _code(kernel.function.__code__), file.read_bytes() if foreign else b""
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    constants = tuple(_code(c) if isinstance(c, CodeType) else c for c in code.co_consts)
+    return code.co_code, code.co_names, constants
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -239,6 +256,24 @@ def words(array: Any, p: Any) -> list[int]:
 
 
 # --- the card -------------------------------------------------------------------------------------
+_sent: deque[tuple[Any, np.ndarray]] = deque()
+UNDER_WAY = 64  # arrays that may be on their way to the card
+
+
+def send(out: Any, array: np.ndarray) -> None:
+    """Write an array's numbers as they are now into one on the card, of the same shape and dtype, without waiting.
+
+    A card may read the host's memory while the host goes on (CUDA Driver API, "API synchronization behavior"): so it
+    gets a copy, which is kept until it has been read.
+    """
+    copy, event = np.array(array, order="C"), cupy().cuda.Event(disable_timing=True)
+    out.set(copy)
+    event.record()
+    _sent.append((event, copy))
+    while len(_sent) > UNDER_WAY:
+        _sent.popleft()[0].synchronize()
+
+
 def state() -> Any:
     """What the driver says of the current card: a `card.State`. Raises `card.NoCard`."""
     from .card import ask

@@ -39,6 +39,23 @@ def from_numpy(array: Any) -> Any:
     return provider.cupy().asarray(array, order="C")
 
 
+def adopted(array: Any) -> Any:
+    """An array of whatever library, on the card, as one of CuPy's, in the same memory."""
+    if SIMULATED:
+        return array
+    from . import provider
+    return provider.cupy().asarray(array)
+
+
+def send(out: Any, array: np.ndarray) -> None:
+    """Write an array's numbers as they are now into one on the card, of the same shape and dtype, without waiting."""
+    if SIMULATED:
+        out.set(np.asarray(array, order="C"))
+    else:
+        from . import provider
+        provider.send(out, array)
+
+
 def laid_out(array: np.ndarray) -> Any:
     """A copy on the card with the same strides."""
     extents = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
