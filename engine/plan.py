@@ -33,9 +33,10 @@ def replay(step: Callable[..., Any], *, plans: int = PLANS) -> Replay:
 
     The Python code of `step` runs at the first two calls with a set of shapes, not at later ones, and sees shapes, not
     numbers. Where tensors that it works on have moved to another device since (`place`), it is recorded anew; call it
-    inside `default_device` of theirs. Raises GraphError where it reads a number (`item`, `numpy`, `if x:`), and at the
-    second call if its two recordings differ: then something that changes from call to call is not an argument. The
-    arguments of `step` are tensors. With NUMBA_DISABLE_JIT=1 the step itself runs, every time.
+    inside `default_device` of theirs, where it also runs if an argument is on a card. Raises GraphError where it reads
+    a number (`item`, `numpy`, `if x:`), and at the second call if its two recordings differ: then something that
+    changes from call to call is not an argument. The arguments of `step` are tensors. With NUMBA_DISABLE_JIT=1 the step
+    itself runs, every time.
     """
     return Replay(step, plans)
 
@@ -61,13 +62,18 @@ class Replay:
         if state.recorder is not None or not state.computing or state.watch is not None or device.jit_disabled():
             return self._step(*[_tensor(i, a) for i, a in enumerate(arguments)], **fixed)
         arrays = [_array(i, a) for i, a in enumerate(arguments)]
-        key = (tuple((a.shape, a.dtype) for a in arrays), tuple((name, _told_apart(fixed[name], name))
-               for name in sorted(fixed)), state.fusing, state.recording, state.device, device.current_precision())
+        if state.device == "cpu" and any(map(device.is_on_card, arrays)):
+            with device.default_device("cuda"):
+                return self(*arguments, **fixed)
         with self._lock:
             self._follow()
+            key = self._key(arrays, fixed)
             plan = self._plans.get(key)
             if plan is None:
-                plan = self._plans[key] = self._record(arrays, fixed)
+                plan = self._record(arrays, fixed)
+                while key != (now := self._key(arrays, fixed)):          # a kernel was given up meanwhile
+                    plan, key = self._record(arrays, fixed), now
+                self._plans[key] = plan
                 if len(self._plans) > self._limit:
                     self._trusted.discard(self._plans.popitem(last=False)[0])
             elif key not in self._trusted:
@@ -81,6 +87,13 @@ class Replay:
                 plan.clear_gradients()
                 raise
             return plan.answer()
+
+    def _key(self, arrays: list[Any], fixed: dict[str, Any]) -> Any:
+        """What a recording depends on besides the step."""
+        state = STATE.get()
+        return (tuple((a.shape, a.dtype) for a in arrays), tuple((name, _told_apart(fixed[name], name))
+                for name in sorted(fixed)), state.fusing, state.recording, state.device, device.current_precision(),
+                device.given_up())
 
     def _follow(self) -> None:
         """Let go of recordings whose tensors have moved to other arrays: what they did, they would do to the old ones.

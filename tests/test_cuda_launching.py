@@ -56,6 +56,9 @@ def test_more_shared_memory_is_asked_for_once():
     for nbytes in (0, DEFAULT_SHARED, 100_000, 90_000, 100_000, 120_000):
         driver.launcher((*SHAPE[:2], nbytes), [1])
     assert driver.allowed == [100_000, 120_000]
+    driver.launcher.reserve(200_000)                     # as a recorded step does before it runs
+    driver.launcher((*SHAPE[:2], 200_000), [1])
+    assert driver.allowed == [100_000, 120_000, 200_000] and driver.launches.pop()[0][-1] == 200_000
     assert [shape[-1] for shape, _ in driver.launches] == [0, DEFAULT_SHARED, 100_000, 90_000, 100_000, 120_000]
 
 

@@ -42,6 +42,7 @@ _KERNELS = {
 MODULES = {name: module for module, names in _KERNELS.items() for name in names}
 
 _found: dict[str, Callable[..., Any] | None] = {}
+_given_up: list[str] = []
 
 
 def kernel(name: str) -> Callable[..., Any] | None:
@@ -55,3 +56,9 @@ def kernel(name: str) -> Callable[..., Any] | None:
 def give_up(name: str) -> None:
     """Never again use the kernel of this op in this process."""
     _found[name] = None
+    _given_up.append(name)
+
+
+def given_up() -> int:
+    """How many kernels have been given up."""
+    return len(_given_up)

@@ -90,12 +90,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cpu.tape import CURRENT, Addresses, Launch
+from .card import simulated
 from .precision import precision, set_precision
 
 __all__ = ["KERNELS", "SIMULATED", "Kernel", "cuda", "intrinsic", "jit", "kernel", "precision",
            "set_precision", "simulation", "written"]  # fmt: skip
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+SIMULATED = simulated()
 
 if SIMULATED:
     from . import lockstep_functions, simulator, stand_in
@@ -160,6 +161,8 @@ class Kernel:
         run = self.loaded(arguments)
         tape = CURRENT.tape
         if tape is not None:
+            if not SIMULATED:
+                run.reserve(shape[2])  # type: ignore[attr-defined]  # what a card refuses is known before the step runs
             tape.steps.append(Launch(self, shape, arguments, False))
         else:
             run(shape, self.packed(arguments))

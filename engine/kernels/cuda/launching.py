@@ -52,11 +52,16 @@ class Launcher:
         self._layout, self._allowed = Layout(elements), DEFAULT_SHARED
         self._room = Room(self._layout, context)
 
-    def __call__(self, shape: tuple[Any, ...], values: Sequence[Any]) -> None:
-        grid, block, shared = shape
+    def reserve(self, shared: int) -> None:
+        """Let the kernel have so many bytes of shared memory."""
         if shared > self._allowed:
             self._allow(shared)
             self._allowed = shared
+
+    def __call__(self, shape: tuple[Any, ...], values: Sequence[Any]) -> None:
+        grid, block, shared = shape
+        if shared > self._allowed:
+            self.reserve(shared)
         room = self._room
         try:
             self._layout.struct.pack_into(room.memory, 0, *values)
