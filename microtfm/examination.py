@@ -19,12 +19,12 @@ from microtfm.translator import Translator
 
 def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None = None, *, beam: int | None = None,
             length_penalty: float | None = None, lowercase: bool = False, tokenise: str | None = None, worst: int = 5,
-            place: str = "cpu", begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
+            place: str | None = None, begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Scores, signatures, speed, notices and the worst sentences, as plain values.
 
     src, tgt: a text and its references, or one TSV file; unset: the run's validation text. lowercase, tokenise: see
-    `evaluate.score`. place: what the answer says of the device. begin: called when text and model are there. Raises
-    UserError for what is no run or no text, and for an unknown tokeniser.
+    `evaluate.score`. place: what the answer says of the device; unset: its name. begin: called when text and model are
+    there. Raises UserError for what is no run or no text, and for an unknown tokeniser.
     """
     if src is None and tgt is not None:
         raise UserError("--tgt was given without --src. Give both files, or one TSV file as --src.")
@@ -42,8 +42,8 @@ def examine(folder: PathLike, src: PathLike | None = None, tgt: PathLike | None 
     seconds = time.monotonic() - began
     scores = scoring.score(translations, references, lowercase=lowercase, tokenise=tokenise)
     return {
-        "folder": str(folder), "text": name, "device": place, **scores.as_dict(), "beam": beam,
-        "length_penalty": length_penalty,
+        "folder": str(folder), "text": name, "device": place or translator.model.device, **scores.as_dict(),
+        "beam": beam, "length_penalty": length_penalty,
         "sentences_per_s": round(len(sources) / max(seconds, 1e-9), 2),
         "notices": [*corpus.report, *translator.notices],
         "diagnosis": _diagnosis(run, corpus, translations),
@@ -92,7 +92,7 @@ def as_text(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None, place: str = "cpu",
+def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None, place: str | None = None,
           begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Log-probabilities of given translations, line by line, and of all of them. place, begin: see `examine`."""
     corpus = data.read_parallel(src, tgt, purpose="score")
@@ -104,7 +104,8 @@ def probe(folder: PathLike, src: PathLike, tgt: PathLike | None = None, place: s
                                     f"sentences end; they are scored whole, which such a model finds improbable."]
     total, count = sum(each.log_probability for each in scores), sum(len(each.tokens) for each in scores)
     return {
-        "folder": str(folder), "text": str(src), "device": place, "sentences": len(scores), "tokens": count,
+        "folder": str(folder), "text": str(src), "device": place or translator.model.device,
+        "sentences": len(scores), "tokens": count,
         "log_probability": total, "perplexity": math.exp(min(-total / count, 700)),
         "notices": [*corpus.report, *notices],
         "scores": [{"line": number, "source": a, "target": b, "log_probability": each.log_probability,

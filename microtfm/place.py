@@ -55,7 +55,7 @@ def note(place: str) -> None:
 
 
 def beside_data(device: str | None, why: str) -> str:
-    """What such a command says of where it computes: what "auto" chose where that was asked for, and that it is a card;
+    """What a command says of where it computes: what "auto" chose where that was asked for, and that it is a card;
     nothing of the processor where nobody asked."""
     return why if device == "auto" or why.startswith("cuda") else ""
 

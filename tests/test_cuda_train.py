@@ -19,6 +19,7 @@ from microtfm.bench.ours import OurStep
 from microtfm.bench.sides import placed
 from microtfm.bench.sizes import SIZES
 from microtfm.errors import UserError
+from microtfm.examination import examine, probe
 from microtfm.learner import Learner
 from microtfm.optim import Adam
 from microtfm.settings import ModelSettings, Settings, TrainSettings
@@ -174,9 +175,10 @@ def test_every_command_says_first_what_auto_took_and_why(runs: dict[str, Path], 
         "resume": ["resume", str(out), "--train.steps", "2"], "evaluate": ["evaluate", str(out), "--worst", "0"],
         "score": ["score", str(out), "--src", tsv], "translate": ["translate", str(out), "一"],
         "show": ["translate", str(out), "一", "--show", "attention", "--out", str(tmp_path / "a.svg")],
+        "graph": ["graph", str(out), "--run"],
     }
     for name, argv in lines.items():
-        data = name in ("score", "translate", "show")
+        data = name in ("score", "translate", "show", "graph")
         assert cli.main([*argv, "--device", "auto"]) == 0
         said = capsys.readouterr()
         first, other = (said.err, said.out) if data else (said.out, said.err)
@@ -184,7 +186,7 @@ def test_every_command_says_first_what_auto_took_and_why(runs: dict[str, Path], 
         if name in ("train", "resume"):
             assert said.out.count(why) == 1                  # the line of the run is short for it
             argv = [*argv, "--force"] if name == "train" else [*argv[:-1], "3"]
-        if name != "show":
+        if name not in ("show", "graph"):
             assert cli.main([*argv, "--json", *(["--device", "auto"] if data else [])]) == 0
             said = capsys.readouterr()
             assert json.loads(said.out) and why in said.err.splitlines()[0]
@@ -192,9 +194,18 @@ def test_every_command_says_first_what_auto_took_and_why(runs: dict[str, Path], 
             assert cli.main([*argv, "--quiet"]) == 0
             assert capsys.readouterr().err == ""
         if name not in ("train", "resume"):
-            assert cli.main([*argv, "--device", "cpu"]) == 0
-            said = capsys.readouterr()
-            assert said.err == "" and "device" not in said.out
+            for device in ("cpu", "cuda"):
+                assert cli.main([*argv, "--device", device]) == 0
+                said = capsys.readouterr()
+                says = "note: cuda: as asked" if data else "device  cuda: as asked"
+                first = (said.err if data else said.out).startswith(says)
+                assert first == (device == "cuda") and (first or (said.err == "" and "device" not in said.out))
+    assert cli.main(["graph", str(out), "--device", "cuda"]) == 2
+    assert "nothing is computed without" in capsys.readouterr().err
+    for place in ("cpu", "cuda"):
+        with default_device(place):
+            answers = examine(out, tsv, worst=0), probe(out, tsv)
+            assert [a["device"] for a in answers] == [place, place]
     missing = str(tmp_path / "nosuch")
     for argv in (["translate", missing, "一"], ["evaluate", missing], ["score", missing, "--src", tsv],
                  ["train", "--src", missing, "--out", str(tmp_path / "new")], ["resume", missing]):

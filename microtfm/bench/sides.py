@@ -65,7 +65,8 @@ def placed(device: str, precision: str = "float32", tell: Callable[[str], None] 
 
 def simulated() -> bool:
     """Whether a card, where one is asked for, is a simulated one."""
-    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+    from engine.kernels.cuda import card
+    return card.simulated()
 
 
 def on_card() -> bool:

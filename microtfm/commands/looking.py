@@ -1,12 +1,14 @@
 """`microtfm info` and `graph`: what a run holds, and what a training step does."""
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from microtfm.commands.options import Json, Threads, show, use_threads
+from microtfm.commands.options import DataDevice, Json, Threads, show, use_threads
+from microtfm.errors import UserError
 
 
 def info(run: Annotated[Path, Parameter(help="Run folder.")], /, *, json: Json = False) -> int:
@@ -35,13 +37,18 @@ def graph(run: Annotated[Path | None, Parameter(help="Run folder.")] = None, /, 
               "Instead of boxes: which tensor lives from when to when, and live bytes (.svg or .txt)."))] = False,
           diff: Annotated[str | None, Parameter(
               help="Another run folder or size: draw what differs, in structure and, with --run, in values.")] = None,
-          threads: Threads = None) -> int:
+          device: DataDevice = None, threads: Threads = None) -> int:
     """Draw a training step of the model from the running code. Nothing is computed unless --run is given.
 
     microtfm graph --size base --backward -o base.html
     """
+    if device is not None and not real:
+        raise UserError(f"--device {device} says where --run computes, and nothing is computed without it.")
     use_threads(threads)
     from microtfm import drawing
+    from microtfm.place import beside_data, computing, note
 
-    return drawing.draw(run, size, backward=backward, depth=depth, open_=open or [], level=level, inside=inside,
-                        unfused=unfused, real=real, out=out, memory=memory, diff=diff)
+    with computing(device or "auto") if real else nullcontext("") as place:
+        note(beside_data(device, place))
+        return drawing.draw(run, size, backward=backward, depth=depth, open_=open or [], level=level, inside=inside,
+                            unfused=unfused, real=real, out=out, memory=memory, diff=diff)

@@ -25,10 +25,10 @@ def evaluate(run: Annotated[Path, Parameter(help="Run folder of a trained model.
     check_search(beam, length_penalty)
     use_threads(threads)
     from microtfm import examination
-    from microtfm.place import computing, line, note
+    from microtfm.place import beside_data, computing, line, note
 
     with computing(device) as place:
-        first = partial(note if json else line, place if device == "auto" else "")
+        first = partial(note if json else line, beside_data(device, place))
         answer = examination.examine(run, src, tgt, beam=beam, length_penalty=length_penalty, lowercase=lowercase,
                                      tokenise=tokenize, worst=max(worst, 0), place=place, begin=first)
     show(answer, examination.as_text, json)

@@ -85,9 +85,9 @@ def serve(run: Annotated[Path, Parameter(help="Run folder of a trained model, or
     except ModuleNotFoundError as error:
         raise UserError(f"microtfm serve needs {error.name}, which is not installed: pip install 'microtfm[serve]'"
                         ) from None
-    from microtfm.place import computing
+    from microtfm.place import beside_data, computing
 
     limits = serving.Limits(max_bytes, max_lines, timeout)
     with computing(device) as place:
         return serving.serve(run, host, port, source, target, limits, lambda text: None if quiet else print(
-            f"{text}  {place}" if device == "auto" else text, flush=True))
+            f"{text}  {beside_data(device, place)}".rstrip(), flush=True))
