@@ -15,6 +15,7 @@ from engine.kernels.cpu.pool import aligned_copy
 from engine.state import STATE
 
 DEVICES = ("cpu", "cuda")
+DRIVER_ERRORS = ("CUDADriverError", "CUDARuntimeError")                  # CuPy's, which is not imported here
 
 
 def of(array: Any) -> str:
@@ -43,12 +44,12 @@ def array_of(data: Any, dtype: Any, device: str | None) -> Any:
         with on_card():
             data = tape.adopted(data)
             array = data.astype(dtype or data.dtype, order="C", copy=True)
-        array = move(array, device or place)
+        array = move(array, place if device is None else device)
     else:
         dtype = dtype or _default_dtype(data)
         array = aligned_copy(np.asarray(data, dtype)) if type(data) is np.ndarray else np.array(data, dtype, order="C")
         if array.dtype.kind in "fiubc":
-            array = move(array, device or (current() if not isinstance(data, np.ndarray) or place == "cpu" else place))
+            array = move(array, current() if device is None else device)
     if array.dtype.kind not in "fiubc":
         raise DtypeError(f"a tensor holds numbers; got {array.dtype} from {type(data).__name__}")
     return array
@@ -92,7 +93,7 @@ def move(array: Any, device: str) -> Any:
     if here == device:
         return array
     if device == "cpu":
-        return array.get()
+        return host(array)
     from engine.kernels.cuda import tape
     with on_card():
         return tape.from_numpy(array)
@@ -100,11 +101,17 @@ def move(array: Any, device: str) -> Any:
 
 @contextmanager
 def on_card() -> Iterator[None]:
-    """Memory that is asked for inside is a card's: where it has none, DeviceError says what is free and what helps."""
+    """What happens inside happens on a card: where it has no memory, DeviceError says what is free and what helps, and
+    where it fails, what becomes of a run."""
     try:
         yield
     except MemoryError as e:
         short_of_memory(e, "cuda")
+    except RuntimeError as e:
+        if type(e).__name__ not in DRIVER_ERRORS:
+            raise
+        raise DeviceError(f"the card failed ({e}), and this process cannot use it any longer. What a run has saved is "
+                          "whole: microtfm resume goes on, with --device cpu if the card fails again") from e
 
 
 def short_of_memory(error: MemoryError, device: str) -> NoReturn:
@@ -167,7 +174,10 @@ def laid_out(array: np.ndarray) -> Any:
 
 def host(array: Any) -> np.ndarray:
     """The array for NumPy: itself on the CPU, else a copy."""
-    return array if isinstance(array, np.ndarray) else array.get()
+    if isinstance(array, np.ndarray):
+        return array
+    with on_card():
+        return array.get()
 
 
 def beside(array: Any, value: Any) -> Any:
@@ -241,10 +251,11 @@ def load(buffer: Any, array: Any) -> None:
     if of(buffer) == of(array):
         np.copyto(buffer, array)
     elif of(buffer) == "cpu":
-        buffer[...] = array.get()
+        buffer[...] = host(array)
     else:
         from engine.kernels.cuda import tape
-        tape.send(buffer, array)
+        with on_card():
+            tape.send(buffer, array)
 
 
 def empty(shape: Any, dtype: Any, device: str) -> Any:

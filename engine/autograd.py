@@ -155,6 +155,9 @@ def _walk(made: list[Node], root: Node, seed: Tensor, wanted: Sequence[Node], cr
             for n, gn in zip(node.inputs, pullback(node, g, leads), strict=False):
                 if n is None or gn is None or id(n) not in leads:
                     continue
+                if gn.device != g.device and node.op.name != "to":
+                    raise DeviceError(f"{node.label()}: its rule gives a gradient on {gn.device} where the cotangent "
+                                      f"is on {g.device}. Make it of the tensors that the rule is given.")
                 gn = sum_to(gn, n.shape)         # ops broadcast; this is the one place that undoes it
                 if gn.dtype != n.dtype:
                     gn = OPS["astype"](gn, dtype=n.dtype)

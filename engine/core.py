@@ -305,10 +305,15 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
             with scope(op.name):
                 return op.meaning(*tensors, **params)
         return _record(op, tensors, (), params, None, shape, promotion.result_dtype(op, tensors, params), state, ())
-    arrays = devices.together(op.name, [t.array() if t is not None else None for t in tensors])
+    apart = [t.array() if t is not None else None for t in tensors]
+    arrays = devices.together(op.name, apart)
+    if arrays is not apart:
+        tensors = promotion.followed(tensors, apart, arrays)
     recorder = state.recorder
-    if op.check:
-        (recorder.check if recorder else _check)(op, arrays, params)
+    if op.check and recorder:
+        recorder.check(op, arrays, params)
+    elif op.check:
+        op.check(*arrays, **params)
     residuals: Sequence[Any] = ()
     began = perf_counter_ns() if state.watch else 0
     made = devices.run(op.name, arrays, params) if state.fusing or not op.fused else NotImplemented
@@ -331,10 +336,6 @@ def apply(op: Op, inputs: Sequence[Any], params: dict[str, Any]) -> Tensor:
     if state.watch:
         state.watch(out, op, tensors, began)
     return out
-
-
-def _check(op: Op, arrays: Sequence[Any], params: dict[str, Any]) -> None:
-    op.check(*arrays, **params)          # type: ignore[misc]
 
 
 def _record(op: Op, tensors: Sequence[Tensor | None], given: Sequence[Any], params: dict[str, Any], array: Any,

@@ -41,7 +41,7 @@ def ones_like(x: Any, dtype: Any = None, device: str | None = None) -> Tensor:
 def full_like(x: Any, value: float, dtype: Any = None, device: str | None = None) -> Tensor:
     """One value in the shape of a tensor or array, and in its dtype unless another is given; on its device."""
     x = x if isinstance(x, Tensor) else Tensor(x)
-    return full(x.shape, value, x.dtype if dtype is None else dtype, device or x.device)
+    return full(x.shape, value, x.dtype if dtype is None else dtype, x.device if device is None else device)
 
 
 def arange(start: float, stop: float | None = None, step: float = 1, dtype: Any = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +40,7 @@ from engine.arrays import (
     of,
     of_data,
     of_inputs,
+    on_card,
     picked,
     short_of_memory,
     together,
@@ -66,6 +67,7 @@ __all__ = [
     "empty",
     "empty_on_tape",
     "erf",
+    "given_up",
     "graph",
     "host",
     "in_place",
@@ -81,6 +83,7 @@ __all__ = [
     "of",
     "of_data",
     "of_inputs",
+    "on_card",
     "picked",
     "precision",
     "run",
@@ -173,19 +176,22 @@ def run(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
 def run_meaning(op: Any, arrays: Sequence[Any], params: dict[str, Any]) -> Any:
     """The result of an op's meaning on these arrays, in which NaN and infinity are values and not accidents.
 
-    Raises DeviceError where arrays on a card lack what it asks of them, or memory.
+    Raises DeviceError where arrays on a card lack what it asks of them, or memory, or where it leaves the card.
     """
+    place = of_inputs(arrays)
     try:
-        with np.errstate(all="ignore"):
-            return op.meaning(*arrays, **params)
-    except MemoryError as e:
-        short_of_memory(e, of_inputs(arrays))
+        with np.errstate(all="ignore"), on_card() if place == "cuda" else nullcontext():
+            made = op.meaning(*arrays, **params)
     except TypeError as e:
         lacking = re.match(r"no implementation found for '(.*?)'", str(e))
         if lacking is None:
             raise
         raise DeviceError(f"{op.name}: its meaning calls {lacking[1]}, which arrays on a card do not have. Write it "
                           "with other functions, or compute it with x.to('cpu').") from e
+    if of(made) == "cpu" and place == "cuda" and op.name != "to":
+        raise DeviceError(f"{op.name}: its meaning makes {type(made).__name__} on the processor of arrays on a card. "
+                          "Write it with functions that keep them there, or compute it with x.to('cpu').")
+    return made
 
 
 def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
@@ -195,15 +201,19 @@ def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:
     from engine.kernels.cuda import tape
     before = tape.mark()
     try:
-        return kernel(*arrays, **params)
+        with on_card():
+            return kernel(*arrays, **params)
     except cuda.CompileFailure as e:
         tape.roll_back(before)
         cuda.give_up(name)
         warnings.warn(f"{e}. The op {name} runs by its definition from now on, which is slower.", RuntimeWarning,
                       stacklevel=2)
         return NotImplemented
-    except MemoryError as e:
-        short_of_memory(e, "cuda")
+
+
+def given_up() -> int:
+    """How many kernels have been given up: what is recorded before is not what is recorded after."""
+    return cuda.given_up()
 
 
 def in_place(rule: str, like: Any) -> Any:

@@ -91,7 +91,7 @@ class Methods:
     def __bool__(self) -> bool:
         if self.read().size != 1:
             raise ValueError(f"a tensor of shape {self.shape} is neither true nor false")
-        return bool(self.read())
+        return bool(devices.host(self.read()))
 
     def __float__(self) -> float: return float(self.item())
     def __int__(self) -> int: return int(self.item())
@@ -99,7 +99,7 @@ class Methods:
     def __index__(self) -> int:
         if self.read().dtype.kind not in "iu" or self.ndim:
             raise TypeError(f"only a 0-d integer tensor can be an index; this one is {self.read().dtype} {self.shape}")
-        return int(self.read())
+        return int(devices.host(self.read()))
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         array = self.numpy()
@@ -115,11 +115,11 @@ class Methods:
         """The value of a tensor of one number, as a Python number."""
         if self.read().size != 1:
             raise ShapeError(f"item(): a tensor of shape {self.shape} is not one number")
-        return self.read().item()
+        return devices.host(self.read()).item()
 
     def tolist(self) -> Any:
         """The values as nested Python lists."""
-        return self.read().tolist()
+        return devices.host(self.read()).tolist()
 
     def to(self: Any, device: str) -> Tensor:
         """The values on a device: itself if it is there, else a copy that gradients come back through.

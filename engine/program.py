@@ -6,7 +6,7 @@ import time
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -205,9 +205,8 @@ class Program:
     def _changing(self) -> Iterator[None]:
         """Inside the step runs, all of it or a part; what it changes in place is another value afterwards."""
         try:
-            yield
-        except MemoryError as e:
-            device.short_of_memory(e, self.device)
+            with device.on_card() if self.device == "cuda" else nullcontext():
+                yield
         finally:
             for owner in self.recorder.owners.values():
                 owner.version += 1

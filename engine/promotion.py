@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import engine.core as core
-from engine.errors import DtypeError
+from engine import device as devices
+from engine.errors import DtypeError, GraphError
 from engine.record import OPS, Op
 from engine.state import STATE
 
@@ -102,3 +103,19 @@ def result_dtype(op: Op, tensors: Sequence[Tensor | None], params: dict[str, Any
     if op.result == "sum" and dtype.kind in "iub":
         return np.dtype(np.uint64 if dtype.kind == "u" else np.int64)
     return dtype
+
+
+def followed(tensors: Sequence[Tensor | None], apart: Sequence[Any], arrays: Sequence[Any]) -> list[Tensor | None]:
+    """The tensors of arrays of two devices, and what became of these: single numbers that went to the others are moved
+    by an op where a gradient must find its way back. Raises GraphError where a recorded step would not see them change.
+    """
+    state, out = STATE.get(), list(tensors)
+    for i, (t, before, after) in enumerate(zip(tensors, apart, arrays, strict=True)):
+        if t is None or before is after or t.node.literal:
+            continue
+        if state.recorder is not None:
+            raise GraphError(f"{t.node.label()} is a number on {devices.of(before)} in a step that is recorded for "
+                             f"replay on {devices.of(after)}. Move it there before.")
+        if state.recording and t.node.requires_grad:
+            out[i] = core.apply(OPS["to"], (t,), {"device": devices.of(after), "source": devices.of(before)})
+    return out

@@ -14,9 +14,10 @@ import engine
 from engine import DeviceError, ShapeError, Tensor, default_device
 from engine.kernels import cuda
 from engine.kernels.cpu import jit_disabled
-from engine.kernels.cuda import CompileFailure, card
+from engine.kernels.cuda import CompileFailure, arrays, card
 from engine.selftest import unusable
 from microtfm import cli, train
+from microtfm.bench.sides import simulated
 from microtfm.errors import UserError
 from tests.tiny import corpus, settings, text_files
 
@@ -323,3 +324,56 @@ def test_updates_warn_of_nothing_on_a_card(recwarn):
         engine.update("average", [p], [g], step=1, window=4.0)
         engine.global_norm([Tensor(np.array([1e300], np.float64), device="cuda")])
     assert not recwarn.list
+
+
+@pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
+@pytest.mark.parametrize("early", [False, True])
+def test_a_kernel_that_is_given_up_while_a_step_is_recorded_is_left_out_of_all_of_it(monkeypatch, early):
+    """It had served other shapes before, in the same step, or in a recording that is a call old."""
+    right = cuda.kernel("sum")
+
+    def some(x, **params):
+        if x.size > 4:
+            raise CompileFailure("the CUDA kernel _sum_over_rows does not compile")
+        return right(x, **params)
+
+    monkeypatch.setitem(cuda._found, "sum", some)
+    x = np.arange(6, dtype=np.float32)
+    with default_device("cuda"), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        step = engine.replay(lambda x: engine.sum(x[:3]) + (engine.sum(engine.tanh(x[:2])) if early else engine.sum(x)))
+        for call in range(4):
+            expected = x[:3].sum() + (np.tanh(x[:2]).sum() if early else x.sum())
+            assert step(x).item() == pytest.approx(expected, rel=1e-6)
+            if early and not call:
+                engine.sum(Tensor(x))
+    assert len([w for w in heard if "sum runs by its definition" in str(w.message)]) == 1
+
+
+def test_a_card_that_fails_is_said_to_have_failed(monkeypatch):
+    """Where it is noticed first: at a launch, in a replayed step, at the numbers. What was saved goes on elsewhere."""
+    failure = type("CUDADriverError", (RuntimeError,), {})("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access")
+
+    def broken(*_, **__):
+        raise failure
+    x = Tensor([0.0, 1.0], device="cuda")
+    says = r"the card failed \(CUDA_ERROR_ILLEGAL_ADDRESS.*microtfm resume goes on, with --device cpu"
+    monkeypatch.setitem(cuda._found, "exp", broken)
+    with pytest.raises(DeviceError, match=says):
+        engine.exp(x)
+    monkeypatch.setattr(arrays.SimulatedArray, "get", broken)
+    with pytest.raises(DeviceError, match=says):
+        x.tolist()
+    monkeypatch.undo()
+    step = engine.replay(lambda x: x * 2)
+    step(x)
+    monkeypatch.setattr("engine.kernels.cuda.graph.Graph.run", broken)
+    with pytest.raises(DeviceError, match=says):
+        step(x)
+
+
+@pytest.mark.parametrize(("value", "is_on"), [("1", True), ("2", True), ("0", False), (" 0", False), ("", False),
+                                              ("false", False), ("off", False)])
+def test_the_simulators_switch_is_read_as_numba_does(monkeypatch, value, is_on):
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", value)
+    assert card.simulated() == simulated() == is_on

@@ -18,7 +18,7 @@ from engine import (
     grad,
     unfused,
 )
-from engine.check import calls, check_meaning, differentiable, terms, tolerance
+from engine.check import calls, check_meaning, differentiable, gradcheck, terms, tolerance
 from engine.kernels.cpu import jit_disabled
 
 pytest.importorskip("greenlet")
@@ -39,7 +39,7 @@ def test_a_card_gives_the_meaning(op, data):
 @every_op
 @given(data=st.data())
 def test_a_card_gives_the_meaning_of_nan_and_infinity(op, data):
-    call = data.draw(calls(op, np.float64, hard=True))
+    call = data.draw(calls(op, data.draw(st.sampled_from([np.float32, np.float64])), hard=True))
     with default_device("cuda"):
         check_meaning(op, call)
 
@@ -254,3 +254,67 @@ def test_quotients_rounded_down_on_a_card_are_numpys(dtype):
             expected = function(x[:, None], x)
         np.testing.assert_array_equal(got, expected)
         np.testing.assert_array_equal(np.signbit(got)[~np.isnan(got)], np.signbit(expected)[~np.isnan(expected)])
+
+
+def test_single_numbers_that_learn_go_to_the_others_by_an_op():
+    """Their gradients find the way back, to any order."""
+    x = np.float32([1, 2, 3])
+    for here, there in (("cpu", "cuda"), ("cuda", "cpu")):
+        s, v = Tensor(2.0, device=here, requires_grad=True), Tensor(x, device=here, requires_grad=True)
+        y = engine.sum(s * Tensor(x, device=there)) + engine.sum(engine.sum(v * v) * Tensor(x, device=there))
+        y.backward()
+        assert y.device == there and s.grad.device == v.grad.device == here
+        assert s.grad.item() == 6 and v.grad.tolist() == [12, 24, 36]
+        slope = grad(engine.sum(s * s * s * Tensor(x, device=there)), [s], create_graph=True)[0]
+        assert slope.device == here and grad(slope, [s])[0].item() == 6 * 2 * 6
+    s = Tensor(2.0)
+    step = engine.replay(lambda x: x * s)
+    with pytest.raises(GraphError, match="is a number on cpu in a step that is recorded for replay on cuda"):
+        step(Tensor(x, device="cuda"))
+
+
+def test_an_op_of_ones_own_that_leaves_the_card_is_named(monkeypatch):
+    monkeypatch.setattr("engine.record.OPS", {})
+    leaving = engine.op("leaving", lambda x: np.asarray([float(v) for v in x], x.dtype), lambda g, y, x: g)
+    turning = engine.op("turning", lambda x: x * 2, lambda g, y, x: Tensor(np.ones(g.shape, np.float32)))
+    x = Tensor(np.float32([1, 2]), requires_grad=True, device="cuda")
+    for call in (leaving, engine.replay(leaving)):
+        with pytest.raises(DeviceError, match="leaving: its meaning makes ndarray on the processor"):
+            call(x)
+    with pytest.raises(DeviceError, match=r"turning.*: its rule gives a gradient on cpu where"):
+        engine.sum(turning(x)).backward()
+    assert x.grad is None
+
+
+def test_a_step_runs_where_its_arguments_are():
+    a, w = np.arange(6, dtype=np.float32).reshape(2, 3), Tensor(np.ones((3, 2), np.float32), device="cuda")
+    for step in (lambda x: x * 2, lambda x: engine.dropout(x @ w, p=0.5)):
+        run, plain = engine.replay(step), []
+        for one in (step, run, run):
+            engine.seed(3)
+            plain.append(one(Tensor(a, device="cuda")))
+        assert {y.device for y in plain} == {"cuda"}
+        for y in plain[1:]:
+            np.testing.assert_array_equal(y.numpy(), plain[0].numpy())
+    both = engine.replay(lambda x: x + 1)
+    assert [both(Tensor(a, device=device)).device for device in ("cpu", "cuda", "cpu", "cuda")] == 2 * ["cpu", "cuda"]
+
+
+def test_gradcheck_checks_where_the_tensors_are():
+    seen = set()
+
+    def f(x, y):
+        seen.update((x.device, y.device))
+        return engine.sum(engine.tanh(x) * y)
+    x = np.float32([0.5, -1.0, 2.0])
+    assert gradcheck(f, [Tensor(x, device="cuda"), x], order=2)
+    assert seen == {"cuda"}
+
+
+@pytest.mark.parametrize("device", [0, "", "cuda:0", "CPU"])
+def test_a_device_that_there_is_not_is_refused(device):
+    for door in (lambda: Tensor([1.0], device=device), lambda: Tensor(np.ones(2), device=device),
+                 lambda: engine.zeros((2,), device=device), lambda: engine.full_like(Tensor([1.0]), 2, device=device),
+                 lambda: Tensor([1.0]).to(device), lambda: Tensor(Tensor([1.0], device="cuda").array(), device=device)):
+        with pytest.raises(DeviceError, match="there is no device"):
+            door()

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "copying": {"core", "errors"},
     "record": {"core", "describe", "errors", "shapes", "state"},
     "describe": {"record", "shapes"},
-    "promotion": {"core", "errors", "record", "state"},
+    "promotion": {"core", "device", "errors", "record", "state"},
     "core": {"autograd",                 # in backward()
              "device", "errors", "methods", "promotion", "record", "shapes", "state"},
     "autograd": {"core", "device", "errors", "record", "shapes", "state"},

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ def gradcheck(f: Callable[..., Tensor], inputs: Any = (), order: int = 1, *, par
     """Check that the engine's gradient of f is its slope, and up to `order` that the gradient's own gradient is.
 
     f: any function of floating tensors to one floating tensor; it must give the same result when called again.
-    inputs: tensors or arrays, float32 or float64 (the slope is found in float64 either way), in any memory layout.
+    inputs: tensors or arrays, float32 or float64 (the slope is found in float64 either way), in any memory layout;
+    where one of them is on a card, f is given all of them there.
     parameters: also checked, as further inputs, though f reads them from elsewhere: a module with `named_parameters()`,
     a dict of tensors by name, or a list of tensors.
     rtol: relative difference that is let pass; default 64 · tolerance(dtype, largest size ≤ 1024). What else is allowed
@@ -76,8 +77,10 @@ def gradcheck(f: Callable[..., Tensor], inputs: Any = (), order: int = 1, *, par
             raise DtypeError(f"gradcheck: {name} is {x.dtype}; pass the floating inputs, let f close over the others")
     report = Report()
     check = _Gradcheck(report, rtol, np.random.default_rng(seed), elements, mode, contract)
+    on_card = any(isinstance(x, Tensor) and x.device == "cuda" for x in (*given, *held.values()))
     try:
-        check.level(_reading(f, list(held.values()), len(given)), xs, names, 1, order)
+        with devices.default_device("cuda") if on_card else nullcontext():
+            check.level(_reading(f, list(held.values()), len(given)), xs, names, 1, order)
     except Broken as e:
         report.add("wrong", e.what, str(e))
     report.code = _script(report, xs, len(given), order, seed, bool(held))

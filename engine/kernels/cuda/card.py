@@ -82,8 +82,11 @@ def _without_driver(said: str, driver: int) -> str:
 
 
 def simulated() -> bool:
-    """Whether kernels run in the simulator, on NumPy memory."""
-    return os.environ.get(SWITCH, "0") not in ("", "0")
+    """Whether kernels run in the simulator, on NumPy memory: the switch is a whole number, as Numba reads it."""
+    try:
+        return int(os.environ.get(SWITCH) or 0) != 0
+    except ValueError:
+        return False
 
 
 @cache
