@@ -154,6 +154,21 @@ def test_a_precision_of_cards_is_refused_on_the_processor(tmp_path: Path) -> Non
         pass
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_padding_changes_no_bit_of_a_logit(seed: int) -> None:
+    """Also where there are then more positions than one kernel of attention takes."""
+    with default_device("cuda"):
+        engine.seed(seed)
+        model = Transformer(ModelSettings(d_model=32, heads=4, layers=2, ffn=64, dropout=0.0, tie="output"), 40, 50)
+        rng = np.random.default_rng(seed)
+        source, target = rng.integers(4, 40, (2, 9 + 9 * seed)), rng.integers(4, 50, (2, 20))
+        source[0, 5:] = 0
+        logits = model(Tensor(source), Tensor(target)).numpy()
+        for more in (1, 7, 33):
+            padded = (np.pad(ids, ((0, 1), (0, more)), constant_values=c) for ids, c in ((source, 0), (target, 4)))
+            np.testing.assert_array_equal(model(*map(Tensor, padded)).numpy()[:2, :20], logits)
+
+
 def test_a_card_scores_as_the_processor(runs: dict[str, Path], tmp_path: Path,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     tsv, found = text(tmp_path), {}
