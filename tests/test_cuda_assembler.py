@@ -141,6 +141,58 @@ def test_what_is_loaded_is_machine_code_kept_on_disk_and_ptx_where_a_driver_refu
     assert run.returncode == 0 and run.stdout.split() == ["2", "1"], run.stderr[-3000:]
 
 
+KEPT = """
+import types
+import numpy as np
+from engine.kernels.cuda import provider
+from engine.kernels.cuda.jit import KERNELS, cuda, kernel
+
+def made(number):
+    @kernel("float32[::1]", threads=32)
+    def _adds(x):
+        x[cuda.threadIdx.x] += np.float32(number)
+    return _adds
+
+texts = []
+for number in (1.0, 2.0, 1.0):
+    texts.append(provider.cached_ptx(made(number), None, (9, 0)))
+    KERNELS.pop()
+assert texts[0] == texts[2] != texts[1] and "0f40000000" in texts[1]
+
+class Event:
+    count = 0
+    def __init__(self, disable_timing):
+        Event.count += 1
+    def record(self):
+        self.done = False
+    def synchronize(self):
+        self.done = True
+
+class Out:
+    def set(self, array):
+        self.array = array
+
+provider.cupy = lambda: types.SimpleNamespace(cuda=types.SimpleNamespace(Event=Event))
+x, outs = np.zeros(3), [Out() for _ in range(3 * provider.UNDER_WAY)]
+for out in outs:
+    provider.send(out, x[::-1])
+    x += 1
+assert [out.array[0] for out in outs] == list(range(len(outs)))
+assert Event.count == len(provider._sent) == provider.UNDER_WAY and outs[-1].array is provider._sent[-1][1]
+"""
+
+
+def test_kernels_are_kept_by_what_they_do_and_numbers_until_they_have_arrived(tmp_path):
+    problem = cuda_compile.missing()
+    if problem:
+        pytest.skip(problem)
+    file = tmp_path / "kept.py"
+    file.write_text(KEPT, encoding="utf-8")
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, str(file)], env=environment, text=True, capture_output=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
 PLACES = """
 import os, sys, tempfile, warnings
 from pathlib import Path

@@ -222,11 +222,14 @@ def _sources() -> str:
 
 
 def _written(kernel: Any) -> tuple[Any, ...]:
-    """What a kernel is written in: its code, which has a template's constants in it; of one that does not belong to the
-    engine the whole file, too."""
-    file = Path(kernel.function.__code__.co_filename)
+    """What a kernel is written in: its code, which has a template's constants in it, and numbers of the function that
+    made it; of one that does not belong to the engine the whole file, too."""
+    function = kernel.function
+    file = Path(function.__code__.co_filename)
     foreign = Path(__file__).parent not in file.parents and file.is_file()
-    return _code(kernel.function.__code__), file.read_bytes() if foreign else b""
+    around = [cell.cell_contents for cell in function.__closure__ or ()]
+    numbers = [x for x in around if isinstance(x, (bool, int, float, np.generic))]
+    return _code(function.__code__), numbers, file.read_bytes() if foreign else b""
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
@@ -266,12 +269,15 @@ def send(out: Any, array: np.ndarray) -> None:
     A card may read the host's memory while the host goes on (CUDA Driver API, "API synchronization behavior"): so it
     gets a copy, which is kept until it has been read.
     """
-    copy, event = np.array(array, order="C"), cupy().cuda.Event(disable_timing=True)
+    if len(_sent) < UNDER_WAY:
+        event = cupy().cuda.Event(disable_timing=True)
+    else:
+        event, _ = _sent.popleft()
+        event.synchronize()
+    copy = np.array(array, order="C")
     out.set(copy)
     event.record()
     _sent.append((event, copy))
-    while len(_sent) > UNDER_WAY:
-        _sent.popleft()[0].synchronize()
 
 
 def state() -> Any:
