@@ -237,6 +237,39 @@ def test_ids_of_any_integer_dtype(use, dtype):
     np.testing.assert_allclose(use(np.array([4, 0], dtype)).numpy(), use(np.array([4, 0])).numpy(), rtol=1e-14)
 
 
+ROWS, PLACES = np.arange(512.0).reshape(256, 2), [0, 3, 100, 3]
+USES_OF_MANY = {
+    "embedding": lambda ids, x: engine.embedding(x, ids),
+    "take": lambda ids, x: engine.take(x, ids, axis=0),
+    "take of all": lambda ids, x: engine.take(x, ids),
+    "gather": lambda ids, x: engine.gather(x, ids[:, None], axis=0),
+    "take_along_axis": lambda ids, x: engine.take_along_axis(x, ids[:, None], axis=0),
+    "add_along_axis": lambda ids, x: engine.add_along_axis(x[:4], ids[:, None], axis=0, size=256),
+    "scatter": lambda ids, x: engine.scatter(x, ids[:, None], 2 * x[:4, :1], axis=0),
+    "index_add": lambda ids, x: engine.index_add(x, ids, 2 * x[:4], axis=0),
+    "is_last": lambda ids, x: engine.where(engine.is_last(ids, axis=0, size=256), x[:4, 0], 0.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint64])
+@pytest.mark.parametrize("use", USES_OF_MANY.values(), ids=USES_OF_MANY)
+def test_ids_need_not_hold_how_many_rows_there_are(use, dtype):
+    """256 does not fit into the dtype of these ids, and each of them does."""
+    found = []
+    for ids in (np.array(PLACES, dtype), np.array(PLACES)):
+        x = Tensor(ROWS, requires_grad=True)
+        y = use(Tensor(ids), x)
+        found.append([y.tolist(), grad(engine.sum(y * y), x).tolist()])
+    assert found[0] == found[1]
+
+
+def test_narrow_ids_count_from_the_end():
+    x = Tensor(ROWS, requires_grad=True)
+    for use in (USES_OF_MANY["take"], USES_OF_MANY["take_along_axis"], USES_OF_MANY["scatter"]):
+        ours, theirs = (grad(engine.sum(use(Tensor(np.array([-1, -100, 3, 0], d)), x) ** 2), x) for d in (np.int8, I64))
+        assert ours.tolist() == theirs.tolist()
+
+
 def test_the_ignored_id_needs_no_row():
     logits, ids = Tensor(np.zeros((3, V)), requires_grad=True), np.array([1, -100, -100])
     loss = engine.cross_entropy(logits, ids)

@@ -17,6 +17,7 @@ from microtfm.learner import Learner
 from microtfm.optim import Adam
 from microtfm.recurrent import Recurrent
 from microtfm.settings import ModelSettings, TrainSettings
+from tests.test_contract import PLACES, ROWS, USES_OF_MANY
 from tests.test_learner import batch
 
 pytest.importorskip("greenlet")
@@ -160,6 +161,25 @@ def test_ids_made_of_ids_are_checked_before_the_step(make: Callable[[Tensor], Te
         with pytest.raises(IndexRangeError, match="out of range for 5 rows"):
             look(np.where(good == 4, bad, good))
     assert look(good)[0].numpy()[0].tolist() == step(Tensor(good))[0].numpy()[0].tolist()
+
+
+@pytest.mark.parametrize("use", USES_OF_MANY.values(), ids=USES_OF_MANY)
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_ids_whose_dtype_does_not_hold_the_size_replay(use: Callable[..., Tensor], dtype: Any) -> None:
+    for device in ("cpu", "cuda"):
+        with default_device(device):
+            x = Tensor(ROWS, requires_grad=True)
+
+            def step(ids: Tensor, x: Tensor = x) -> tuple[Tensor, Tensor]:
+                y = use(ids, x)
+                return y, grad(engine.sum(y * y), x)
+            look = engine.replay(step)
+            for places in (PLACES, PLACES[::-1], PLACES):
+                mine, wanted = look(np.array(places, dtype)), step(Tensor(places))
+                assert [t.tolist() for t in mine] == [t.tolist() for t in wanted]
+            look(np.array(PLACES, np.int16))
+            with pytest.raises(IndexRangeError, match="id 600 is out of range"):
+                look(np.array([600, 0, 1, 2], np.int16))
 
 
 def test_ids_divided_by_zero_are_refused() -> None:

@@ -11,7 +11,7 @@ from engine import shapes
 from engine.core import Tensor
 from engine.errors import DtypeError, ShapeError
 from engine.ops.elementwise import where
-from engine.ops.index import check_ids, scatter_add
+from engine.ops.index import check_ids, from_zero, scatter_add
 from engine.record import Bool, Index, Op, Real, fused, op
 from engine.shapes import Shape
 
@@ -37,6 +37,12 @@ def _places(ids: Any, shape: Shape, axis: int) -> tuple[Any, ...]:
                  for i, size in enumerate(shape))
 
 
+def _from_zero(ids: Any, size: int) -> Any:
+    """The same places counted from the start, in a dtype that holds the size."""
+    ids = ids.astype(np.int64, copy=False)
+    return np.where(ids < 0, ids + size, ids)
+
+
 def _take(x: Any, ids: Any, *, axis: int = -1) -> Any:
     shape = _lines(x.shape, ids.shape, axis)
     x = np.broadcast_to(x, (*shape[:axis], x.shape[axis], *shape[axis + 1:]))
@@ -45,7 +51,7 @@ def _take(x: Any, ids: Any, *, axis: int = -1) -> Any:
 
 def _add(g: Any, ids: Any, *, axis: int, size: int) -> Any:
     out = np.zeros_like(g, shape=(*g.shape[:axis], size, *g.shape[axis + 1:]), order="C")
-    devices.add_at(out, _places(np.where(ids < 0, ids + size, ids), g.shape, axis), g)
+    devices.add_at(out, _places(_from_zero(ids, size), g.shape, axis), g)
     return out
 
 
@@ -119,7 +125,7 @@ def gather(x: Tensor, ids: Tensor, *, axis: int = -1) -> Tensor:
 # --- a changed copy -------------------------------------------------------------------------------
 def _last(ids: Any, *, axis: int, size: int) -> Any:
     """In ascending order equal ids stand side by side, the last of them at the end."""
-    ids = np.where(ids < 0, ids + size, ids)
+    ids = _from_zero(ids, size)
     order = np.argsort(ids, axis=axis, kind="stable")
     ranked, before = np.take_along_axis(ids, order, axis), (slice(None),) * axis
     last = np.ones_like(ids, dtype=bool)
@@ -170,11 +176,6 @@ def _added_rows(s: Shape, ids: Shape, src: Shape, *, axis: int) -> Shape:
     return s
 
 
-def _counted(ids: Tensor, size: int) -> Tensor:
-    """Ids from 0 on."""
-    return where(ids < 0, ids + size, ids)
-
-
 @fused(signature=None, canonical=_one, shape=_added_rows, domain=(Real(), Index(0), Real()),
        check=lambda x, ids, src, *, axis: check_ids(ids, x.shape[axis], "index_add", -x.shape[axis]),
        samples=(((3,), (2,), (2,)), ((2, 3), (4,), (4, 3)), ((2, 1, 2), (1,), (1, 1, 2)), ((2, 3), (0,), (0, 3))),
@@ -185,7 +186,7 @@ def _counted(ids: Tensor, size: int) -> Tensor:
 def index_add(x: Tensor, ids: Tensor, src: Tensor, *, axis: int = 0) -> Tensor:
     """A copy of x, with the slices of src added at the ids along an axis; equal ids add up."""
     size = x.shape[axis]
-    return x + scatter_add(src, _counted(ids, size).astype(np.int64), axis=axis, size=size)
+    return x + scatter_add(src, from_zero(ids, size), axis=axis, size=size)
 
 
 def _mask_fits(s: Shape, mask: Shape, *, value: float) -> Shape:

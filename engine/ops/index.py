@@ -26,6 +26,12 @@ def check_ids(ids: Any, size: int, what: str, low: int = 0) -> None:
         raise IndexRangeError(f"{what}: id {int(bad)} is out of range for {size} rows (allowed: {low} to {size - 1})")
 
 
+def from_zero(ids: Tensor, size: int) -> Tensor:
+    """The same places counted from the start of an axis, in a dtype that holds its size."""
+    ids = ids.astype(np.int64)
+    return where(ids < 0, ids + size, ids)
+
+
 # --- take ⇄ scatter_add ---------------------------------------------------------------------------
 def _take_axis(params: dict[str, Any], s: Shape, ids: Shape) -> dict[str, Any]:
     axis = params["axis"]
@@ -34,7 +40,7 @@ def _take_axis(params: dict[str, Any], s: Shape, ids: Shape) -> dict[str, Any]:
 
 def _take_rule(g: Tensor, y: Tensor, x: Tensor, ids: Tensor, *, axis: int | None) -> Tensor:
     size = x.size if axis is None else x.shape[axis]
-    added = scatter_add(g, where(ids < 0, ids + size, ids).astype(np.int64), axis=axis or 0, size=size)
+    added = scatter_add(g, from_zero(ids, size), axis=axis or 0, size=size)
     return reshape(added, shape=x.shape) if axis is None else added
 
 
