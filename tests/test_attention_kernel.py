@@ -215,6 +215,17 @@ def test_rows_without_keys_are_zero(dtype):
     assert (attention_vjp(g[:, :, :0], q[:, :, :0], k, v) == 0).all()
 
 
+@pytest.mark.parametrize("size", [(2, 3, 1, 4, 0, 2, 5), (2, 3, 1, 0, 3, 2, 5), (2, 0, 1, 4, 3, 2, 5),
+                                  (2, 3, 1, 4, 3, 2, 0)], ids=["keys", "queries", "heads", "values"])  # fmt: skip
+def test_nothing_of_one_kind_under_many_axes(size):
+    g, q, k, v = inputs(size, np.float32)
+    mask = np.ones((*size[:-4], size[-4], size[-3]), bool)
+    for given in (None, mask, mask[..., :1, :]):
+        out, _ = attention(q, k, v, given)
+        assert out.shape == g.shape and not out.any()
+        assert not attention_vjp(g, q, k, v, given).any()
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("p", [0.1, 0.5, 1.0])

@@ -124,7 +124,7 @@ def test_attention_of_one_query(keys, depth, values):
 
 
 def test_attention_of_nothing():
-    for size in (((0, 2), 3, 4, 2, 2), ((2,), 0, 3, 2, 2), ((2,), 3, 0, 2, 2)):
+    for size in (((0, 2), 3, 4, 2, 2), ((2,), 0, 3, 2, 2), ((2,), 3, 0, 2, 2), ((2, 3, 1), 4, 0, 2, 5)):
         both_passes(*inputs(*size))
 
 

@@ -178,7 +178,9 @@ def _split(x: Array, parts: int, heads: int) -> list[Array]:
 
 def _four_axes(x: Array) -> Array:
     """(..., rows, columns) with exactly two leading axes."""
-    return x[(None,) * (4 - x.ndim)] if x.ndim <= 4 else tape.contiguous(x).reshape(1, -1, *x.shape[-2:])
+    if x.ndim <= 4:
+        return x[(None,) * (4 - x.ndim)]
+    return tape.contiguous(x).reshape(1, math.prod(x.shape[:-2]), *x.shape[-2:])
 
 
 def _mask(mask: Array | None, q: Array) -> Array:
