@@ -128,6 +128,21 @@ def test_gradients_far_out(f, x, slope):
     np.testing.assert_allclose(_slope(f, x), slope, rtol=1e-13)
 
 
+@pytest.mark.parametrize("loss", [engine.huber_loss, engine.smooth_l1_loss])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_outliers_whose_square_overflows_have_a_slope_of_one(loss, reduction):
+    x, target = (Tensor(np.float32(v), requires_grad=True) for v in ([3e38, -INF, 2.0, 0.5, INF], [0, 0, 0, 0, 0]))
+    y = loss(x, target, reduction=reduction)
+    for found, sign in zip(grad(engine.sum(y), [x, target]), (1, -1), strict=True):
+        assert found.tolist() == [sign, -sign, sign, sign / 2, sign]
+    nothing = Tensor(NAN, requires_grad=True)
+    assert math.isnan(grad(loss(nothing, 0.0), nothing).item())
+
+
+def test_a_huber_loss_may_be_squared_everywhere():
+    assert _slope(lambda x: engine.huber_loss(x, [0.0, 0.0], delta=INF, reduction="sum"), [1.0, -3.0]) == [1, -3]
+
+
 def test_second_derivatives_at_equal_inputs():
     x = Tensor([2.0], requires_grad=True)
     first = grad(engine.logaddexp(x, 2.0), x, create_graph=True)

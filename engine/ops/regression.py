@@ -81,7 +81,8 @@ def smooth_l1_loss(x: Tensor, target: Tensor, *, beta: float = 1.0, reduction: s
     size = abs_(x - target)
     if not beta:
         return reduced(size, reduction)
-    return reduced(where(size < beta, square(x - target) * (0.5 / beta), size - beta / 2), reduction)
+    near = size < beta
+    return reduced(where(near, _squared(x, target, near) * (0.5 / beta), size - beta / 2), reduction)
 
 
 @loss(domain=(LOW, HIGH), choices={"delta": [0.5, 2.0]}, canonical=_positive("delta", 1e-300),
@@ -91,4 +92,11 @@ def smooth_l1_loss(x: Tensor, target: Tensor, *, beta: float = 1.0, reduction: s
 def huber_loss(x: Tensor, target: Tensor, *, delta: float = 1.0, reduction: str = "mean") -> Tensor:
     """Half the squared difference, straight on from where it is larger than delta (Huber 1964)."""
     size = abs_(x - target)
-    return reduced(where(size <= delta, 0.5 * square(x - target), delta * (size - delta / 2)), reduction)
+    near = size <= delta
+    slope = where(near, 0.0, delta)      # delta may be infinite
+    return reduced(where(near, 0.5 * _squared(x, target, near), slope * (size - delta / 2)), reduction)
+
+
+def _squared(x: Tensor, target: Tensor, near: Tensor) -> Tensor:
+    """The squared difference where it is near, else 0: the gradient of one that overflows would be 0 · ∞."""
+    return square(where(near, x - target, 0.0))
