@@ -13,7 +13,7 @@ import numpy as np
 import engine.core as core
 from engine import device as devices
 from engine.errors import DtypeError, GraphError
-from engine.record import OPS, Op
+from engine.record import OPS, Key, Op
 from engine.state import STATE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def coerce(op: Op, inputs: Sequence[Any]) -> Sequence[Any]:
-    """Inputs as tensors, the real ones of one dtype."""
+    """Inputs as tensors, the real ones of one dtype, the others of what the op reads."""
     dtype: Any = None
     for i, x in enumerate(inputs):
         if not isinstance(x, core.Tensor):
@@ -35,6 +35,8 @@ def coerce(op: Op, inputs: Sequence[Any]) -> Sequence[Any]:
                 dtype = x.node.dtype
             elif x.node.dtype is not dtype and x.node.dtype != dtype:
                 break
+        elif (fixed := op.fixed(i)) is not None and x.node.dtype != fixed:
+            break
     else:
         if dtype is None or dtype.kind in "fc" or op.result not in ("float", "number"):
             return inputs
@@ -61,8 +63,25 @@ def _promoted(op: Op, inputs: Sequence[Any]) -> list[Tensor | None]:
                          "x.astype('int64')")
     if op.result == "float" and want is not None and want.kind in "iub":
         want = FLOAT32
-    return [t if t is None or not op.is_real(i) or t.dtype == want else core.apply(OPS["astype"], (t,), {"dtype": want})
-            for i, t in enumerate(tensors)]
+    return [t if t is None else _cast(t, want if op.is_real(i) else _read_as(op, i, t)) for i, t in enumerate(tensors)]
+
+
+def _cast(t: Tensor, dtype: np.dtype | None) -> Tensor:
+    return t if dtype is None or t.dtype == dtype else core.apply(OPS["astype"], (t,), {"dtype": dtype})
+
+
+def _read_as(op: Op, i: int, t: Tensor) -> np.dtype | None:
+    """The dtype in which an op reads an input that is not real. Raises DtypeError for one that says another thing."""
+    if isinstance(op.kind(i), Key) and t.dtype.kind not in "iu":
+        raise DtypeError(_no_key(op, t))
+    return op.fixed(i)
+
+
+def _no_key(op: Op, t: Tensor) -> str:
+    number = t.node.name if t.node.literal else None
+    hint = f"; a probability is given by name: p={number or '…'}" if "p" in op.defaults else ""
+    return (f"{op.name}: a key is one integer, as engine.random.next_key() gives it, not "
+            f"{number or f'{t.node.label()} of {t.dtype}'}{hint}")
 
 
 def _literal(op: Op, i: int, x: Any, dtype: np.dtype | None) -> Tensor:

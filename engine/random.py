@@ -1,7 +1,8 @@
 """Counter-based random numbers: the same seed gives the same bits, on either device, in any order of asking.
 
-A key is a 0-d int64 tensor. The bits of element i of an array drawn under a key are Philox-4x32-10 of (key, i) and
-depend on nothing else (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+A key is one integer, a 0-d int64 tensor where the engine makes it. The bits of element i of an array drawn under a key
+are Philox-4x32-10 of (key, i) and depend on nothing else (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+SC 2011).
 """
 from __future__ import annotations
 
@@ -89,45 +90,79 @@ def uniform_array(key: Any, shape: Shape) -> Any:
     return ((drawn >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
 
-def _drawn(key: Tensor, shape: Shape) -> np.ndarray:
-    """The same by the kernel, where there are kernels."""
-    kernel, own = cpu.kernel("uniform"), devices.host(key.read())
-    return uniform_array(own, shape) if kernel is None else kernel(own, shape)
+def _key(given: Any) -> np.ndarray:
+    """A key, or the next one of the seed, on the host. Raises ShapeError and DtypeError for what is not one integer."""
+    key = next_key() if given is None else given if isinstance(given, Tensor) else Tensor(given)
+    if key.ndim:
+        raise ShapeError(f"a random key is a single integer, not one of shape {key.shape}")
+    if key.dtype.kind not in "iu":
+        raise DtypeError(f"a random key is one integer, as engine.random.next_key() gives it, not of {key.dtype}")
+    return devices.host(key.read()).astype(np.int64, copy=False)
 
 
-def _drawn64(key: Tensor, count: int) -> np.ndarray:
+def _floating(name: str, dtype: Any) -> np.dtype:
+    kind = np.dtype(dtype)
+    if kind.kind != "f":
+        raise DtypeError(f"{name} draws floating numbers, not {kind}; random.randint draws integers")
+    return kind
+
+
+def _drawn(key: np.ndarray, shape: Shape) -> np.ndarray:
+    """`uniform_array` by the kernel, where there are kernels."""
+    kernel = cpu.kernel("uniform")
+    return uniform_array(key, shape) if kernel is None else kernel(key, shape)
+
+
+def _drawn64(key: np.ndarray, count: int) -> np.ndarray:
     """`count` random 64-bit words under a key, each of two that follow each other."""
-    pairs = words(devices.host(key.read()), 2 * count).astype(np.uint64).reshape(count, 2)
+    pairs = words(key, 2 * count).astype(np.uint64).reshape(count, 2)
     return pairs[:, 0] << np.uint64(32) | pairs[:, 1]
 
 
 def uniform(shape: int | Sequence[int], low: float = 0.0, high: float = 1.0, dtype: Any = np.float32,
-            key: Tensor | None = None, device: str | None = None) -> Tensor:
-    """Independent numbers from [low, high), the same on every device. Without a key, the next one of the seed."""
-    sizes = sizes_of(shape)
+            key: Tensor | int | None = None, device: str | None = None) -> Tensor:
+    """Independent numbers from [low, high), the same on every device. Without a key, the next one of the seed.
+
+    The bounds are rounded to `dtype`, too. Raises DtypeError where that holds no fractions, or not the bounds.
+    """
+    sizes, kind = sizes_of(shape), _floating("uniform", dtype)
+    top = _last_below(high, low, kind)
     if not STATE.get().computing:
-        return Tensor.placeholder(sizes, dtype)
-    key = next_key() if key is None else key
-    u = _drawn(key, sizes)
-    if (low, high, np.dtype(dtype)) == (0, 1, u.dtype):
+        return Tensor.placeholder(sizes, kind)
+    u = _drawn(_key(key), sizes)
+    if (low, high, kind) == (0, 1, u.dtype):
         return Tensor(u, device=device)
     u = u.reshape(-1)
-    return Tensor(_in_parts(lambda part: low + (high - low) * u[part].astype(np.float64), sizes, dtype), device=device)
+
+    def numbers(part: slice) -> np.ndarray:
+        return np.minimum((low + (high - low) * u[part].astype(np.float64)).astype(kind), top)
+    return Tensor(_in_parts(numbers, sizes, kind), device=device)
+
+
+def _last_below(high: float, low: float, kind: np.dtype) -> Any:
+    """The last number of a dtype below `high`: rounding would reach it. Infinity where there is none from `low` on."""
+    with np.errstate(over="ignore"):
+        first, end = kind.type(low), kind.type(high)
+    if not (np.isfinite(first) and np.isfinite(end) and math.isfinite(float(high) - float(low))):
+        raise DtypeError(f"uniform: {kind} does not hold all numbers from {low} to {high}")
+    return np.nextafter(end, first) if first < end else kind.type(math.inf)
 
 
 def normal(shape: int | Sequence[int], mean: float = 0.0, std: float = 1.0, dtype: Any = np.float32,
-           key: Tensor | None = None, device: str | None = None) -> Tensor:
-    """Independent normal numbers (Box & Muller 1958), the same on every device. Without a key, the next of the seed."""
-    sizes = sizes_of(shape)
+           key: Tensor | int | None = None, device: str | None = None) -> Tensor:
+    """Independent normal numbers (Box & Muller 1958), the same on every device. Without a key, the next of the seed.
+
+    Raises DtypeError where `dtype` holds no fractions.
+    """
+    sizes, kind = sizes_of(shape), _floating("normal", dtype)
     if not STATE.get().computing:
-        return Tensor.placeholder(sizes, dtype)
-    key = next_key() if key is None else key
-    u = _drawn(key, (2, *sizes)).reshape(2, -1)
+        return Tensor.placeholder(sizes, kind)
+    u = _drawn(_key(key), (2, *sizes)).reshape(2, -1)
 
     def numbers(part: slice) -> np.ndarray:
         a, b = u[:, part].astype(np.float64)
         return mean + std * np.sqrt(-2 * np.log1p(-a)) * np.cos(2 * np.pi * b)
-    return Tensor(_in_parts(numbers, sizes, dtype), device=device)
+    return Tensor(_in_parts(numbers, sizes, kind), device=device)
 
 
 def _in_parts(numbers: Callable[[slice], np.ndarray], shape: Shape, dtype: Any) -> np.ndarray:
@@ -152,7 +187,7 @@ def _in_parts(numbers: Callable[[slice], np.ndarray], shape: Shape, dtype: Any) 
 
 
 def randint(shape: int | Sequence[int], low: int, high: int | None = None, dtype: Any = np.int64,
-            key: Tensor | None = None, device: str | None = None) -> Tensor:
+            key: Tensor | int | None = None, device: str | None = None) -> Tensor:
     """Independent integers from [low, high), or from [0, low) with one bound. Without a key, the next one of the seed.
 
     Each is a random 64-bit word modulo the number of integers, so none is likelier than another by more than that
@@ -166,12 +201,12 @@ def randint(shape: int | Sequence[int], low: int, high: int | None = None, dtype
         raise DtypeError(f"randint: {kind} does not hold the integers from {first} to {end - 1}")
     if not STATE.get().computing:
         return Tensor.placeholder(sizes, kind)
-    key = next_key() if key is None else key
-    drawn = _drawn64(key, math.prod(sizes)) % np.uint64(end - first)
+    drawn, count = _drawn64(_key(key), math.prod(sizes)), end - first
+    drawn = drawn % np.uint64(count) if count < 2**64 else drawn
     return Tensor((drawn + np.array(first % 2**64, np.uint64)).astype(kind).reshape(sizes), device=device)
 
 
-def permutation(x: int | Tensor | np.ndarray, key: Tensor | None = None, device: str | None = None) -> Tensor:
+def permutation(x: int | Tensor | np.ndarray, key: Tensor | int | None = None, device: str | None = None) -> Tensor:
     """The integers 0 … x − 1 in random order, or the slices of a tensor along its first axis, where the tensor is.
 
     Every order is equally likely, but for 64-bit words that meet. Without a key, the next one of the seed.
@@ -182,8 +217,7 @@ def permutation(x: int | Tensor | np.ndarray, key: Tensor | None = None, device:
     (n,) = sizes_of(x) if rows is None else rows.shape[:1]
     if not STATE.get().computing:
         return Tensor.placeholder((n,) if rows is None else rows.shape, np.int64 if rows is None else rows.dtype)
-    key = next_key() if key is None else key
-    order = np.argsort(_drawn64(key, n), kind="stable")
+    order = np.argsort(_drawn64(_key(key), n), kind="stable")
     return Tensor(order, device=device) if rows is None else rows[order]
 
 

@@ -86,6 +86,7 @@ class Op:
         if isinstance(self.meaning, np.ufunc):
             self.meaning = in_order(self.meaning)
         self._real = [isinstance(kind, Real) for kind in self.domain]
+        self._fixed = [np.dtype(np.int64) if isinstance(kind, Key) else None for kind in self.domain]
         self.flows = self.vjps is None or callable(self.vjps) or any(self.vjps)      # does any gradient come back?
         self.__signature__ = describe.signature(self)
         self.__doc__ = describe.text(self)
@@ -147,6 +148,10 @@ class Op:
     def is_real(self, i: int) -> bool:
         """Whether input `i` is one of those that are promoted to one dtype."""
         return self._real[i] if i < len(self._real) else self._real[-1]
+
+    def fixed(self, i: int) -> np.dtype | None:
+        """The dtype in which input `i` is read whatever it came in; None: one of those given, or any integer's."""
+        return self._fixed[i] if i < len(self._fixed) else self._fixed[-1]
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"

@@ -105,7 +105,75 @@ def test_a_key_decides_alone():
     assert long[:4] == short, "the bits of a number depend on the key and its position alone"
 
 
-@given(st.integers(-2**63, 2**63 - 2), st.integers(1, 2**64 - 1))
+@pytest.mark.parametrize("draw", [
+    random.uniform, random.normal, lambda shape, key: random.randint(shape, 9, key=key),
+    lambda shape, key: random.permutation(5, key=key)], ids=["uniform", "normal", "randint", "permutation"])
+def test_a_key_is_one_integer(draw):
+    for key in (5, np.uint8(5), np.array(5), Tensor(5, dtype=np.int32)):
+        assert draw((2,), key=key).tolist() == draw((2,), key=Tensor(5)).tolist()
+    for key in (1.5, True, Tensor(1.5)):
+        with pytest.raises(DtypeError, match="a random key is one integer"):
+            draw((2,), key=key)
+    with pytest.raises(ShapeError, match=r"not one of shape \(2,\)"):
+        draw((2,), key=Tensor([1, 2]))
+
+
+def test_a_probability_is_no_key():
+    x = Tensor(np.ones((2, 3)))
+    with pytest.raises(DtypeError, match=r"dropout: a key is one integer.*next_key\(\).*not 0\.3;.*p=0\.3"):
+        engine.dropout(x, 0.3)
+    for key in (Tensor(1.5, name="rate"), np.float64(0.3), True, np.array([0.5, 1])):
+        with pytest.raises(DtypeError, match=r"a key is one integer.*p="):
+            engine.dropout(x, key, p=0.3)
+        with pytest.raises(DtypeError, match=r"a key is one integer.*p="):
+            engine.scaled_dot_product_attention(x, x, x, None, key, p=0.3)
+
+
+def test_keys_of_any_integer_dtype_give_the_same_bits():
+    x = Tensor(np.ones(50))
+    made = [engine.dropout(x, key).tolist() for key in (5, np.int8(5), np.uint64(5), Tensor(5, dtype=np.int32))]
+    assert made == [engine.dropout(x, Tensor(5)).tolist()] * 4
+
+
+ENDS = [(100, 101, np.float32), (1e6, 1e6 + 1, np.float32), (-1, 0, np.float16), (0, 1, np.float16),
+        (1e16, 1e16 + 2, np.float64), (0, 0.7, np.float32), (0, 1e-45, np.float32)]
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), ENDS)
+def test_uniform_numbers_never_reach_their_upper_end(low, high, dtype):
+    x = random.uniform((500_000,), low, high, dtype, key=Tensor(3)).numpy()
+    u = random.uniform((500_000,), key=Tensor(3)).numpy().astype(np.float64)
+    rounded = (low + (high - low) * u).astype(dtype)
+    assert (x >= dtype(low)).all() and (x < dtype(high)).all()
+    inside = rounded < dtype(high)
+    np.testing.assert_array_equal(x[inside], rounded[inside])
+    assert (x[~inside] == np.nextafter(dtype(high), dtype(low))).all()
+
+
+def test_uniform_numbers_between_equal_ends_are_that_end():
+    assert random.uniform((3,), 2, 2).tolist() == [2, 2, 2]
+    assert random.uniform((3,), 100, 100.0000001).tolist() == [100, 100, 100]
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), [(0, 1e6, np.float16), (0, np.inf, np.float32), (np.nan, 1, float),
+                                                    (-1.7e308, 1.7e308, float), (0, 5, np.int64), (0, 1, bool)])
+def test_uniform_numbers_that_a_dtype_does_not_hold_are_refused(low, high, dtype):
+    with pytest.raises(DtypeError, match="uniform"):
+        random.uniform((3,), low, high, dtype)
+    with shapes_only(), pytest.raises(DtypeError, match="uniform"):
+        random.uniform((3,), low, high, dtype)
+    with pytest.raises(DtypeError, match="normal draws floating numbers"):
+        random.normal((3,), dtype=np.int64)
+
+
+def test_integers_of_the_whole_range_of_64_bits():
+    drawn = random.randint((99,), -2**63, 2**63, key=Tensor(1)).numpy()
+    assert len(set(drawn.tolist())) == 99 and (drawn < 0).any() and (drawn > 0).any()
+    same = random.randint((99,), 0, 2**64, np.uint64, key=Tensor(1)).numpy()
+    np.testing.assert_array_equal(same.view(np.int64), drawn ^ np.int64(-2**63))
+
+
+@given(st.integers(-2**63, 2**63 - 2), st.integers(1, 2**64))
 def test_integers_lie_within_their_bounds(low, count):
     high = min(low + count, 2**63)
     drawn = random.randint((20,), low, high, key=Tensor(low % 1000)).tolist()

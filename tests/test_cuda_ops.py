@@ -9,6 +9,7 @@ import engine
 from engine import (
     OPS,
     DeviceError,
+    DtypeError,
     GraphError,
     IndexRangeError,
     Real,
@@ -199,10 +200,15 @@ def test_devices_do_not_mix_in_silence():
 def test_creation_and_random_numbers_are_the_same_on_either_device():
     for make in (lambda d: engine.zeros((2, 3), device=d), lambda d: engine.ones((), device=d),
                  lambda d: engine.random.normal((3, 5), key=Tensor(7), device=d),
-                 lambda d: engine.random.uniform((7,), key=Tensor(7, device=d), device=d)):
+                 lambda d: engine.random.uniform((7,), key=Tensor(7, device=d), device=d),
+                 lambda d: engine.random.uniform((99_999,), 1e6, 1e6 + 1, key=7, device=d)):
         ours, theirs = make("cuda"), make("cpu")
         assert (ours.device, theirs.device) == ("cuda", "cpu")
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    with default_device("cuda"):
+        assert (engine.random.uniform((99_999,), 1e6, 1e6 + 1, key=7) < 1e6 + 1).numpy().all()
+        with pytest.raises(DtypeError, match=r"a probability is given by name: p=0\.3"):
+            engine.dropout(Tensor([1.0]), 0.3)
 
 
 def test_values_are_written_and_read_on_a_card():

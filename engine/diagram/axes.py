@@ -136,7 +136,8 @@ def by_meaning(op: Op, given: Given, params: dict[str, Any]) -> tuple[Sizes, ...
     plain = {k: v for k, v in params.items() if k not in op.residuals and not isinstance(v, np.ndarray)}
     key = (op.name, tuple(None if s is None else tuple(size.terms for size in s) for s in given), repr(plain))
     if key not in CACHE:
-        leaves = [None if s is None else Tensor.placeholder(tuple(int(n) for n in s)) for s in given]
+        leaves = [None if s is None else Tensor.placeholder(tuple(int(n) for n in s), op.fixed(i) or np.float32)
+                  for i, s in enumerate(given)]
         out = expanded(op, leaves, plain)
         names = Names()
         for leaf, sizes in zip(leaves, given, strict=True):
