@@ -106,7 +106,7 @@ def _kind(kind: record.Domain) -> str:
     if isinstance(kind, record.Index):
         return "integers"
     if isinstance(kind, record.Bool):
-        return "truth values"
+        return f"truth values, or {'numbers' if kind.floats else 'integers'}, true where they are not 0"
     return "a random key, one integer (see engine.random.next_key), that decides every random bit"
 
 
@@ -126,6 +126,10 @@ def _raises(op: Op) -> Iterator[str]:
     if op.check and any(isinstance(kind, record.Index) for kind in op.domain):
         yield "IndexRangeError: an id that is out of range"
         yield "DtypeError: ids that are no integers"
+    if record.Bool() in op.domain:
+        yield "DtypeError: a mask of floating numbers"
+    if record.Key() in op.domain:
+        yield "DtypeError: a key that is no integer"
     if op.result == "number":
         yield "DtypeError: truth values"
 

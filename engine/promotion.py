@@ -13,7 +13,7 @@ import numpy as np
 import engine.core as core
 from engine import device as devices
 from engine.errors import DtypeError, GraphError
-from engine.record import OPS, Key, Op
+from engine.record import OPS, Bool, Key, Op
 from engine.state import STATE
 
 if TYPE_CHECKING:
@@ -72,8 +72,11 @@ def _cast(t: Tensor, dtype: np.dtype | None) -> Tensor:
 
 def _read_as(op: Op, i: int, t: Tensor) -> np.dtype | None:
     """The dtype in which an op reads an input that is not real. Raises DtypeError for one that says another thing."""
-    if isinstance(op.kind(i), Key) and t.dtype.kind not in "iu":
+    kind = op.kind(i)
+    if isinstance(kind, Key) and t.dtype.kind not in "iu":
         raise DtypeError(_no_key(op, t))
+    if isinstance(kind, Bool) and t.dtype.kind not in "iub" and not kind.floats:
+        raise DtypeError(_no_mask(op, i, t))
     return op.fixed(i)
 
 
@@ -82,6 +85,13 @@ def _no_key(op: Op, t: Tensor) -> str:
     hint = f"; a probability is given by name: p={number or '…'}" if "p" in op.defaults else ""
     return (f"{op.name}: a key is one integer, as engine.random.next_key() gives it, not "
             f"{number or f'{t.node.label()} of {t.dtype}'}{hint}")
+
+
+def _no_mask(op: Op, i: int, t: Tensor) -> str:
+    name = op.inputs[i]
+    says = f" ({op.about[name].partition(';')[0]})" if name in op.about else ""
+    return (f"{op.name}: {name} holds truth values{says}, and {t.node.label()} is {t.dtype}, in which 0 may mean "
+            f"either; make one of it with `{name} == 0` or `{name} > 0`")
 
 
 def _literal(op: Op, i: int, x: Any, dtype: np.dtype | None) -> Tensor:

@@ -36,7 +36,11 @@ class Index(NamedTuple):
 
 
 class Bool(NamedTuple):
-    """A boolean input: a mask or a condition, True = attend or take the first."""
+    """A boolean input: a mask or a condition, True = attend or take the first. Integers are true where they are not 0.
+
+    floats: whether floating numbers are, too; else they are refused, as a mask of them may be one that is added.
+    """
+    floats: bool = False
 
 
 class Key(NamedTuple):
@@ -44,6 +48,7 @@ class Key(NamedTuple):
 
 
 Domain = Real | Index | Bool | Key
+FIXED = {Bool: np.dtype(bool), Key: np.dtype(np.int64)}      # the dtype in which an input is read whatever it came in
 
 
 # --- the record -----------------------------------------------------------------------------------
@@ -86,7 +91,7 @@ class Op:
         if isinstance(self.meaning, np.ufunc):
             self.meaning = in_order(self.meaning)
         self._real = [isinstance(kind, Real) for kind in self.domain]
-        self._fixed = [np.dtype(np.int64) if isinstance(kind, Key) else None for kind in self.domain]
+        self._fixed = [FIXED.get(type(kind)) for kind in self.domain]
         self.flows = self.vjps is None or callable(self.vjps) or any(self.vjps)      # does any gradient come back?
         self.__signature__ = describe.signature(self)
         self.__doc__ = describe.text(self)

@@ -21,6 +21,7 @@ from engine import (
 )
 from engine.check import calls, check_meaning, differentiable, gradcheck, terms, tolerance
 from engine.kernels.cpu import jit_disabled
+from tests.test_numpy_agreement import MASKED, masked
 
 pytest.importorskip("greenlet")
 
@@ -68,6 +69,16 @@ def test_gradients_on_a_card_are_those_of_the_cpu(op, data):
         for mine, theirs in zip(ours, pulled(op, call, "cpu", 0), strict=True):
             scale = max(float(np.max(np.abs(theirs), initial=0)), 1.0)
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=8 * tolerance(np.float32, terms(op, call)) * scale)
+
+
+# --- masks and ids --------------------------------------------------------------------------------
+@pytest.mark.parametrize("op", MASKED.values(), ids=MASKED)
+def test_a_mask_of_integers_on_a_card_is_one_of_truth_values(op):
+    with default_device("cuda"):
+        for mine, right in zip(masked(op, np.uint8([1, 3, 0, 255])), masked(op, np.arange(4) != 2), strict=True):
+            np.testing.assert_array_equal(mine, right)
+        with pytest.raises(DtypeError, match="mask holds truth values"):
+            masked(op, [0.0, 0.0, -np.inf, 0.0])
 
 
 # --- indices --------------------------------------------------------------------------------------

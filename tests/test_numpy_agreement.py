@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import engine
-from engine import DtypeError, IndexRangeError, ShapeError, Tensor
+from engine import DtypeError, IndexRangeError, ShapeError, Tensor, grad
 
 SHAPE = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
 
@@ -298,3 +298,50 @@ def test_integers_stay_integers_where_they_can():
         engine.masked_fill(Tensor(x), x < 0, 0.5)
     with pytest.raises(DtypeError, match="int64 has no number at the limits"):
         Tensor(x).clip(0.5, 3)
+
+
+CONDITIONS = [np.array([2, 0, -1]), np.array([0.5, -0.0, np.nan]), np.array([1e-40, 0, -np.inf], np.float32),
+              np.array([0, 255, 1], np.uint8), np.array([1, 0, 1j]), [0, 3, 0], 1.5, 0]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=range(len(CONDITIONS)))
+def test_a_condition_holds_where_it_does_in_numpy(condition):
+    x = Tensor(np.array([1.0, np.nan, np.inf]), requires_grad=True)
+    y = engine.where(condition, x, 0.0)
+    np.testing.assert_array_equal(y.numpy(), np.where(condition, x.numpy(), 0.0))
+    holds = np.broadcast_to(np.asarray(condition, bool), 3)
+    np.testing.assert_array_equal(grad(y, x, np.ones(3)).numpy(), holds)
+
+
+MASKED = {"softmax": lambda x, mask: engine.softmax(x, mask),
+          "attention": lambda x, mask: engine.scaled_dot_product_attention(x, x, x, mask),
+          "attention of one query": lambda x, mask: engine.scaled_dot_product_attention(x[:, :1], x, x, mask),
+          "self-attention": lambda x, mask: engine.self_attention(engine.concat([x, x, x], axis=-1), mask, heads=2),
+          "cross-attention": lambda x, mask: engine.cross_attention(x, engine.concat([x, x], axis=-1), mask, heads=2),
+          "masked_fill": lambda x, mask: engine.masked_fill(x, mask, 0.0)}
+
+
+def masked(op, mask):
+    """The result and the gradient of an op on numbers of which those at 2 are NaN."""
+    numbers = np.random.default_rng(0).standard_normal((2, 4, 4)).astype(np.float32)
+    numbers[:, 2] = np.nan
+    x = Tensor(numbers, requires_grad=True)
+    y = op(x, mask)
+    return [y.numpy(), grad(y, x, engine.ones_like(y)).numpy()]
+
+
+@pytest.mark.parametrize("op", MASKED.values(), ids=MASKED)
+@pytest.mark.parametrize("mask", [np.array([1, 3, 0, -1]), np.uint8([1, 3, 0, 255]), [1, 3, 0, -1]],
+                         ids=["int64", "uint8", "list"])
+def test_a_mask_of_integers_is_one_of_truth_values(op, mask):
+    """Bit for bit, and a NaN that one hides does not leak where it does not leak from the other."""
+    for mine, right in zip(masked(op, mask), masked(op, np.array([True, True, False, True])), strict=True):
+        np.testing.assert_array_equal(mine, right)
+
+
+@pytest.mark.parametrize("op", MASKED.values(), ids=MASKED)
+def test_a_mask_that_would_be_added_is_refused(op):
+    x = Tensor(np.ones((2, 4, 4), np.float32))
+    for mask in (Tensor([0.0, -np.inf, 0.0, 0.0], name="hidden"), np.ones(4), 1.0, np.ones(4, complex)):
+        with pytest.raises(DtypeError, match=r"mask holds truth values \(True = (attend|replace)\), .*`mask == 0` or"):
+            op(x, mask)

@@ -110,7 +110,7 @@ def _share(at_least: Tensor, more: Tensor) -> Tensor:
 
 where: Op = op("where", lambda condition, x, y: np.where(condition, x, y), None,
            lambda g, z, c, x, y: where(c, g, 0.0), lambda g, z, c, x, y: where(c, 0.0, g),
-           signature="(),(),()->()", saves=(0,), domain=(Bool(), ANY, ANY),
+           signature="(),(),()->()", saves=(0,), domain=(Bool(floats=True), ANY, ANY),
            equation=("Z = C ? X : Y", "X̄ = C ? Z̄ : 0, Ȳ = C ? 0 : Z̄"),
            doc="x where the condition holds, else y, as numpy.where.")
 
