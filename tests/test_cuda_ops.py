@@ -21,6 +21,7 @@ from engine import (
 )
 from engine.check import calls, check_meaning, differentiable, gradcheck, terms, tolerance
 from engine.kernels.cpu import jit_disabled
+from tests.test_kinks import LOSSES
 from tests.test_numpy_agreement import MASKED, masked
 
 pytest.importorskip("greenlet")
@@ -79,6 +80,15 @@ def test_a_mask_of_integers_on_a_card_is_one_of_truth_values(op):
             np.testing.assert_array_equal(mine, right)
         with pytest.raises(DtypeError, match="mask holds truth values"):
             masked(op, [0.0, 0.0, -np.inf, 0.0])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_loss_of_no_classes_on_a_card_is_zero(loss, reduction):
+    with default_device("cuda"):
+        x = Tensor(np.ones((3, 0), np.float32), requires_grad=True)
+        y = loss(x, Tensor(np.full(3, -100)), reduction=reduction)
+        assert not y.numpy().any() and grad(engine.sum(y), x).shape == (3, 0)
 
 
 # --- indices --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import engine
-from engine import Tensor, grad
+from engine import IndexRangeError, Tensor, grad
 
 NAN, INF = math.nan, math.inf
 
@@ -141,6 +141,24 @@ def test_outliers_whose_square_overflows_have_a_slope_of_one(loss, reduction):
 
 def test_a_huber_loss_may_be_squared_everywhere():
     assert _slope(lambda x: engine.huber_loss(x, [0.0, 0.0], delta=INF, reduction="sum"), [1.0, -3.0]) == [1, -3]
+
+
+LOSSES = {"cross_entropy": engine.cross_entropy, "nll_loss": engine.nll_loss,
+          "smoothed": lambda x, ids, **how: engine.cross_entropy(x, ids, label_smoothing=0.1, **how)}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(2, 3, 0), (0, 0), (0,), (2, 3, 4)], ids=str)
+def test_where_every_id_is_ignored_there_need_be_no_class(loss, reduction, shape):
+    x, ids = Tensor(np.ones(shape, np.float32), requires_grad=True), Tensor(np.full(shape[:-1], -100))
+    y = loss(x, ids, reduction=reduction)
+    slope = grad(engine.sum(y), x, create_graph=True)
+    assert y.shape == (shape[:-1] if reduction == "none" else ()) and slope.shape == shape
+    assert not y.numpy().any() and not slope.numpy().any()
+    if shape == (2, 3, 0):
+        with pytest.raises(IndexRangeError, match=r"(cross_entropy|nll_loss): id 1 is out of range for 0 rows"):
+            loss(x, Tensor(np.ones(shape[:-1], np.int64)), reduction=reduction)
 
 
 def test_second_derivatives_at_equal_inputs():

@@ -8,7 +8,7 @@ from engine.errors import ShapeError
 from engine.ops.activation import softplus
 from engine.ops.along import take_along_axis
 from engine.ops.elementwise import exp, log, where
-from engine.ops.loss import as_int64, check_classes, count
+from engine.ops.loss import as_int64, check_classes, count, without_classes
 from engine.ops.reduce import sum_
 from engine.ops.regression import LOSS_SHAPES, MISFIT, REDUCTIONS, loss, reduced, reduction_of
 from engine.ops.shape import expand_dims, squeeze
@@ -43,6 +43,8 @@ def _nll_shape(log_p: Shape, ids: Shape, *, reduction: str, **_: Any) -> Shape:
        raises=("ShapeError: ids of another shape than log_p has before the last axis, or another reduction",))
 def nll_loss(log_p: Tensor, ids: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
     """The negative log-likelihood of class ids under log-probabilities."""
+    if not log_p.shape[-1]:
+        return without_classes(log_p, reduction)
     ids = as_int64(ids)
     real = ids != ignore_index
     picked = take_along_axis(log_p, expand_dims(where(real, ids, 0), axis=-1), axis=-1)

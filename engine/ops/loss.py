@@ -76,9 +76,10 @@ def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: i
     """The pullback of cross_entropy."""
     ids = as_int64(ids)
     real = ids != ignore_index
-    target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
-    target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     each = g.expand_dims(-1) if reduction == "none" else g
+    if not logits.shape[-1]:
+        return logits * each             # no numbers: there is no class, and every id is ignored
+    target = _target(ids, real, logits, label_smoothing)
     if reduction == "mean":
         each = each / count(real, logits)
     return where(real.expand_dims(-1), (softmax(logits, axis=-1) - target) * each, 0.0)
@@ -94,15 +95,27 @@ def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: i
 def cross_entropy(logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
                   reduction: str = "mean") -> Tensor:
     """Cross-entropy of class ids under logits, from log-softmax, with label smoothing (§5.4 of the paper)."""
+    if not logits.shape[-1]:
+        return without_classes(logits, reduction)
     ids = as_int64(ids)
     real = ids != ignore_index
-    target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
-    target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+    target = _target(ids, real, logits, label_smoothing)
     log_p = log_softmax(logits, axis=-1)
     loss = where(real, -sum_(where(target == 0, 0.0, target * log_p), axis=-1), 0.0)
     if reduction == "none":
         return loss
     return sum_(loss) if reduction == "sum" else sum_(loss) / count(real, logits)
+
+
+def _target(ids: Tensor, real: Tensor, logits: Tensor, label_smoothing: float) -> Tensor:
+    """How likely each class should be: 1 at the id, a part of it shared by all."""
+    target = one_hot(where(real, ids, 0), size=logits.shape[-1], dtype=logits.dtype)
+    return target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+
+
+def without_classes(x: Tensor, reduction: str) -> Tensor:
+    """The loss where x holds no class, and so every id is ignored: zeros."""
+    return sum_(x, axis=-1 if reduction == "none" else None)
 
 
 def as_int64(ids: Tensor) -> Tensor:
