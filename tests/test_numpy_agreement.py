@@ -300,6 +300,20 @@ def test_integers_stay_integers_where_they_can():
         Tensor(x).clip(0.5, 3)
 
 
+@pytest.mark.parametrize("put", [lambda x, value: engine.pad(x, 1, value=value),
+                                 lambda x, value: engine.masked_fill(x, [True, False], value)],
+                         ids=["pad", "masked_fill"])
+def test_integers_are_filled_with_what_they_hold_alone(put):
+    for dtype, value in ((np.int64, 0.5), (np.uint8, -1), (np.int8, 300), (np.int64, np.nan), (np.int64, np.inf),
+                         (np.int64, 2**70), (np.int64, 2.0**63), (bool, 0.5), (np.uint8, 256)):
+        with pytest.raises(DtypeError, match=rf"(pad|masked_fill): {np.dtype(dtype)} has no .*x\.astype"):
+            put(Tensor(np.ones(2, dtype)), value)
+    for dtype, value in ((np.int64, 2.0), (np.uint8, 255), (np.int8, -128), (np.uint64, 2**64 - 1), (bool, True),
+                         (np.float32, 0.5)):
+        y = put(Tensor(np.ones(2, dtype)), value)
+        assert y.dtype == dtype and y.numpy()[0] == value
+
+
 CONDITIONS = [np.array([2, 0, -1]), np.array([0.5, -0.0, np.nan]), np.array([1e-40, 0, -np.inf], np.float32),
               np.array([0, 255, 1], np.uint8), np.array([1, 0, 1j]), [0, 3, 0], 1.5, 0]
 

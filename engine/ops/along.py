@@ -9,8 +9,8 @@ import numpy as np
 from engine import device as devices
 from engine import shapes
 from engine.core import Tensor
-from engine.errors import DtypeError, ShapeError
-from engine.ops.elementwise import where
+from engine.errors import ShapeError
+from engine.ops.elementwise import number_for, where
 from engine.ops.index import check_ids, from_zero, scatter_add
 from engine.record import Bool, Index, Op, Real, fused, op
 from engine.shapes import Shape
@@ -199,10 +199,8 @@ def _mask_fits(s: Shape, mask: Shape, *, value: float) -> Shape:
        samples=(((3,), (3,)), ((2, 3), (3,)), ((2, 1, 3), (2, 1, 1)), ((), ()), ((0, 2), (2,))),
        equation=("Y = mask ? value : X", "X̄ = mask ? 0 : Ȳ"), shapes="x (…), mask (broadcasts to that of x) → (…)",
        about={"mask": "True = replace", "value": "the number put there"},
-       raises=("ShapeError: a mask that does not broadcast to x", "DtypeError: a fraction where x has integers"))
+       raises=("ShapeError: a mask that does not broadcast to x",
+               "DtypeError: a value that the integers of x do not have"))
 def masked_fill(x: Tensor, mask: Tensor, *, value: float) -> Tensor:
     """A copy of x with `value` where the mask is true."""
-    whole = x.dtype.kind in "iub"
-    if whole and not float(value).is_integer():
-        raise DtypeError(f"masked_fill: {x.dtype} has no {value}; make x a float first: x.astype(…)")
-    return where(mask, int(value) if whole else value, x).astype(x.dtype)
+    return where(mask, number_for("masked_fill", x.dtype, value), x).astype(x.dtype)

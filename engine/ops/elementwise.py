@@ -119,6 +119,15 @@ def _holds(integers: np.iinfo, bound: float) -> bool:
     return float(bound).is_integer() and integers.min <= bound <= integers.max
 
 
+def number_for(op: str, dtype: np.dtype, value: float) -> float:
+    """A value as a number of a dtype. Raises DtypeError where its integers do not have it."""
+    if dtype.kind not in "iub":
+        return value
+    if not _holds(np.iinfo(dtype if dtype.kind != "b" else np.int64), value):
+        raise DtypeError(f"{op}: {dtype} has no {value}; give x a dtype that has: x.astype(…)")
+    return int(value)
+
+
 def _clip_limits(params: dict[str, Any], *given: Any) -> dict[str, Any]:
     return {name: _limit(name, value) for name, value in params.items()}
 

@@ -11,6 +11,7 @@ import numpy as np
 from engine import shapes
 from engine.core import Tensor
 from engine.errors import ShapeError
+from engine.ops.elementwise import number_for
 from engine.record import Op, fused, op
 from engine.shapes import Shape
 
@@ -210,12 +211,16 @@ def _widths(params: dict[str, Any], s: Shape) -> dict[str, Any]:
     return {"widths": tuple((int(a), int(b)) for a, b in pairs), "value": params["value"]}
 
 
+def _pad(x: Any, *, widths: Any, value: float = 0.0) -> Any:
+    value = number_for("pad", x.dtype, value)
+    return np.pad(x, widths, constant_values=value) if x.ndim else x.copy()
+
+
 def _pad_rule(g: Tensor, y: Tensor, x: Tensor, *, widths: Any, value: float) -> Tensor:
     return g[tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape, strict=True))]
 
 
-pad = op("pad", lambda x, *, widths, value=0.0: np.pad(x, widths, constant_values=value) if x.ndim else x.copy(),
-         _pad_rule,
+pad = op("pad", _pad, _pad_rule,
          saves=(), signature=None, canonical=_widths,
          shape=lambda s, *, widths, value: tuple(a + n + b for n, (a, b) in zip(s, widths, strict=True)),
          choices=lambda s: {"widths": [0, 1, [(i % 2, 2) for i in range(len(s))] or 0], "value": [0.0, 1.5]},
@@ -224,5 +229,6 @@ pad = op("pad", lambda x, *, widths, value=0.0: np.pad(x, widths, constant_value
          shapes="x (n₀, n₁, …) → (before₀ + n₀ + after₀, …)",
          about={"widths": "how much is added: one number, one (before, after) pair, or a pair for each axis",
                 "value": "what the border holds"},
-         raises=("ShapeError: widths that are negative, or not one pair for each axis",))
+         raises=("ShapeError: widths that are negative, or not one pair for each axis",
+                 "DtypeError: a value that the integers of x do not have"))
 
