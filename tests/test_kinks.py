@@ -165,3 +165,40 @@ def test_second_derivatives_at_equal_inputs():
     x = Tensor([2.0], requires_grad=True)
     first = grad(engine.logaddexp(x, 2.0), x, create_graph=True)
     assert first.item() == 0.5 and grad(first, x).item() == 0.25
+
+
+# --- cross-entropy --------------------------------------------------------------------------------
+def _loss_and_gradient(device, logits, ids, **params):
+    x = Tensor(np.array(logits, np.float32), requires_grad=True, device=device)
+    loss = engine.cross_entropy(x, Tensor(np.array(ids), device=device), **params)
+    return loss.numpy().tolist(), grad(loss, x, engine.ones_like(loss)).numpy().tolist()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("classes", [3, 1500, 5000])
+def test_a_number_added_to_all_logits_changes_no_bit_of_a_loss(device, smoothing, classes):
+    """As long as the sums with it are exact."""
+    logits, ids = np.random.default_rng(0).integers(0, 8, (3, classes)), [0, 1, 2]
+    params = {"label_smoothing": smoothing, "reduction": "none"}
+    expected = _loss_and_gradient(device, logits, ids, **params)
+    for offset in (10_000, -1_000_000, 10_000_000):
+        assert _loss_and_gradient(device, logits + offset, ids, **params) == expected
+    assert np.abs(np.sum(expected[1], axis=-1)).max() < 1e-5
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("logits", "id", "smoothing", "value"), [
+    ([0, 1, 2], 0, 0.0, 2.4076059644443806), ([1e7, 1e7 + 1, 1e7 + 2], 0, 0.0, 2.4076059644443806),
+    ([1e30] * 3, 1, 0.1, math.log(3)), ([-3e38] * 40, 0, 0.1, math.log(40)), ([3e38, -3e38, 1e38], 0, 0.1, 8e37 / 3),
+    ([3e38] * 20 + [-3e38] * 20, 0, 0.1, 3e37), ([-INF, 1, 2], 0, 1.0, INF), ([-INF, 1, 2], 1, 0.1, INF),
+    ([1, INF], 0, 0.0, INF), ([1, -INF], 0, 0.0, 0), ([1, NAN], 0, 0.0, NAN), ([-INF, -INF], 0, 0.1, NAN),
+], ids=itertools.count())
+def test_the_loss_of_logits_far_out(device, logits, id, smoothing, value):
+    loss, _ = _loss_and_gradient(device, logits, id, label_smoothing=smoothing)
+    assert loss == pytest.approx(value, rel=3e-7, nan_ok=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_infinite_logit_leaves_others_no_gradient(device):
+    assert _loss_and_gradient(device, [INF, 100, 2], 1)[1][1:] == [-1, 0]

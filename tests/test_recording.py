@@ -160,7 +160,7 @@ def test_cross_entropy(reduction: str, residuals: bool, layout: str) -> None:
     def both(x: Array, ids: Array, g: Array) -> tuple[Array, ...]:
         options = {"label_smoothing": 0.1, "reduction": reduction, "ignore_index": 0}
         out, *kept = kernel("cross_entropy")(x, ids, **options)
-        named = dict(zip(("lse", "counted"), kept, strict=False)) if residuals else {}
+        named = dict(zip(("top", "total", "counted"), kept, strict=False)) if residuals else {}
         return out, *kept, kernel("cross_entropy_vjp")(g, x, ids, **options, **named)
 
     check(both, ((24, 37), np.float32), ((24,), np.int64), ((24,) if reduction == "none" else (), np.float32),

@@ -69,10 +69,12 @@ def _loss_vjp_choices(g: Shape, logits: Shape, ids: Shape) -> dict[str, list[Any
                 ((0,), (0, 3), (0,)), ((), (0, 3), (0,))),
        equation=("X̄ = (softmax X − q) Ȳ / n", ""),
        shapes='g (), or (…) where the reduction is "none", logits (…, V), ids (…) → (…, V)',
-       about={**LOSS["about"], "g": "the cotangent", "lse": "the log-sum-exp that the forward kernel found, or None",
-              "counted": "the number of ids that count that it found, or None; the meaning finds both again"})
+       about={**LOSS["about"], "g": "the cotangent",
+              "top": "the largest logit of each row that the forward kernel found, or None",
+              "total": "the sum of exp(logits − top) of each row that it found, or None",
+              "counted": "the number of ids that count that it found, or None; the meaning finds all three again"})
 def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
-                      reduction: str = "mean", lse: Any = None, counted: Any = None) -> Tensor:
+                      reduction: str = "mean", top: Any = None, total: Any = None, counted: Any = None) -> Tensor:
     """The pullback of cross_entropy."""
     ids = as_int64(ids)
     real = ids != ignore_index
@@ -86,7 +88,7 @@ def cross_entropy_vjp(g: Tensor, logits: Tensor, ids: Tensor, *, ignore_index: i
 
 
 @fused(**LOSS, shape=_loss_shape, domain=(Real(), Index(0, -1)), saves=(0, 1),
-       residuals=("lse", "counted"),
+       residuals=("top", "total", "counted"),
        check=lambda logits, ids, **params: check_classes("cross_entropy", logits, ids, **params),
        vjps=[lambda g, y, logits, ids, **params: cross_entropy_vjp(g, logits, ids, **params), None],
        samples=(((3,), ()), ((2, 3), (2,)), ((2, 2, 4), (2, 2)), ((0, 3), (0,))),
