@@ -105,6 +105,36 @@ def test_attention_bits_are_the_same_by_either_kernel(words):
         np.testing.assert_array_equal(alone, padded[:, :, :queries])
 
 
+def gradients(g, q, k, v, mask=None, **params):
+    """dq, dk and dv, from what the forward pass has kept."""
+    params = {"scale": 0.3, **params}
+    _, kept = call(NAME, q, k, v, mask, KEY, **params)
+    packed = call(f"{NAME}_vjp", g, q, k, v, mask, KEY, **params, weights=kept).get()
+    parts = np.split(packed, [q.size, q.size + k.size])
+    return [part.reshape(x.shape) for part, x in zip(parts, (q, k, v), strict=True)]
+
+
+@pytest.mark.parametrize("words, depth, values", [(1, 8, 8), (20, 4, 4), (20, 5, 7), (31, 36, 32), (32, 100, 128)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_have_the_same_bits_by_either_kernel(words, depth, values, causal):
+    """A sentence alone, and padded until another kernel runs."""
+    g, q, k, v = inputs((2, 2), 40, 40, depth, values)
+    g[:, :, words:] = 0
+    padded = gradients(g, q, k, v, np.arange(40) < words, causal=causal)
+    alone = gradients(*(x[:, :, :words] for x in (g, q, k, v)), causal=causal)
+    for got, expected in zip(padded, alone, strict=True):
+        np.testing.assert_array_equal(got[:, :, :words], expected)
+        assert not got[:, :, words:].any()
+
+
+@pytest.mark.parametrize("keys", [3, 32, 40])
+def test_gradients_of_queries_and_keys_are_zero_where_all_values_are_equal(keys):
+    """However large the scores are, with which the weights grow inexact."""
+    g, q, k, v = (np.full((1, n, 1), x, np.float32) for n, x in ((1, 1), (1, 1000), (keys, 1), (keys, 10)))
+    dq, dk, _ = gradients(g, q, k, v, scale=1.0)
+    assert not dq.any() and not dk.any()
+
+
 @pytest.mark.parametrize("keys, depth, values", [(33, 8, 8), (64, 5, 7), (130, 36, 32), (200, 64, 64), (40, 100, 128)])
 def test_attention_of_one_query(keys, depth, values):
     """With the bits that it has among others, be they tiles of keys or none that it sees."""

@@ -317,10 +317,10 @@ def _run_backward(
     rest[6] = rest[6] and all(aligned(x) and not any(s % 4 for s in _steps(x)) for x in to)
     lse, bits = kept[out.size :], key if p else None
     if max(q.shape[2], k.shape[2]) <= SHORT:
-        steps = [step for x in (g, q, k, v, dq, dk, dv) for step in _steps(x)]
+        steps = [step for x in (*arrays, dq, dk, dv) for step in _steps(x)]
         block = _short_block(q.shape[2], k.shape[2], 4 * (depth + short.GAP) + 2 * short.ROW)
         _short_gradients[depth][(1, q.shape[1], q.shape[0]), *block](
-            g, q, k, v, mask, bits, lse, dq, dk, dv, *sizes[1:], *steps, *rest
+            g, q, k, v, mask, bits, out, lse, dq, dk, dv, *sizes[1:], *steps, *rest
         )
         return
     delta = tape.empty(math.prod(q.shape[:3]), FLOAT32)

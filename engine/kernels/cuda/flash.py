@@ -94,6 +94,18 @@ def over_row(x):
 
 
 @jit
+def products_of_row(x, x_at, y, y_at, n, wide, padded):
+    """The sum of x y over rows of n numbers (0: none is read) that 8 threads share; each of them gets it."""
+    total = ZERO
+    for part in range(padded // 32):
+        d = (cuda.threadIdx.x & 7) * 4 + 32 * part
+        a, b = get4(x, x_at, d, n, wide, ZERO), get4(y, y_at, d, n, wide, ZERO)
+        total = cuda.fma(a[1], b[1], cuda.fma(a[0], b[0], total))
+        total = cuda.fma(a[3], b[3], cuda.fma(a[2], b[2], total))
+    return over_row(total)
+
+
+@jit
 def top_of_row(x):
     """The largest number of the 8 threads that share rows, passing over NaN."""
     for lanes in (1, 2, 4):
@@ -210,30 +222,24 @@ def query_gradients(
     dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
     """dq (B, H, T, depth) and delta (B H T), of each query the sum of g out; grid (tiles of queries, heads)."""
-    memory = cuda.shared.array(0, np.float32, 16)  # queries and g turned; keys or values; slopes; delta
-    turned_g, other, slopes, sums = DEPTH * ROW, 2 * DEPTH * ROW, 3 * DEPTH * ROW, 3 * DEPTH * ROW + SIDE * ROW
+    memory = cuda.shared.array(0, np.float32, 16)  # queries and g turned; keys or values; slopes
+    turned_g, other, slopes = DEPTH * ROW, 2 * DEPTH * ROW, 3 * DEPTH * ROW
     t, z, i0 = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.x * SIDE
     tx, ty = t % 8 * 4, t // 8 * 4
     g_at, q_at, o_at = place(z, inner, g_b, g_h), place(z, inner, q_b, q_h), place(z, inner, o_b, o_h)
     k_at, v_at, m_at = place(z, inner, k_b, k_h), place(z, inner, v_b, v_h), place(z, inner, m_b, m_h)
     turned(q, q_at, q_t, i0, queries, depth, wide, memory, 0, DEPTH)
     turned(g, g_at, g_t, i0, queries, values, wide, memory, turned_g, DEPTH)
-    total, row = ZERO, t >> 1
-    if i0 + row < queries:
-        for d in range(t & 1, values, 2):
-            total += g[g_at + (i0 + row) * np.int64(g_t) + d] * out[o_at + (i0 + row) * np.int64(o_t) + d]
-    total += cuda.shfl_xor_sync(EVERYBODY, total, 1)
-    if t & 1 == 0:
-        memory[sums + row] = total
-        if i0 + row < queries:
-            delta[z * np.int64(queries) + i0 + row] = total
     o, logs, own, p = registers(DEPTH // 32), registers(4), registers(4), registers(4, 4)
     for part in unroll(DEPTH // 32):
         o[part] = zeros(16)
-    cuda.syncthreads()
     for e in unroll(4):
-        logs[e] = lse[z * np.int64(queries) + min(i0 + ty + e, queries - 1)]
-        own[e] = memory[sums + ty + e]
+        i = i0 + ty + e
+        own[e] = products_of_row(g, g_at + i * np.int64(g_t), out, o_at + i * np.int64(o_t),
+                                 values if i < queries else 0, wide, DEPTH)  # fmt: skip
+        if tx == 0 and i < queries:
+            delta[z * np.int64(queries) + i] = own[e]
+        logs[e] = lse[z * np.int64(queries) + min(i, queries - 1)]
     end = min(keys, max(0, i0 + SIDE + reach))
     for j0 in range(0, end, SIDE):
         turned(k, k_at, k_t, j0, keys, depth, wide, memory, other, DEPTH)
@@ -314,7 +320,7 @@ def key_gradients(
                 grown = rise[4 * e + c]
                 if dropping:
                     grown = grown * keep if bit(kept, 4 * c + e) else ZERO
-                s[e, c] = p[e, c] * scale * (grown - own) + ZERO if bit(seen, 4 * c + e) else UNSEEN
+                s[e, c] = p[e, c] * (grown - own) * scale + ZERO if bit(seen, 4 * c + e) else UNSEEN
                 if dropping:
                     dropped = ZERO if bit(seen, 4 * c + e) else UNSEEN
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * c + e) else dropped

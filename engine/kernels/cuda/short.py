@@ -5,13 +5,14 @@ one barrier and backward, a single kernel for queries and keys, two. A warp make
 are the keys, each with a score of every one of the four; then its lanes are features of the result. A block has as
 many warps as the head needs, one for four queries or keys.
 
-Every sum is made in the order of `flash.py`, so that a sentence's results are the same bits by either.
+Every sum is made in the order of `flash.py`, so that a sentence's results and gradients are the same bits by either.
 """
 
 import numpy as np
 
 from ..compiled import exp, log, philox
 from .cp_async import arrived, commit, copy1, copy4
+from .flash import products_of_row
 from .jit import cuda, jit
 from .ptx import add_outer, load4, zeros
 from .rows import EVERYBODY, LOWEST, ZERO, finite, greater
@@ -150,8 +151,8 @@ FORWARD = (
     + _SIZES + 4 * _STEPS + _REST
 )  # fmt: skip
 GRADIENTS = (
-    "float32[...], float32[...], float32[...], float32[...], uint8[...], int64[::1], float32[::1], float32[...], "
-    "float32[...], float32[...], " + _SIZES + 7 * _STEPS + _REST
+    "float32[...], float32[...], float32[...], float32[...], uint8[...], int64[::1], float32[...], float32[::1], "
+    "float32[...], float32[...], float32[...], " + _SIZES + 8 * _STEPS + _REST
 )
 
 
@@ -226,9 +227,9 @@ def forward(
 
 @template
 def gradients(
-    g, q, k, v, mask, key, lse, dq, dk, dv, queries, keys, depth, values, g_b, g_h, g_t, q_b, q_h, q_t, k_b, k_h, k_t,
-    v_b, v_h, v_t, dq_b, dq_h, dq_t, dk_b, dk_h, dk_t, dv_b, dv_h, dv_t, m_b, m_h, m_t, m_s, masked, dropping, wide,
-    reach, scale, threshold, keep, *, DEPTH
+    g, q, k, v, mask, key, out, lse, dq, dk, dv, queries, keys, depth, values, g_b, g_h, g_t, q_b, q_h, q_t, k_b, k_h,
+    k_t, v_b, v_h, v_t, o_b, o_h, o_t, dq_b, dq_h, dq_t, dk_b, dk_h, dk_t, dv_b, dv_h, dv_t, m_b, m_h, m_t, m_s,
+    masked, dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
     """dq (B, H, T, depth), dk (B, H, S, depth) and dv (B, H, S, values) for at most 32 queries; grid (1, H, B)."""
     memory = cuda.shared.array(0, np.float32, 16)  # queries, keys, values, g; weights; slopes
@@ -245,7 +246,9 @@ def gradients(
     bring(k, b * k_b + h * k_h, k_t, 0, keys, depth, wide, memory, of_k, DEPTH)
     bring(g, b * g_b + h * g_h, g_t, 0, queries, values, wide, memory, of_g, DEPTH)
     bring(v, b * v_b + h * v_h, v_t, 0, keys, values, wide, memory, of_v, DEPTH)
-    kept = 0
+    row, kept = own + (lane >> 3), 0
+    delta = products_of_row(g, b * g_b + h * g_h + row * np.int64(g_t), out, b * o_b + h * o_h + row * np.int64(o_t),
+                            values if row < queries else 0, wide, DEPTH)  # fmt: skip
     if dropping:
         kept = kept_by_rows(np.uint64(bits), z, own, queries, keys, threshold)
     seen = seen_by_rows(said, own, lane, queries, keys, reach)
@@ -266,10 +269,8 @@ def gradients(
             r[e] = rise[e] * keep if kept & 1 << e != 0 else ZERO
             weight = p[e] * keep if kept & 1 << e != 0 else dropped
         memory[weights + (own + e) * ROW + lane] = weight
-    delta = sum_of_row(p[0] * r[0] if seen & 1 != 0 else ZERO, p[1] * r[1] if seen & 2 != 0 else ZERO,
-                       p[2] * r[2] if seen & 4 != 0 else ZERO, p[3] * r[3] if seen & 8 != 0 else ZERO)  # fmt: skip
     for e in unroll(4):
-        slope = p[e] * (r[e] - cuda.shfl_sync(EVERYBODY, delta, e)) * scale
+        slope = p[e] * (r[e] - cuda.shfl_sync(EVERYBODY, delta, 8 * e)) * scale
         r[e] = slope + ZERO if seen & 1 << e != 0 else UNSEEN  # a 0 of what is seen is positive
         memory[slopes + (own + e) * ROW + lane] = r[e]
     cuda.syncthreads()
