@@ -41,19 +41,32 @@ def test_more_products_than_a_grid_has_blocks_are_several_launches(monkeypatch):
     check("matmul", numbers(7, 3, 2).transpose(0, 2, 1), numbers(3, 4), terms=3)
 
 
-def test_products_of_many_axes_copy_no_matrix_that_they_share(monkeypatch, precision):
+MANY_AXES = [((3, 4, 2, 5, 6), (6, 7)), ((2, 1, 3, 2, 6), (1, 4, 1, 6, 7)), ((3, 1, 1, 40, 6), (1, 5, 4, 6, 2)),
+             ((2, 3, 1, 2, 6), (2, 3, 4, 6, 7)), ((1, 1, 1, 2, 6), (2, 1, 3, 6, 7)), ((2, 2, 3, 6), (6, 7)),
+             ((30, 1, 1, 2, 6), (2, 3, 6, 7)), ((5, 4, 1, 2, 6), (1, 4, 2, 6, 7)), ((2, 3, 4, 2, 6), (2, 1, 1, 6, 7))]
+
+
+def test_products_of_many_axes_copy_little_of_what_they_share(monkeypatch, precision):
     """Of what is broadcast, copies would be larger than 32 bits count."""
     made = []
+    monkeypatch.setattr(matmul, "SMALL", 0)
     monkeypatch.setattr(tape, "empty", lambda shape, dtype, make=tape.empty: made.append(math.prod(shape)
                         if isinstance(shape, tuple) else shape) or make(shape, dtype))
-    cases = [((3, 4, 2, 5, 6), (6, 7)), ((2, 1, 3, 2, 6), (1, 4, 1, 6, 7)), ((3, 1, 1, 40, 6), (1, 5, 4, 6, 2)),
-             ((2, 3, 1, 2, 6), (2, 3, 4, 6, 7)), ((1, 1, 1, 2, 6), (2, 1, 3, 6, 7)), ((2, 2, 3, 6), (6, 7))]
-    for a, b in cases:
+    for a, b in MANY_AXES:
         for x, y in ((numbers(*a), numbers(*b)), (numbers(*a[::-1]).T, numbers(*b[::-1]).T)):
             made.clear()
             _close(call("matmul", x, y).get(), meaning("matmul", x, y))
             result = math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * b[-1]
-            assert max(made) <= max(result, 2 * (x.size + y.size), 4 * max(x.size, y.size))
+            assert max(made) <= 2 * (x.size + y.size + result)
+
+
+def test_products_of_many_axes_are_one_launch_where_little_is_copied(monkeypatch):
+    count = []
+    monkeypatch.setattr(matmul, "launch", lambda *a, launch=matmul.launch, **k: count.append(1) or launch(*a, **k))
+    for a, b in MANY_AXES:
+        count.clear()
+        check("matmul", numbers(*a), numbers(*b), terms=6)
+        assert len(count) == 1
 
 
 def test_words_of_short_rows_that_32_bits_do_not_count_are_not_made():

@@ -18,6 +18,7 @@ Array = Any
 
 THREADS = 256
 MANY = 65535  # products of a launch: as many blocks a grid has along z
+SMALL = 2**20  # numbers that may be copied to spare launches
 
 
 @kernel("float32[::1], float32[::1], float32[::1], int32, int32, int32, bool, bool", threads=THREADS)
@@ -195,15 +196,17 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def _products(a: Array, b: Array, c: Array, m: int, n: int, depth: int, batch: tuple[int, ...]) -> None:
-    """c = a b for a batch of any number of axes, by as many launches as it takes. What is the same along an axis lies
-    in memory once, where the kernels' two axes of a batch are enough."""
-    if len(batch) > 2 and (several := _merged(a, b, batch)) is not None:
-        a, b, batch = *several, (math.prod(batch),)
-        c = c.reshape(*batch, m, n)
-    if len(batch) <= 2 and math.prod(batch) <= MANY:
-        _multiply(a, b, c, m, n, depth, batch)
+    """c = a b for a batch of any number of axes: by one launch where two axes say where all matrices lie, or where
+    little is copied for that; else by several."""
+    axes = _axes(a, b, batch)
+    if len(axes) <= 2 and math.prod(batch) <= MANY:
+        _multiply(a, b, c, m, n, depth, axes)
         return
-    at_once = max(1, MANY // math.prod(batch[1:])) if len(batch) <= 2 else 1
+    if len(axes) > 2 and (several := _merged(a, b, batch, c.size)) is not None:
+        left, right = several
+        _products(left, right, c.reshape(-1, m, n), m, n, depth, (math.prod(batch),))
+        return
+    at_once = max(1, MANY // math.prod(batch[1:])) if len(axes) <= 2 else 1
     for i in range(0, batch[0], at_once):
         some = slice(i, min(batch[0], i + at_once))
         left, right = (x[some] if x.ndim == c.ndim and x.shape[0] > 1 else x for x in (a, b))
@@ -214,14 +217,31 @@ def _products(a: Array, b: Array, c: Array, m: int, n: int, depth: int, batch: t
         _products(left, right, to, m, n, depth, rest)
 
 
-def _multiply(a: Array, b: Array, c: Array, m: int, n: int, depth: int, batch: tuple[int, ...]) -> None:
+def _axes(a: Array, b: Array, batch: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(size, a's step, b's step) of each axis of a batch; those are one that follow each other in both."""
+    found: list[tuple[int, int, int]] = []
+    for size, step, other in zip(batch, _steps(a, len(batch)), _steps(b, len(batch)), strict=True):
+        if found and found[-1][1:] == (step * size, other * size):
+            found[-1] = found[-1][0] * size, step, other
+        elif size > 1:
+            found.append((size, step, other))
+    return found
+
+
+def _steps(x: Array, count: int) -> list[int]:
+    """How many elements apart the matrices of x lie along each axis of a batch; 0 where they are one and the same."""
+    own = zip(x.strides[:-2], x.shape[:-2], strict=True)
+    return [0] * (count + 2 - x.ndim) + [stride // x.itemsize if size > 1 else 0 for stride, size in own]
+
+
+def _multiply(a: Array, b: Array, c: Array, m: int, n: int, depth: int, axes: list[tuple[int, int, int]]) -> None:
     """c = a b for a batch of at most two axes and MANY products, by one launch."""
-    outer, inner = (1,) * (2 - len(batch)) + batch
-    (*steps_a, a_i, a_k), (*steps_b, b_k, b_j) = _strides(a), _strides(b)
+    (outer, outer_a, outer_b), (inner, inner_a, inner_b) = [(1, 0, 0)] * (2 - len(axes)) + axes
+    (a_i, a_k), (b_k, b_j) = _strides(a), _strides(b)
     cutting = a_i == 1 and a_k != 1 and outer * inner == 1
     launch(
         a, a_i, a_k, [Piece(b, b_k, b_j, n)], c, m, depth, mode=GRADIENT if cutting else SIDE, batch=(outer, inner),
-        steps=(steps_a[0], steps_a[1], steps_b[0], steps_b[1]),
+        steps=(outer_a, inner_a, outer_b, inner_b),
     )  # fmt: skip
 
 
@@ -241,12 +261,12 @@ def plain(x: Array) -> Array:
     return x if fits else tape.contiguous(x)
 
 
-def _merged(a: Array, b: Array, batch: tuple[int, ...]) -> list[Array] | None:
+def _merged(a: Array, b: Array, batch: tuple[int, ...], size: int) -> list[Array] | None:
     """Both operands with one axis for a batch of several, of size 1 or its own; None where they would grow by that to
-    more than twice what they are together."""
+    far more than they and the result, of this size, are together."""
     shapes = [(1 if math.prod(x.shape[:-2]) == 1 else math.prod(batch), *x.shape[-2:]) for x in (a, b)]
     sizes = [math.prod(shape) for shape in shapes]
-    if sum(sizes) > 2 * (a.size + b.size) or max(sizes) > MOST:
+    if sum(sizes) > max(SMALL, 2 * (a.size + b.size + size)) or max(sizes) > MOST:
         return None
     return [x.reshape(shape) if shape[0] == 1 else _filled(x, (*batch, *shape[1:])).reshape(shape)
             for x, shape in zip((a, b), shapes, strict=True)]  # fmt: skip
@@ -262,7 +282,5 @@ def _filled(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _strides(x: Array) -> list[int]:
-    """The strides of a matrix with up to two axes before it, in elements; 0 along an axis of size 1."""
-    padded = [0] * (4 - x.ndim) + [stride // x.itemsize for stride in x.strides]
-    sizes = [1] * (4 - x.ndim) + list(x.shape)
-    return [stride if size != 1 else 0 for stride, size in zip(padded, sizes, strict=True)]
+    """The strides of the rows and columns of matrices, in elements; 0 along an axis of size 1."""
+    return [stride // x.itemsize if size != 1 else 0 for stride, size in zip(x.strides[-2:], x.shape[-2:], strict=True)]
