@@ -159,6 +159,12 @@ for number in (1.0, 2.0, 1.0):
     KERNELS.pop()
 assert texts[0] == texts[2] != texts[1] and "0f40000000" in texts[1]
 
+def facts(x):
+    return provider._fact((lambda: lambda: x)())
+
+values = [1, 1.5, (1, 2), (1, 3), np.arange(2), np.arange(3), np.float32(2), lambda v: v + 1, lambda v: v * 2]
+assert len({repr(facts(x)) for x in values}) == len(values)
+
 class Event:
     count = 0
     def __init__(self, disable_timing):
@@ -172,13 +178,19 @@ class Out:
     def set(self, array):
         self.array = array
 
-provider.cupy = lambda: types.SimpleNamespace(cuda=types.SimpleNamespace(Event=Event))
+waited = []
+stream = types.SimpleNamespace(synchronize=lambda: waited.append(1))
+played = types.SimpleNamespace(Event=Event, get_current_stream=lambda: stream)
+provider.cupy = lambda: types.SimpleNamespace(cuda=played)
 x, outs = np.zeros(3), [Out() for _ in range(3 * provider.UNDER_WAY)]
 for out in outs:
     provider.send(out, x[::-1])
     x += 1
 assert [out.array[0] for out in outs] == list(range(len(outs)))
 assert Event.count == len(provider._sent) == provider.UNDER_WAY and outs[-1].array is provider._sent[-1][1]
+assert not waited
+provider.send(outs[0], np.zeros(provider.LARGE // 8 + 1))
+assert waited == [1] and outs[-1].array is provider._sent[-1][1]
 """
 
 

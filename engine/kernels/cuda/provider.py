@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -222,14 +222,23 @@ def _sources() -> str:
 
 
 def _written(kernel: Any) -> tuple[Any, ...]:
-    """What a kernel is written in: its code, which has a template's constants in it, and numbers of the function that
-    made it; of one that does not belong to the engine the whole file, too."""
-    function = kernel.function
-    file = Path(function.__code__.co_filename)
+    """What a kernel is written in: its code, which has a template's constants in it, and what it has from the function
+    that made it; of one that does not belong to the engine the whole file, too."""
+    file = Path(kernel.function.__code__.co_filename)
     foreign = Path(__file__).parent not in file.parents and file.is_file()
-    around = [cell.cell_contents for cell in function.__closure__ or ()]
-    numbers = [x for x in around if isinstance(x, (bool, int, float, np.generic))]
-    return _code(function.__code__), numbers, file.read_bytes() if foreign else b""
+    return _fact(kernel.function), file.read_bytes() if foreign else b""
+
+
+def _fact(x: Any) -> Any:
+    """What of a value that a kernel uses can be told from others: numbers, tuples and arrays of them, and functions."""
+    x = getattr(x, "py_func", x)
+    if isinstance(x, FunctionType):
+        return _code(x.__code__), [_fact(cell.cell_contents) for cell in x.__closure__ or ()]
+    if isinstance(x, tuple):
+        return tuple(map(_fact, x))
+    if isinstance(x, np.ndarray):
+        return x.dtype.str, x.shape, x.tobytes()
+    return x if isinstance(x, (bool, int, float, str, np.generic)) else None
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
@@ -261,16 +270,23 @@ def words(array: Any, p: Any) -> list[int]:
 # --- the card -------------------------------------------------------------------------------------
 _sent: deque[tuple[Any, np.ndarray]] = deque()
 UNDER_WAY = 64  # arrays that may be on their way to the card
+LARGE = 256 * 1024  # bytes of an array for which to wait
 
 
 def send(out: Any, array: np.ndarray) -> None:
-    """Write an array's numbers as they are now into one on the card, of the same shape and dtype, without waiting.
+    """Write an array's numbers as they are now into one on the card, of the same shape and dtype; not waiting, if there
+    are few.
 
     A card may read the host's memory while the host goes on (CUDA Driver API, "API synchronization behavior"): so it
     gets a copy, which is kept until it has been read.
     """
+    cuda = cupy().cuda
+    if array.nbytes > LARGE:
+        out.set(np.asarray(array, order="C"))
+        cuda.get_current_stream().synchronize()
+        return
     if len(_sent) < UNDER_WAY:
-        event = cupy().cuda.Event(disable_timing=True)
+        event = cuda.Event(disable_timing=True)
     else:
         event, _ = _sent.popleft()
         event.synchronize()
