@@ -52,19 +52,19 @@ class Replay:
         self._plans: OrderedDict[Any, Any] = OrderedDict()
         self._trusted: set[Any] = set()                  # recorded twice, with the same outcome
         self._memory: dict[str, Any] = {}                # by device
-        self._moved = MOVED[0]                           # as it was when the recordings were last looked through
+        self._moved = MOVED[0], 0                        # as it was when the recordings were last looked through
         self._lock = threading.RLock()
         self._timing = False
         self.timings: list[tuple[Any, float]] | None = None      # of the last call that was timed
 
     def __call__(self, *arguments: Any, **fixed: Any) -> Any:
         state = STATE.get()
+        if state.device == "cpu" and any(map(_is_on_card, arguments)):
+            with device.default_device("cuda"):
+                return self(*arguments, **fixed)
         if state.recorder is not None or not state.computing or state.watch is not None or device.jit_disabled():
             return self._step(*[_tensor(i, a) for i, a in enumerate(arguments)], **fixed)
         arrays = [_array(i, a) for i, a in enumerate(arguments)]
-        if state.device == "cpu" and any(map(device.is_on_card, arrays)):
-            with device.default_device("cuda"):
-                return self(*arguments, **fixed)
         with self._lock:
             self._follow()
             key = self._key(arrays, fixed)
@@ -93,15 +93,16 @@ class Replay:
         state = STATE.get()
         return (tuple((a.shape, a.dtype) for a in arrays), tuple((name, _told_apart(fixed[name], name))
                 for name in sorted(fixed)), state.fusing, state.recording, state.device, device.current_precision(),
-                device.given_up())
+                device.given_up() if state.device == "cuda" else None)
 
     def _follow(self) -> None:
-        """Let go of recordings whose tensors have moved to other arrays: what they did, they would do to the old ones.
-        """
-        if self._moved == MOVED[0]:
+        """Let go of recordings whose tensors have moved to other arrays, to which they would do what they did to the
+        old ones, and of those from before a kernel was given up."""
+        if self._moved == (MOVED[0], device.given_up()):
             return
-        self._moved = MOVED[0]
-        for key in [key for key, plan in self._plans.items() if plan.recorder.has_moved()]:
+        self._moved = MOVED[0], device.given_up()
+        for key in [key for key, plan in self._plans.items()
+                    if plan.recorder.has_moved() or key[-1] not in (None, device.given_up())]:
             self._trusted.discard(key)
             del self._plans[key]
         used = {plan.device for plan in self._plans.values()}
@@ -169,6 +170,12 @@ def _array(position: int, value: Any) -> Any:
         return np.asarray(value)
     raise EngineError(f"replay: argument {position} is a {type(value).__name__}; tensors, arrays and numbers vary from "
                       "call to call, everything else is passed by keyword")
+
+
+def _is_on_card(argument: Any) -> bool:
+    if isinstance(argument, Tensor):
+        return argument.device == "cuda"
+    return not isinstance(argument, (np.ndarray, float, int)) and device.is_on_card(argument)
 
 
 def _told_apart(value: Any, name: str) -> Any:

@@ -6,7 +6,6 @@ import time
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -136,8 +135,17 @@ class Program:
 
     def bind(self, memory: Any) -> None:
         """Work in this memory from now on: at least `size` bytes from the beginning of a cache line on."""
+        self.unbind()
         self.memory = memory
-        self.segments = []
+        try:
+            self._bind()
+        except BaseException as e:
+            self.unbind()
+            if isinstance(e, (MemoryError, RuntimeError)):
+                device.failed(e, self.device)
+            raise
+
+    def _bind(self) -> None:
         launches: list[Launch] = []
         if self.device == "cuda":
             self.segments.append(device.graph([_mapped(step, self.array) for step, _ in self._launched()]))
@@ -179,50 +187,57 @@ class Program:
 
     def run(self) -> None:
         """Everything once, in order, on what the input buffers and the keys hold now. Raises DeviceError."""
-        with self._changing(), np.errstate(all="ignore"):
-            for segment in self.segments:
-                if isinstance(segment, Call):
-                    segment.function(*segment.arrays)
-                else:
-                    segment.run()
+        try:
+            with np.errstate(all="ignore"):
+                for segment in self.segments:
+                    if isinstance(segment, Call):
+                        segment.function(*segment.arrays)
+                    else:
+                        segment.run()
+        except (MemoryError, RuntimeError) as e:
+            device.failed(e, self.device)
+            raise
+        finally:
+            self._changed()
         self._finish()
 
     def run_timed(self) -> list[tuple[Label, float]]:
         """Like `run`: the seconds that each step took, with the op that it serves."""
         taken: list[float] = []
-        with self._changing(), np.errstate(all="ignore"):
-            for segment in self.segments:
-                if isinstance(segment, Call):
-                    start = time.perf_counter()
-                    segment.function(*segment.arrays)
-                    taken.append(time.perf_counter() - start)
-                else:
-                    taken += (segment.run_timed() / 1e9).tolist()
+        try:
+            with np.errstate(all="ignore"):
+                for segment in self.segments:
+                    if isinstance(segment, Call):
+                        start = time.perf_counter()
+                        segment.function(*segment.arrays)
+                        taken.append(time.perf_counter() - start)
+                    else:
+                        taken += (segment.run_timed() / 1e9).tolist()
+        except (MemoryError, RuntimeError) as e:
+            device.failed(e, self.device)
+            raise
+        finally:
+            self._changed()
         self._finish()
         return list(zip([label for _, label in self._launched()], taken, strict=True))
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Inside the step runs, all of it or a part; what it changes in place is another value afterwards."""
-        try:
-            with device.on_card() if self.device == "cuda" else nullcontext():
-                yield
-        finally:
-            for owner in self.recorder.owners.values():
-                owner.version += 1
-                owner.digest = None
+    def _changed(self) -> None:
+        """What the step changes in place, all of it or a part, is another value than before."""
+        for owner in self.recorder.owners.values():
+            owner.version += 1
+            owner.digest = None
 
     def _finish(self) -> None:
         """Hand out the gradients, and say once what no graph of a card could hold."""
         for leaf, gradient in zip(self.leaves, self._gradients, strict=True):
             leaf.grad = gradient
         if self.device == "cuda" and self.segments[0].alone:
-            labels, alone = self._launched(), self.segments[0].alone
+            labels, alone = self._launched(), dict(self.segments[0].alone)
+            self.segments[0].alone.clear()
             first = min(alone)
             others = f" and {len(alone) - 1} more operations" if len(alone) > 1 else ""
             warnings.warn(f"{labels[first][1]}{others} cannot be part of a CUDA graph ({alone[first]}): when replayed, "
                           "this runs by itself between two graphs, which is slower.", RuntimeWarning, stacklevel=4)
-            alone.clear()
 
     def clear_gradients(self) -> None:
         """After a run that was refused or broken off, no leaf has a gradient."""

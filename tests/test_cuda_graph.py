@@ -29,7 +29,7 @@ class Card:
 
     def __init__(self) -> None:
         self.capturing: list[Callable[[], Any]] | None = None
-        self.spoilt, self.launches, self.held, self.limit = False, 0, 0, 0
+        self.spoilt, self.launches, self.held, self.limit, self.captures, self.waited = False, 0, 0, 0, 0, 0
         self.at_the_end: Exception | None = None
         self.cuda = types.SimpleNamespace(
             Stream=lambda non_blocking: self, MemoryPool=lambda: self, get_current_stream=lambda: self,
@@ -51,10 +51,12 @@ class Card:
 
     def synchronize(self) -> None:
         assert self.capturing is None, "nobody may wait while a step is captured"
+        self.waited += 1
 
     def begin_capture(self) -> None:
         assert self.capturing is None
         self.capturing, self.spoilt = [], False
+        self.captures += 1
 
     def is_capturing(self) -> bool:
         if self.spoilt:
@@ -158,10 +160,23 @@ def test_an_interruption_ends_the_capture_and_the_next_run_begins_anew(card: Car
     assert log == ["step", "again", "step", "step"] and card.launches == 1
 
 
-def test_a_graph_without_room_is_said_to_lack_memory(card: Card) -> None:
+def test_steps_of_which_no_graph_can_be_made_run_one_by_one(card: Card) -> None:
+    log: list[str] = []
+    step = graph.Graph(steps_on(card, log, *["add"] * 50))
     card.at_the_end = RuntimeError("cudaErrorMemoryAllocation: out of memory")
-    with pytest.raises(MemoryError, match="out of memory"):
-        graph.Graph(steps_on(card, [], "add")).run()
+    for run in range(1, 4):
+        step.run()
+        assert len(log) == 50 * run
+    assert card.captures == 1 and card.launches == 0
+    assert step.alone == dict.fromkeys(range(50), "RuntimeError: cudaErrorMemoryAllocation: out of memory")
+
+
+def test_a_first_run_that_breaks_off_is_waited_for(card: Card) -> None:
+    def broken() -> None:
+        raise MemoryError("Out of memory allocating 7 bytes")
+    with pytest.raises(MemoryError):
+        graph.Graph([*steps_on(card, [], "add"), Call(broken, ())]).run()
+    assert card.waited == 1
 
 
 # --- whole steps ----------------------------------------------------------------------------------
@@ -218,7 +233,8 @@ def test_a_step_that_no_graph_can_hold_whole_is_made_once_a_call(card: Card, mon
 
 
 @pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
-def test_a_step_without_memory_says_so_and_counts_as_changed(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_runs_out_of_memory_says_so_and_counts_as_changed(card: Card, monkeypatch: pytest.MonkeyPatch
+                                                                      ) -> None:
     with _captured(card, monkeypatch):
         w = Tensor(np.ones(3, np.float32), requires_grad=True)
 
@@ -226,7 +242,44 @@ def test_a_step_without_memory_says_so_and_counts_as_changed(card: Card, monkeyp
             engine.update("copy", [w], [x])
             return engine.sum(w)
         run, before = engine.replay(step), w.node.version
-        card.at_the_end = RuntimeError("cudaErrorMemoryAllocation: out of memory")
+        monkeypatch.setattr(card, "do", lambda *_: card.malloc(2**40))
+        card.limit = 1
         with pytest.raises(DeviceError, match="memory"):
             run(np.zeros(3, np.float32))
-        assert w.node.version > before and w.tolist() == [0, 0, 0]
+        assert w.node.version > before
+
+
+@pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
+def test_a_step_whose_warning_is_an_error_is_made_and_answers_next_time(card: Card, monkeypatch: pytest.MonkeyPatch
+                                                                        ) -> None:
+    with _captured(card, monkeypatch):
+        w = Tensor(np.ones(3, np.float32))
+        run = engine.replay(lambda x: engine.update("accumulate", [w], [x]))
+        card.at_the_end = RuntimeError("cudaErrorNotSupported")
+        with pytest.raises(RuntimeWarning, match="cannot be part of a CUDA graph"):
+            run(np.ones(3, np.float32))
+        run(np.ones(3, np.float32))
+        assert w.tolist() == [3, 3, 3]
+
+
+@pytest.mark.skipif(jit_disabled(), reason="nothing is recorded")
+def test_a_recording_that_found_no_memory_is_bound_when_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with default_device("cuda"):
+        run = engine.replay(lambda x: x * 2)
+        sizes = [np.full(n, n, np.float32) for n in (5, 3000)]
+        for x in sizes:
+            run(x)
+        make = graph.Graph
+        for full in (True, True, False):
+            monkeypatch.setattr(graph, "Graph", partial(_no_memory, make, full))
+            if full:
+                with pytest.raises(DeviceError, match="memory"):
+                    run(sizes[0])
+            else:
+                assert run(sizes[0]).tolist() == [10.0] * 5
+
+
+def _no_memory(make: Any, full: bool, steps: Any) -> Any:
+    if full:
+        raise MemoryError("Out of memory allocating 8 bytes")
+    return make(steps)

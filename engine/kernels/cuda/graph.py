@@ -52,32 +52,39 @@ class Graph:
         stream, self._pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
         stream.wait_event(cupy.cuda.get_current_stream().record())
         with stream, cupy.cuda.using_allocator(self._pool.malloc):  # whose memory is a stream's own
-            for run, arguments in self._steps:
-                run(*arguments)
-            stream.synchronize()
+            try:
+                for run, arguments in self._steps:
+                    run(*arguments)
+            finally:
+                stream.synchronize()
             self._pool.set_limit(size=max(1, self._pool.total_bytes()))
-            self._pieces = self._captured(stream)
+            try:
+                self._pieces = self._captured(stream)
+            except _Unfinished as e:
+                self.alone = dict.fromkeys(range(len(self._steps)), str(e))
+                self._pieces = [partial(run, *arguments) for run, arguments in self._steps]
 
     def _captured(self, stream: Any) -> list[Callable[[], Any]]:
-        """Graphs, and between them the steps that no graph can hold."""
+        """Graphs, and between them the steps that no graph can hold. Raises _Unfinished."""
         pieces: list[Callable[[], Any]] = []
-        first, stop, end = 0, len(self._steps), len(self._steps)
+        first, stop, why, end = 0, len(self._steps), "", len(self._steps)
         while first < end:
             try:
                 if first < stop:
                     pieces.append(self._graph_of(stream, first, stop).launch)
             except _Broken as e:
-                stop = e.step
-                self.alone[stop] = str(e)
+                stop, why = e.step, str(e)
                 continue
             if stop < end:
                 run, arguments = self._steps[stop]
                 pieces.append(partial(run, *arguments))
+                self.alone[stop] = why
             first, stop = stop + 1, end
         return pieces
 
     def _graph_of(self, stream: Any, first: int, stop: int) -> Any:
-        """These steps as one graph. Raises _Broken where one of them cannot be part of it, MemoryError."""
+        """These steps as one graph. Raises _Broken where one of them cannot be part of it, and _Unfinished where it
+        cannot be made of them, say for want of memory."""
         at = first
         stream.begin_capture()
         try:
@@ -85,16 +92,17 @@ class Graph:
                 run, arguments = self._steps[at]
                 run(*arguments)
                 stream.is_capturing()  # raises where the step has broken it off
-            graph = stream.end_capture()
-            graph.upload()
         except BaseException as e:
             with suppress(Exception):  # what a capture that failed leaves is of no use
                 stream.end_capture()
-            if "MemoryAllocation" in str(e):
-                raise MemoryError(str(e)) from e
             if isinstance(e, Exception):
                 raise _Broken(at, f"{type(e).__name__}: {e}") from e
             raise
+        try:
+            graph = stream.end_capture()
+            graph.upload()
+        except Exception as e:
+            raise _Unfinished(f"{type(e).__name__}: {e}") from e
         return graph
 
     def run_timed(self) -> np.ndarray:
@@ -119,6 +127,10 @@ class _Broken(Exception):
     def __init__(self, step: int, cause: str) -> None:
         super().__init__(cause)
         self.step = step
+
+
+class _Unfinished(Exception):
+    """No graph can be made of steps each of which could be part of one."""
 
 
 def _timed_here(steps: Sequence[Any]) -> np.ndarray:
