@@ -16,6 +16,10 @@ from engine.state import STATE
 
 DEVICES = ("cpu", "cuda")
 DRIVER_ERRORS = ("CUDADriverError", "CUDARuntimeError")                  # CuPy's, which is not imported here
+NO_MEMORY = re.compile("MemoryAllocation|OUT_OF_MEMORY")
+LAST = re.compile("ILLEGAL|Illegal|LAUNCH_FAILED|LaunchFailure|MISALIGNED|Misaligned|ECC|HARDWARE|Hardware|"
+                  "INVALID_PC|InvalidPc|ADDRESS_SPACE|AddressSpace|ASSERT|Assert|TIMEOUT|Timeout")
+"""Words of the driver's errors for memory that there is not, and for those after which it refuses all else."""
 
 
 def of(array: Any) -> str:
@@ -105,16 +109,23 @@ def on_card() -> Iterator[None]:
     where it fails, what becomes of a run."""
     try:
         yield
-    except MemoryError as e:
-        short_of_memory(e, "cuda")
-    except RuntimeError as e:
-        if type(e).__name__ not in DRIVER_ERRORS:
-            raise
-        raise DeviceError(f"the card failed ({e}), and this process cannot use it any longer. What a run has saved is "
-                          "whole: microtfm resume goes on, with --device cpu if the card fails again") from e
+    except (MemoryError, RuntimeError) as e:
+        failed(e, "cuda")
+        raise
 
 
-def short_of_memory(error: MemoryError, device: str) -> NoReturn:
+def failed(error: Exception, device: str) -> None:
+    """Raise DeviceError where this error is a card's: of its memory, or of its driver."""
+    if device == "cpu" or not (isinstance(error, MemoryError) or type(error).__name__ in DRIVER_ERRORS):
+        return
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        short_of_memory(error, device)
+    last = ", and this process cannot use it any longer" if LAST.search(str(error)) else ""
+    raise DeviceError(f"the card failed ({error}){last}. What a run has saved is whole: microtfm resume goes on, with "
+                      "--device cpu if the card fails again") from error
+
+
+def short_of_memory(error: Exception, device: str) -> NoReturn:
     """Raise this error again for the CPU; for a card a DeviceError that says what is free and what helps."""
     if device == "cpu":
         raise error
@@ -201,12 +212,12 @@ def beside_in(array: Any, index: Any) -> Any:
 
 
 def _places(index: Any) -> Sequence[Any]:
-    """A part of an index without truth values, if it is on the host; more than one where those have several axes."""
-    if not isinstance(index, np.ndarray):
+    """A part of an index without truth values; more than one where those have several axes."""
+    if not isinstance(index, np.ndarray) and not is_on_card(index):
         return (index,)
-    if not index.ndim:
-        return (index.item(),)
-    return np.nonzero(index) if index.dtype == np.bool_ else (index,)
+    if index.dtype == np.bool_ and index.ndim:
+        return np.nonzero(host(index))
+    return (index,) if index.ndim or is_on_card(index) else (index.item(),)
 
 
 def index_on_host(index: Any) -> Any:
@@ -224,9 +235,12 @@ def picked(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
 
 def write(array: Any, index: Any, value: Any) -> None:
     """array[index] = value, from either device. Raises IndexError, ValueError."""
-    if of(array) == "cuda":
-        picked(array.shape, index)
-    array[beside_in(array, index)] = beside(array, value)
+    if of(array) == "cpu":
+        array[index_on_host(index)] = beside(array, value)
+        return
+    picked(array.shape, index)
+    with on_card():
+        array[beside_in(array, index)] = beside(array, value)
 
 
 def add_at(out: Any, index: Any, values: Any) -> None:
@@ -248,13 +262,14 @@ def erf(x: Any) -> Any:
 
 def load(buffer: Any, array: Any) -> None:
     """Write an array of any device into a buffer of its shape and dtype."""
-    if of(buffer) == of(array):
-        np.copyto(buffer, array)
-    elif of(buffer) == "cpu":
-        buffer[...] = host(array)
-    else:
-        from engine.kernels.cuda import tape
-        with on_card():
+    if of(buffer) == "cpu":
+        np.copyto(buffer, host(array))
+        return
+    from engine.kernels.cuda import tape
+    with on_card():
+        if of(array) == "cuda":
+            np.copyto(buffer, array)
+        else:
             tape.send(buffer, array)
 
 
@@ -326,7 +341,7 @@ def _together(name: str, arrays: list[Any]) -> list[Any]:
 
 
 def _number(array: Any, device: str) -> Any:
-    return array.get() if device == "cpu" else _on_card(array.tobytes(), array.dtype.str)
+    return host(array) if device == "cpu" else _on_card(array.tobytes(), array.dtype.str)
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +28,7 @@ from engine.arrays import (
     empty,
     empty_on_tape,
     erf,
+    failed,
     graph,
     host,
     is_on_card,
@@ -67,6 +68,7 @@ __all__ = [
     "empty",
     "empty_on_tape",
     "erf",
+    "failed",
     "given_up",
     "graph",
     "host",
@@ -178,20 +180,22 @@ def run_meaning(op: Any, arrays: Sequence[Any], params: dict[str, Any]) -> Any:
 
     Raises DeviceError where arrays on a card lack what it asks of them, or memory, or where it leaves the card.
     """
-    place = of_inputs(arrays)
+    if of_inputs(arrays) == "cpu":
+        with np.errstate(all="ignore"):
+            return op.meaning(*arrays, **params)
     try:
-        with np.errstate(all="ignore"), on_card() if place == "cuda" else nullcontext():
-            made = op.meaning(*arrays, **params)
+        with np.errstate(all="ignore"), on_card():
+            result = op.meaning(*arrays, **params)
     except TypeError as e:
         lacking = re.match(r"no implementation found for '(.*?)'", str(e))
         if lacking is None:
             raise
         raise DeviceError(f"{op.name}: its meaning calls {lacking[1]}, which arrays on a card do not have. Write it "
                           "with other functions, or compute it with x.to('cpu').") from e
-    if of(made) == "cpu" and place == "cuda" and op.name != "to":
-        raise DeviceError(f"{op.name}: its meaning makes {type(made).__name__} on the processor of arrays on a card. "
+    if of(made(result)) == "cpu" and op.name != "to":
+        raise DeviceError(f"{op.name}: its meaning makes {type(result).__name__} on the processor of arrays on a card. "
                           "Write it with functions that keep them there, or compute it with x.to('cpu').")
-    return made
+    return result
 
 
 def _run_on_card(name: str, arrays: list[Any], params: dict[str, Any]) -> Any:

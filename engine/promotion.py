@@ -144,7 +144,8 @@ def followed(tensors: Sequence[Tensor | None], apart: Sequence[Any], arrays: Seq
             continue
         if state.recorder is not None:
             raise GraphError(f"{t.node.label()} is a number on {devices.of(before)} in a step that is recorded for "
-                             f"replay on {devices.of(after)}. Move it there before.")
+                             f"replay on {devices.of(after)}. Move it there before, or call the step inside "
+                             f"engine.default_device({devices.of(after)!r}).")
         if state.recording and t.node.requires_grad:
             out[i] = core.apply(OPS["to"], (t,), {"device": devices.of(after), "source": devices.of(before)})
     return out

@@ -11,7 +11,7 @@ from engine import device
 from engine.core import SERIAL, Node, Tensor
 from engine.errors import GraphError
 from engine.kernels.cpu import tape
-from engine.record import Op
+from engine.record import OPS, Op
 from engine.shapes import Shape
 from engine.state import STATE, State
 
@@ -110,7 +110,7 @@ class Recorder:
             if np.may_share_memory(view, arrays[0]):
                 return view
         out = device.empty_on_tape(shape, dtype, arrays)
-        if "index" in params:                            # nothing comes from the host while the step runs
+        if op is OPS["getitem"]:                         # nothing comes from the host while the step runs
             params = {**params, "index": device.beside_in(out, params["index"])}
         tape.call(partial(_run_meaning, op, params), out, *arrays)
         return out

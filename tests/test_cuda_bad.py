@@ -12,6 +12,7 @@ import pytest
 
 import engine
 from engine import DeviceError, ShapeError, Tensor, default_device
+from engine.arrays import on_card
 from engine.kernels import cuda
 from engine.kernels.cpu import jit_disabled
 from engine.kernels.cuda import CompileFailure, arrays, card
@@ -370,6 +371,21 @@ def test_a_card_that_fails_is_said_to_have_failed(monkeypatch):
     monkeypatch.setattr("engine.kernels.cuda.graph.Graph.run", broken)
     with pytest.raises(DeviceError, match=says):
         step(x)
+
+
+@pytest.mark.parametrize(("said", "memory", "last"), [
+    ("cudaErrorMemoryAllocation: out of memory", True, False), ("CUDA_ERROR_OUT_OF_MEMORY", True, False),
+    ("cudaErrorInvalidValue: invalid argument", False, False), ("cudaErrorLaunchFailure", False, True),
+    ("CUDA_ERROR_MISALIGNED_ADDRESS: misaligned address", False, True)])
+def test_what_a_driver_says_is_told_apart(said, memory, last):
+    failure = type("CUDARuntimeError", (RuntimeError,), {})(said)
+    with pytest.raises(DeviceError) as caught, on_card():
+        raise failure
+    assert ("has no memory" in str(caught.value)) == memory
+    assert ("the card failed" in str(caught.value)) != memory
+    assert ("cannot use it any longer" in str(caught.value)) == last
+    with pytest.raises(RuntimeError, match="its own"), on_card():
+        raise RuntimeError("its own")
 
 
 @pytest.mark.parametrize(("value", "is_on"), [("1", True), ("2", True), ("0", False), (" 0", False), ("", False),

@@ -54,7 +54,7 @@ def test_no_kernel_spills_registers(compiled):
 
 def test_no_float32_kernel_computes_in_float64(compiled):
     """But for kernels of one block that take float64: the norm, and the numbers of a step."""
-    assert {row["kernel"] for row in compiled if row["float64"]} <= {"_norm", "_prepare", "_count"}
+    assert {row["kernel"] for row in compiled if row["float64"]} <= {"_norm", "_prepare", "_share", "_count"}
 
 
 def test_every_block_can_be_launched(compiled):

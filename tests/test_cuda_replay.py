@@ -101,6 +101,23 @@ def test_constant_indices_lie_on_the_card_with_the_step(index: Any) -> None:
         assert not any(isinstance(part, np.ndarray) for part in (parts if isinstance(parts, tuple) else (parts,)))
 
 
+def test_an_op_of_ones_own_is_given_its_parameters_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is called as getitem's."""
+    monkeypatch.setattr("engine.record.OPS", {})
+    kept = engine.op("kept", lambda x, *, index: x / index.sum(), None, signature=None, shape=lambda s, *, index: s)
+    x, index = np.float32([6, 6, 6]), np.array([False, True, True])
+    run = engine.replay(lambda x: kept(x, index=index))
+    for _ in range(2):
+        assert run(x).tolist() == kept(Tensor(x), index=index).tolist() == [3, 3, 3]
+
+
+def test_a_mask_on_the_card_is_looked_at_when_the_step_is_recorded() -> None:
+    mask = Tensor(np.array([True, False, True]))
+    run = engine.replay(lambda x: x[mask] + 1)
+    for n in range(2):
+        assert run(np.float32([1, 2, 3]) + n).tolist() == [2 + n, 4 + n]
+
+
 def _runs(step: Any) -> Op | None:
     """The op whose meaning a step of a recording runs, if it is one."""
     return next((a for a in getattr(getattr(step, "function", None), "args", ()) if isinstance(a, Op)), None)
