@@ -180,19 +180,25 @@ def run_meaning(op: Any, arrays: Sequence[Any], params: dict[str, Any]) -> Any:
 
     Raises DeviceError where arrays on a card lack what it asks of them, or memory, or where it leaves the card.
     """
-    if of_inputs(arrays) == "cpu":
+    for a in arrays:
+        if type(a) is not np.ndarray and a is not None:
+            break
+    else:
         with np.errstate(all="ignore"):
             return op.meaning(*arrays, **params)
     try:
-        with np.errstate(all="ignore"), on_card():
+        with np.errstate(all="ignore"):
             result = op.meaning(*arrays, **params)
+    except (MemoryError, RuntimeError) as e:
+        failed(e, of_inputs(arrays))
+        raise
     except TypeError as e:
         lacking = re.match(r"no implementation found for '(.*?)'", str(e))
         if lacking is None:
             raise
         raise DeviceError(f"{op.name}: its meaning calls {lacking[1]}, which arrays on a card do not have. Write it "
                           "with other functions, or compute it with x.to('cpu').") from e
-    if of(made(result)) == "cpu" and op.name != "to":
+    if of(made(result)) == "cpu" and of_inputs(arrays) == "cuda" and op.name != "to":
         raise DeviceError(f"{op.name}: its meaning makes {type(result).__name__} on the processor of arrays on a card. "
                           "Write it with functions that keep them there, or compute it with x.to('cpu').")
     return result

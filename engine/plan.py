@@ -173,9 +173,8 @@ def _array(position: int, value: Any) -> Any:
 
 
 def _is_on_card(argument: Any) -> bool:
-    if isinstance(argument, Tensor):
-        return argument.device == "cuda"
-    return not isinstance(argument, (np.ndarray, float, int)) and device.is_on_card(argument)
+    array = argument._array if isinstance(argument, Tensor) else argument
+    return not isinstance(array, (np.ndarray, float, int)) and device.is_on_card(array)
 
 
 def _told_apart(value: Any, name: str) -> Any:
