@@ -129,10 +129,24 @@ def test_gradients_have_the_same_bits_by_either_kernel(words, depth, values, cau
 
 @pytest.mark.parametrize("keys", [3, 32, 40])
 def test_gradients_of_queries_and_keys_are_zero_where_all_values_are_equal(keys):
-    """However large the scores are, with which the weights grow inexact."""
+    """However large the scores are; and those of the values are the weights."""
     g, q, k, v = (np.full((1, n, 1), x, np.float32) for n, x in ((1, 1), (1, 1000), (keys, 1), (keys, 10)))
-    dq, dk, _ = gradients(g, q, k, v, scale=1.0)
+    dq, dk, dv = gradients(g, q, k, v, scale=1.0)
     assert not dq.any() and not dk.any()
+    np.testing.assert_allclose(dv, 1 / keys, rtol=2e-7)
+
+
+@pytest.mark.parametrize("keys", [3, 32, 40, 70])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_weights_are_as_exact_in_gradients_of_large_scores(keys, p):
+    """Of scores that are exact: whole numbers around 100,000."""
+    rng = np.random.default_rng(keys)
+    q, k = np.float32([[[1.0]]]), (100_000 - rng.integers(0, 4, (1, keys, 1))).astype(np.float32)
+    g, v = np.float32([[[1.0]]]), rng.standard_normal((1, keys, 1)).astype(np.float32)
+    params = {"scale": 1.0, "p": p}
+    exact = np.split(meaning(f"{NAME}_vjp", g, q, k, v, None, KEY, **params)[1:], 2)
+    for got, right in zip(gradients(g, q, k, v, **params)[1:], exact, strict=True):
+        np.testing.assert_allclose(got.reshape(-1), right.astype(np.float32), rtol=0, atol=1e-6 * np.abs(right).max())
 
 
 @pytest.mark.parametrize("keys, depth, values", [(33, 8, 8), (64, 5, 7), (130, 36, 32), (200, 64, 64), (40, 100, 128)])
@@ -146,7 +160,8 @@ def test_attention_of_one_query(keys, depth, values):
         out, kept = call(NAME, q[:, :, :1], k, v, mask, None, **params)
         every, all_kept = call(NAME, q, k, v, mask, None, **params)
         np.testing.assert_array_equal(out.get(), every.get()[:, :, :1])
-        np.testing.assert_array_equal(kept.get()[out.size :], all_kept.get()[every.size :].reshape(4, 3)[:, 0])
+        rows = all_kept.get()[every.size :].reshape(4, 3, 2)
+        np.testing.assert_array_equal(kept.get()[out.size :].reshape(4, 2), rows[:, 0])
     both_passes(g[:, :, :1], q[:, :, :1], k, v, seen, causal=True)
     first = call(NAME, q[:, :, :1], k[:, :, :9], v[:, :, :9], None, None, **params)[0].get()
     padded = call(NAME, q[:, :, :1], k, v, np.arange(keys) < 9, None, **params)[0].get()

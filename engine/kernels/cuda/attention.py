@@ -224,7 +224,7 @@ def _four_axes(x: Array) -> Array:
 def _results(shape: tuple[int, ...], q: Array) -> tuple[Array, Array]:
     """(what is kept, the output), the second a view of the first."""
     size = math.prod(shape)
-    kept = tape.empty(size + math.prod(q.shape[:-1]), FLOAT32)
+    kept = tape.empty(size + 2 * math.prod(q.shape[:-1]), FLOAT32)
     return kept, kept[:size].reshape(shape)
 
 
@@ -284,22 +284,22 @@ def _launch_forward(
         return
     mask = mask if k.shape[2] else None  # of no keys it says nothing
     sizes, rest, depth = _common(arrays, mask, causal, scale, p)
-    steps, lse, bits = [step for x in arrays for step in _steps(x)], kept[out.size :], key if p else None
+    steps, normal, bits = [step for x in arrays for step in _steps(x)], kept[out.size :], key if p else None
     if k.shape[2] <= SHORT:
         block = _short_block(q.shape[2], k.shape[2], 3 * (depth + short.GAP) + short.ROW)
         tiles = -(-q.shape[2] // short.SIDE)
         _short_forward[depth][(tiles, q.shape[1], q.shape[0]), *block](
-            q, k, v, mask, bits, to, lse, *sizes[1:], *steps, *rest
+            q, k, v, mask, bits, to, normal, *sizes[1:], *steps, *rest
         )
         return
     if q.shape[2] == 1 and k.shape[2] <= SINGLE and not p:
         memory = 4 * 2 * single.CHUNK * depth
         _single_forward[depth][(1, q.shape[1], q.shape[0]), single.THREADS, memory](
-            q, k, v, mask, bits, to, lse, *sizes[1:], *steps, *rest
+            q, k, v, mask, bits, to, normal, *sizes[1:], *steps, *rest
         )
         return
     grid = -(-q.shape[2] // SIDE), q.shape[0] * q.shape[1]
-    _forward[depth][grid, THREADS](q, k, v, mask, bits, to, lse, *sizes, *steps, *rest)
+    _forward[depth][grid, THREADS](q, k, v, mask, bits, to, normal, *sizes, *steps, *rest)
 
 
 def _run_backward(
@@ -315,22 +315,22 @@ def _run_backward(
         return
     sizes, rest, depth = _common(arrays, mask, causal, scale, p)
     rest[6] = rest[6] and all(aligned(x) and not any(s % 4 for s in _steps(x)) for x in to)
-    lse, bits = kept[out.size :], key if p else None
+    normal, bits = kept[out.size :], key if p else None
     if max(q.shape[2], k.shape[2]) <= SHORT:
         steps = [step for x in (*arrays, dq, dk, dv) for step in _steps(x)]
         block = _short_block(q.shape[2], k.shape[2], 4 * (depth + short.GAP) + 2 * short.ROW)
         _short_gradients[depth][(1, q.shape[1], q.shape[0]), *block](
-            g, q, k, v, mask, bits, out, lse, dq, dk, dv, *sizes[1:], *steps, *rest
+            g, q, k, v, mask, bits, out, normal, dq, dk, dv, *sizes[1:], *steps, *rest
         )
         return
     delta = tape.empty(math.prod(q.shape[:3]), FLOAT32)
     steps, heads = [step for x in arrays for step in _steps(x)], q.shape[0] * q.shape[1]
     shared = 4 * (3 * depth * ROW + 2 * SIDE * ROW)
     _query_gradients[depth][(-(-q.shape[2] // SIDE), heads), THREADS, shared](
-        g, q, k, v, mask, bits, out, lse, delta, dq, dq, *sizes, *steps, *_steps(dq), *_steps(dq), *rest
+        g, q, k, v, mask, bits, out, normal, delta, dq, dq, *sizes, *steps, *_steps(dq), *_steps(dq), *rest
     )
     _key_gradients[depth][(-(-k.shape[2] // SIDE), heads), THREADS, shared](
-        g, q, k, v, mask, bits, out, lse, delta, dk, dv, *sizes, *steps, *_steps(dk), *_steps(dv), *rest
+        g, q, k, v, mask, bits, out, normal, delta, dk, dv, *sizes, *steps, *_steps(dk), *_steps(dv), *rest
     )
 
 

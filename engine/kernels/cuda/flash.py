@@ -12,7 +12,7 @@ row by row. Keys that are masked, or behind the end, have the weight 0, and what
 
 import numpy as np
 
-from ..compiled import exp, log
+from ..compiled import exp
 from .jit import cuda, jit
 from .ptx import add_outer, divided, load4, store4, times_rows, zeros
 from .random import keep4
@@ -106,6 +106,12 @@ def products_of_row(x, x_at, y, y_at, n, wide, padded):
 
 
 @jit
+def under(top):
+    """What is subtracted from scores: the largest, and 0 where none is seen."""
+    return top if top > ZERO else finite(top)
+
+
+@jit
 def top_of_row(x):
     """The largest number of the 8 threads that share rows, passing over NaN."""
     for lanes in (1, 2, 4):
@@ -144,10 +150,11 @@ BACKWARD = (
 
 @template
 def forward(
-    q, k, v, mask, key, out, lse, inner, queries, keys, depth, values, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
-    o_b, o_h, o_t, m_b, m_h, m_t, m_s, masked, dropping, wide, reach, scale, threshold, keep, *, DEPTH
+    q, k, v, mask, key, out, normal, inner, queries, keys, depth, values, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h,
+    v_t, o_b, o_h, o_t, m_b, m_h, m_t, m_s, masked, dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
-    """out (B, H, T, values) and lse (B H T); grid (tiles of queries, heads)."""
+    """out (B, H, T, values) and normal (B H T, 2), by which backward finds the weights: of each query the largest
+    score, and 1 / the sum of exponentials under it; grid (tiles of queries, heads)."""
     turned_q = cuda.shared.array(DEPTH * ROW, np.float32, 16)
     other = cuda.shared.array(DEPTH * ROW, np.float32, 16)  # keys turned, then values
     weights = cuda.shared.array(SIDE * ROW, np.float32, 16)
@@ -208,7 +215,8 @@ def forward(
         inverse = ONE / divisor
         if i < queries:
             if tx == 0:
-                lse[z * np.int64(queries) + i] = finite(top[e]) + log(divisor)
+                at = 2 * (z * np.int64(queries) + i)
+                normal[at], normal[at + 1] = under(top[e]), inverse
             for part in unroll(DEPTH // 32):
                 a, b = o[part][4 * e] * inverse, o[part][4 * e + 1] * inverse
                 c, d = o[part][4 * e + 2] * inverse, o[part][4 * e + 3] * inverse
@@ -217,8 +225,8 @@ def forward(
 
 @template
 def query_gradients(
-    g, q, k, v, mask, key, out, lse, delta, dq, unused, inner, queries, keys, depth, values, g_b, g_h, g_t, q_b, q_h,
-    q_t, k_b, k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t, dq_b, dq_h, dq_t, u_b, u_h, u_t, m_b, m_h, m_t, m_s, masked,
+    g, q, k, v, mask, key, out, normal, delta, dq, unused, inner, queries, keys, depth, values, g_b, g_h, g_t, q_b,
+    q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t, dq_b, dq_h, dq_t, u_b, u_h, u_t, m_b, m_h, m_t, m_s, masked,
     dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
     """dq (B, H, T, depth) and delta (B H T), of each query the sum of g out; grid (tiles of queries, heads)."""
@@ -230,7 +238,8 @@ def query_gradients(
     k_at, v_at, m_at = place(z, inner, k_b, k_h), place(z, inner, v_b, v_h), place(z, inner, m_b, m_h)
     turned(q, q_at, q_t, i0, queries, depth, wide, memory, 0, DEPTH)
     turned(g, g_at, g_t, i0, queries, values, wide, memory, turned_g, DEPTH)
-    o, logs, own, p = registers(DEPTH // 32), registers(4), registers(4), registers(4, 4)
+    o, top, inverse = registers(DEPTH // 32), registers(4), registers(4)
+    own, p = registers(4), registers(4, 4)
     for part in unroll(DEPTH // 32):
         o[part] = zeros(16)
     for e in unroll(4):
@@ -239,7 +248,8 @@ def query_gradients(
                                  values if i < queries else 0, wide, DEPTH)  # fmt: skip
         if tx == 0 and i < queries:
             delta[z * np.int64(queries) + i] = own[e]
-        logs[e] = lse[z * np.int64(queries) + min(i, queries - 1)]
+        at = 2 * (z * np.int64(queries) + min(i, queries - 1))
+        top[e], inverse[e] = normal[at], normal[at + 1]
     end = min(keys, max(0, i0 + SIDE + reach))
     for j0 in range(0, end, SIDE):
         turned(k, k_at, k_t, j0, keys, depth, wide, memory, other, DEPTH)
@@ -258,7 +268,7 @@ def query_gradients(
                 p[e, c] = rise[4 * e + c]
                 if dropping:
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else ZERO
-                p[e, c] = exp(tile[4 * e + c] * scale - logs[e]) * (p[e, c] - own[e]) * scale
+                p[e, c] = exp(tile[4 * e + c] * scale - top[e]) * inverse[e] * (p[e, c] - own[e]) * scale
                 p[e, c] = p[e, c] + ZERO if bit(seen, 4 * e + c) else UNSEEN  # a 0 of what is seen is positive
         for c in unroll(4):
             store4(memory, slopes + (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
@@ -285,8 +295,8 @@ def query_gradients(
 
 @template
 def key_gradients(
-    g, q, k, v, mask, key, out, lse, delta, dk, dv, inner, queries, keys, depth, values, g_b, g_h, g_t, q_b, q_h, q_t,
-    k_b, k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t, dk_b, dk_h, dk_t, dv_b, dv_h, dv_t, m_b, m_h, m_t, m_s, masked,
+    g, q, k, v, mask, key, out, normal, delta, dk, dv, inner, queries, keys, depth, values, g_b, g_h, g_t, q_b, q_h,
+    q_t, k_b, k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t, dk_b, dk_h, dk_t, dv_b, dv_h, dv_t, m_b, m_h, m_t, m_s, masked,
     dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
     """dk (B, H, S, depth) and dv (B, H, S, values); grid (tiles of keys, heads). Rows of a tile are keys here."""
@@ -314,9 +324,9 @@ def key_gradients(
         seen = seen_bits(mask, m_at, m_t, m_s, i0 + tx, j0 + ty, queries, keys, reach, masked)
         for c in unroll(4):
             i = z * np.int64(queries) + min(i0 + tx + c, queries - 1)
-            log_sum, own = lse[i], delta[i]
+            top, inverse, own = normal[2 * i], normal[2 * i + 1], delta[i]
             for e in unroll(4):
-                p[e, c] = exp(tile[4 * e + c] * scale - log_sum) if bit(seen, 4 * c + e) else UNSEEN
+                p[e, c] = exp(tile[4 * e + c] * scale - top) * inverse if bit(seen, 4 * c + e) else UNSEEN
                 grown = rise[4 * e + c]
                 if dropping:
                     grown = grown * keep if bit(kept, 4 * c + e) else ZERO

@@ -10,9 +10,9 @@ Every sum is made in the order of `flash.py`, so that a sentence's results and g
 
 import numpy as np
 
-from ..compiled import exp, log, philox
+from ..compiled import exp, philox
 from .cp_async import arrived, commit, copy1, copy4
-from .flash import products_of_row
+from .flash import products_of_row, under
 from .jit import cuda, jit
 from .ptx import add_outer, load4, zeros
 from .rows import EVERYBODY, LOWEST, ZERO, finite, greater
@@ -158,10 +158,10 @@ GRADIENTS = (
 
 @template
 def forward(
-    q, k, v, mask, key, out, lse, queries, keys, depth, values, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
+    q, k, v, mask, key, out, normal, queries, keys, depth, values, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
     o_b, o_h, o_t, m_b, m_h, m_t, m_s, masked, dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
-    """out (B, H, T, values) and lse (B H T); grid (tiles of queries, H, B)."""
+    """out (B, H, T, values) and normal (B H T, 2), as in flash.py; grid (tiles of queries, H, B)."""
     memory = cuda.shared.array(0, np.float32, 16)  # queries, keys, values; of each query its weights
     lane, own, rows = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5 << 2, cuda.blockDim.x >> 3
     b, h, i0 = cuda.blockIdx.z, cuda.blockIdx.y, cuda.blockIdx.x * SIDE
@@ -208,7 +208,8 @@ def forward(
         divisor = total if total != ZERO else ONE
         inverse = ONE / divisor
         if lane < 4 and i + lane < queries:
-            lse[z * np.int64(queries) + i + lane] = finite(top) + log(divisor)
+            at = 2 * (z * np.int64(queries) + i + lane)
+            normal[at], normal[at + 1] = under(top), inverse
         to, broken = b * o_b + h * o_h + lane, False
         for e in unroll(4):
             share = cuda.shfl_sync(EVERYBODY, inverse, e)
@@ -227,8 +228,8 @@ def forward(
 
 @template
 def gradients(
-    g, q, k, v, mask, key, out, lse, dq, dk, dv, queries, keys, depth, values, g_b, g_h, g_t, q_b, q_h, q_t, k_b, k_h,
-    k_t, v_b, v_h, v_t, o_b, o_h, o_t, dq_b, dq_h, dq_t, dk_b, dk_h, dk_t, dv_b, dv_h, dv_t, m_b, m_h, m_t, m_s,
+    g, q, k, v, mask, key, out, normal, dq, dk, dv, queries, keys, depth, values, g_b, g_h, g_t, q_b, q_h, q_t, k_b,
+    k_h, k_t, v_b, v_h, v_t, o_b, o_h, o_t, dq_b, dq_h, dq_t, dk_b, dk_h, dk_t, dv_b, dv_h, dv_t, m_b, m_h, m_t, m_s,
     masked, dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
     """dq (B, H, T, depth), dk (B, H, S, depth) and dv (B, H, S, values) for at most 32 queries; grid (1, H, B)."""
@@ -239,7 +240,8 @@ def gradients(
     of_k, of_v, of_g = rows * (DEPTH + GAP), 2 * rows * (DEPTH + GAP), 3 * rows * (DEPTH + GAP)
     weights = 4 * rows * (DEPTH + GAP)
     slopes = weights + rows * ROW
-    log_sum = lse[z * np.int64(queries) + min(own + (lane & 3), queries - 1)]
+    at = 2 * (z * np.int64(queries) + min(own + (lane & 3), queries - 1))
+    top, inverse = normal[at], normal[at + 1]
     bits = key[0] if dropping else np.int64(0)
     said = flags(mask, b * m_b + h * m_h, m_t, m_s, own, lane, queries, keys, masked)
     bring(q, b * q_b + h * q_h, q_t, 0, queries, depth, wide, memory, 0, DEPTH)
@@ -261,7 +263,7 @@ def gradients(
     s = score(zeros(4), memory, own * (DEPTH + GAP), of_k + mine, DEPTH + GAP, depth)
     rise = score(zeros(4), memory, of_g + own * (DEPTH + GAP), of_v + mine, DEPTH + GAP, values)
     for e in unroll(4):
-        grown = exp(s[e] * scale - cuda.shfl_sync(EVERYBODY, log_sum, e))
+        grown = exp(s[e] * scale - cuda.shfl_sync(EVERYBODY, top, e)) * cuda.shfl_sync(EVERYBODY, inverse, e)
         p[e] = grown if seen & 1 << e != 0 else UNSEEN
         r[e], weight = rise[e], p[e]
         if dropping:

@@ -8,8 +8,9 @@ the same bits alone and among others.
 
 import numpy as np
 
-from ..compiled import exp, log
+from ..compiled import exp
 from .cp_async import arrived, commit, copy1, copy4
+from .flash import under
 from .jit import cuda, jit
 from .ptx import add_outer, load4, zeros
 from .rows import EVERYBODY, LOWEST, ZERO, finite, greater, warp_max
@@ -73,10 +74,10 @@ def product(x, at, y, row, depth, wide):
 
 @template
 def forward(
-    q, k, v, mask, key, out, lse, queries, keys, depth, values, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
+    q, k, v, mask, key, out, normal, queries, keys, depth, values, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
     o_b, o_h, o_t, m_b, m_h, m_t, m_s, masked, dropping, wide, reach, scale, threshold, keep, *, DEPTH
 ):  # fmt: skip
-    """out (B, H, 1, values) and lse (B H) without dropout; grid (1, H, B)."""
+    """out (B, H, 1, values) and normal (B H, 2), as in flash.py, without dropout; grid (1, H, B)."""
     memory = cuda.shared.array(0, np.float32, 16)  # two buffers of values
     weights, shown = cuda.shared.array(MOST, np.float32, 16), cuda.shared.array(MOST, np.uint8)
     tops, factors = cuda.shared.array(TILES, np.float32), cuda.shared.array(TILES, np.float32)
@@ -136,7 +137,8 @@ def forward(
         divisor = total if total != ZERO else ONE
         inverse = ONE / divisor
         if t == 0:
-            lse[b * cuda.gridDim.y + h] = finite(top) + log(divisor)
+            at = 2 * (b * cuda.gridDim.y + h)
+            normal[at], normal[at + 1] = under(top), inverse
         if t < values:
             if o != o:
                 o = ZERO
