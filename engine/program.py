@@ -187,39 +187,25 @@ class Program:
 
     def run(self) -> None:
         """Everything once, in order, on what the input buffers and the keys hold now. Raises DeviceError."""
-        try:
-            with np.errstate(all="ignore"):
-                for segment in self.segments:
-                    if isinstance(segment, Call):
-                        segment.function(*segment.arrays)
-                    else:
-                        segment.run()
-        except (MemoryError, RuntimeError) as e:
-            device.failed(e, self.device)
-            raise
-        finally:
-            self._changed()
-        self._finish()
+        self._through(_run)
 
     def run_timed(self) -> list[tuple[Label, float]]:
         """Like `run`: the seconds that each step took, with the op that it serves."""
         taken: list[float] = []
+        self._through(lambda segment: taken.extend(_timed(segment)))
+        return list(zip([label for _, label in self._launched()], taken, strict=True))
+
+    def _through(self, run: Callable[[Any], None]) -> None:
         try:
             with np.errstate(all="ignore"):
                 for segment in self.segments:
-                    if isinstance(segment, Call):
-                        start = time.perf_counter()
-                        segment.function(*segment.arrays)
-                        taken.append(time.perf_counter() - start)
-                    else:
-                        taken += (segment.run_timed() / 1e9).tolist()
+                    run(segment)
         except (MemoryError, RuntimeError) as e:
             device.failed(e, self.device)
             raise
         finally:
             self._changed()
         self._finish()
-        return list(zip([label for _, label in self._launched()], taken, strict=True))
 
     def _changed(self) -> None:
         """What the step changes in place, all of it or a part, is another value than before."""
@@ -237,7 +223,7 @@ class Program:
             first = min(alone)
             others = f" and {len(alone) - 1} more operations" if len(alone) > 1 else ""
             warnings.warn(f"{labels[first][1]}{others} cannot be part of a CUDA graph ({alone[first]}): when replayed, "
-                          "this runs by itself between two graphs, which is slower.", RuntimeWarning, stacklevel=4)
+                          "this runs by itself between two graphs, which is slower.", RuntimeWarning, stacklevel=5)
 
     def clear_gradients(self) -> None:
         """After a run that was refused or broken off, no leaf has a gradient."""
@@ -256,6 +242,22 @@ class Program:
         if len(self.steps) != len(other.steps):
             return f"one has {len(self.steps)} launches, the other {len(other.steps)}"
         return None
+
+
+def _run(segment: Any) -> None:
+    if isinstance(segment, Call):
+        segment.function(*segment.arrays)
+    else:
+        segment.run()
+
+
+def _timed(segment: Any) -> list[float]:
+    """Run a segment: the seconds of each of its steps."""
+    if not isinstance(segment, Call):
+        return (segment.run_timed() / 1e9).tolist()
+    start = time.perf_counter()
+    segment.function(*segment.arrays)
+    return [time.perf_counter() - start]
 
 
 def over(kind: type, result: Any, change: Callable[[Any], Any]) -> Any:
