@@ -40,9 +40,21 @@ def test_attention_of_several_tiles():
     both_passes(g, q, k, v, np.arange(40)[None, :] < 37, causal=True, p=0.4)
 
 
-@pytest.mark.parametrize("depth, values", [(40, 36), (100, 70)])
+@pytest.mark.parametrize("depth, values", [(40, 36), (100, 70), (61, 64), (64, 63), (127, 128), (128, 125)])
 def test_attention_of_wide_heads(depth, values):
     both_passes(*inputs((1,), 3, 4, depth, values))
+    both_passes(*inputs((1,), 35, 40, depth, values), np.arange(40) < 38, causal=True, p=0.3)
+    both_passes(*inputs((1,), 1, 70, depth, values), np.arange(70) != 3)
+
+
+@pytest.mark.parametrize("depth", [30, 61, 64, 125])
+@pytest.mark.parametrize("queries, keys", [(1, 70), (5, 9), (35, 40)])
+def test_what_wide_heads_do_not_see_changes_no_bit(queries, keys, depth):
+    _, q, k, v = inputs((1,), queries, keys, depth, depth)
+    params, seen = {"causal": False, "scale": 0.3, "p": 0.0}, np.arange(keys) != 3
+    before = call(NAME, q, k, v, seen, None, **params)[0].get()
+    k[:, 3], v[:, 3, ::2] = np.inf, np.nan
+    np.testing.assert_array_equal(call(NAME, q, k, v, seen, None, **params)[0].get(), before)
 
 
 def test_attention_does_not_serve_heads_that_are_too_wide():

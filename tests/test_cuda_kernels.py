@@ -37,6 +37,23 @@ def test_lift_of_two_operands(name):
         check(name, y, x + 4)
 
 
+@pytest.mark.parametrize("name", [name for name in BINARY if name.endswith("_vjp")] + ["maximum"])
+def test_lift_of_two_operands_whose_numbers_lie_anywhere(name):
+    """Four at a time, one by one, and from places that four numbers do not share."""
+    for first, second in [((65,), (65,)), ((5, 7), (5, 1)), ((5, 12), (5, 1)), ((4, 12), (12,)), ((33,), ())]:
+        x, y = numbers(*first), numbers(*second, seed=1)
+        check(name, x, y)
+        check(name, x[1:], y[1:] if first == second or second[:1] == first[:1] else y)
+
+
+def test_lift_of_a_choice_whose_numbers_lie_anywhere():
+    x, y = numbers(5, 12), numbers(12, seed=1)
+    for choice in (x > 0, x[:, :1] > 0, y > 0):
+        for a, b in ((x, y), (y, x), (x[:, :1], x), (x, numbers())):
+            check("where", choice, a, b)
+    check("where", x[1:, 1:] > 0, x[1:, 1:], y[1:])
+
+
 def test_lift_of_the_others():
     x, y = numbers(3, 8), numbers(8)
     for condition in (x > 0, y > 0, np.array(True)):
@@ -223,7 +240,8 @@ def _rounded(name, a, b, rounding, *rest, **params):
 
 
 # --- softmax --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("shape", [(3, 5), (9, 8), (2, 130), (1, 515), (2, 1030), (1, 4098), (2, 0)])
+@pytest.mark.parametrize("shape", [(3, 5), (9, 8), (2, 130), (1, 515), (2, 1030), (1, 4098), (2, 0),
+                                   (2, 132), (2, 516), (1, 4100), (1, 12001), (1, 12004)])
 def test_softmax_of_rows(shape):
     x, g = numbers(*shape), numbers(*shape, seed=1)
     for name in ("softmax", "log_softmax"):
@@ -246,6 +264,13 @@ def test_softmax_along_any_axis_and_with_masks():
     x[0, 1], mask = np.nan, np.ones((3, 4), bool)
     mask[1] = False
     assert np.isfinite(call("softmax", x, mask).get()).all()
+
+
+@pytest.mark.parametrize("n", [130, 132, 515, 1028])
+def test_softmax_of_longer_rows_with_masks(n):
+    x, seen = numbers(2, 3, n), np.random.default_rng(n).random((2, 3, n)) < 0.6
+    for mask in (seen, seen[:, :1], seen[0, 0], np.broadcast_to(seen[:1, :, 1:2], x.shape)):
+        check("softmax", x, mask)
 
 
 def test_softmax_of_infinities_and_nan():

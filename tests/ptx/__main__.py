@@ -32,8 +32,8 @@ MOVING = "tests/test_cuda_moving.py"
 class Compiled:
     """A plugin of pytest: launches run compiled kernels, and are counted."""
 
-    def __init__(self, texts: dict[running.Key, str], count_traffic: bool) -> None:
-        self.texts, self._running = texts, running.compiled(texts, count_traffic)
+    def __init__(self, texts: dict[running.Key, str], count_traffic: bool, whole: bool) -> None:
+        self.texts, self._running, self._whole = texts, running.compiled(texts, count_traffic), whole
 
     def pytest_sessionstart(self) -> None:
         self._running.__enter__()
@@ -42,7 +42,7 @@ class Compiled:
         self._running.__exit__(None, None, None)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        for line in said(self.texts):
+        for line in said(self.texts)[: None if self._whole else 1]:
             terminalreporter.write_line(line)
 
 
@@ -105,7 +105,7 @@ def main() -> int:
         return 1
     files = [] if any(Path(a.partition("::")[0]).exists() for a in rest) else [*TESTS, TRAINING, MOVING]
     texts = compiling.texts(given.capability)
-    failed = int(pytest.main(["-q", *rest, *files], plugins=[Compiled(texts, given.save)]))
+    failed = int(pytest.main(["-q", *rest, *files], plugins=[Compiled(texts, given.save, bool(files))]))
     if given.save:
         RESULTS.write_text("\n".join(_table(texts, given.capability, not failed)) + "\n", encoding="utf-8")
         print(RESULTS)

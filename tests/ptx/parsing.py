@@ -80,8 +80,13 @@ def _bodies(text: str) -> Iterator[tuple[str, list[tuple[str, str]], str, bool]]
             depth += {"{": 1, "}": -1}.get(text[at], 0)
             at += 1
         parameters = re.findall(r"\.param\s+\.(\w+)\s+([\w$]+)", head[4])
-        kinds = [(name, {"u": "b", "s": "b"}.get(kind[0], kind[0]) + kind[1:]) for kind, name in parameters]
+        kinds = [(name, _held(kind)) for kind, name in parameters]
         yield head[3], kinds, text[head.end() : at - 1], head[1] == "entry"
+
+
+def _held(kind: str) -> str:
+    """The type of the register that holds a type: u32 and s32 are both b32."""
+    return "b" + kind[1:] if kind[0] in "us" else kind
 
 
 def _shared(text: str) -> tuple[dict[str, int], int]:
@@ -106,6 +111,15 @@ class _Body:
     parameters: list[tuple[str, str]]
 
 
+@dataclass
+class _Scope:
+    """Registers declared between two braces: by name, and by the beginning of their names."""
+
+    prefix: str  # of what they are called here
+    singles: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, str] = field(default_factory=dict)
+
+
 class _Reader:
     """Statements as instructions, with registers that are nobody else's."""
 
@@ -117,22 +131,21 @@ class _Reader:
 
     def read(self, text: str, prefix: str, back: str = "") -> None:
         """Read a body. prefix: of its registers and labels; back: the label behind a function that was called."""
-        scopes: list[tuple[str, dict[str, str], dict[str, str]]] = [(prefix, {}, {})]
+        scopes = [_Scope(prefix)]
         for line, statement in _statements(text):
             while head := re.match(r"([{}])\s*|(\$?[\w$]+):(?!:)\s*", statement):
                 if head[2]:
                     self.found.append(prefix + head[2])
                 elif head[1] == "{":
                     self._scopes += 1
-                    scopes.append((f"{prefix}s{self._scopes}_", {}, {}))
+                    scopes.append(_Scope(f"{prefix}s{self._scopes}_"))
                 else:
                     scopes.pop()
                 statement = statement[head.end() :]
             if statement:
                 self._statement(statement, line, scopes, prefix, back)
 
-    def _statement(self, statement: str, line: int, scopes: list[tuple[str, dict[str, str], dict[str, str]]],
-                   prefix: str, back: str) -> None:  # fmt: skip
+    def _statement(self, statement: str, line: int, scopes: list[_Scope], prefix: str, back: str) -> None:
         if statement.startswith(".reg"):
             self._declare(statement, scopes[-1])
             return
@@ -147,7 +160,7 @@ class _Reader:
         if code.startswith("call"):
             self._call(rest, line, prefix)
             return
-        operands = [self._renamed(operand, scopes, prefix) for operand in _operands(rest)]
+        operands = [self._renamed(operand, scopes) for operand in _operands(rest)]
         if code in ("bra", "bra.uni"):
             operands = [prefix + operands[0]]
         elif code == "ret" and back:
@@ -156,33 +169,32 @@ class _Reader:
             code, operands = "mov." + code.rsplit(".", 1)[1], [self._slot(operands[0], code, prefix), operands[1]]
         elif code.startswith("ld.param"):
             code, operands = "mov." + code.rsplit(".", 1)[1], [operands[0], self._slot(operands[1], code, prefix)]
-        named = self._renamed(predicate, scopes, prefix) if predicate else ""
+        named = self._renamed(predicate, scopes) if predicate else ""
         self.found.append(Instruction(code, operands, named, bool(negated), line))
 
-    def _declare(self, statement: str, scope: tuple[str, dict[str, str], dict[str, str]]) -> None:
-        _, singles, ranges = scope
+    def _declare(self, statement: str, scope: _Scope) -> None:
         match = re.match(r"\.reg\s+\.(\w+)\s+(.*)", statement)
         if match is None:
             raise Unknown(statement)
-        kind = {"u": "b", "s": "b"}.get(match[1][0], match[1][0]) + match[1][1:]
+        kind = _held(match[1])
         for name in re.split(r"\s*,\s*", match[2]):
             several = re.match(r"%?(\w+)<\d+>", name)
             if several:
-                ranges[several[1]] = kind
+                scope.ranges[several[1]] = kind
             else:
-                singles[name.lstrip("%")] = kind
+                scope.singles[name.lstrip("%")] = kind
 
-    def _renamed(self, operand: str, scopes: list[tuple[str, dict[str, str], dict[str, str]]], prefix: str) -> str:
+    def _renamed(self, operand: str, scopes: list[_Scope]) -> str:
         """An operand with the registers of its scope: %r1 becomes r1, in a scope or function p_r1."""
 
         def one(match: re.Match[str]) -> str:
             name = match[1]
             stem = re.match(r"[A-Za-z_$]+", name)
-            for scope, singles, ranges in reversed(scopes):
-                kind = singles.get(name) or (ranges.get(stem[0]) if stem else None)
+            for scope in reversed(scopes):
+                kind = scope.singles.get(name) or (scope.ranges.get(stem[0]) if stem else None)
                 if kind:
-                    self.registers[scope + name] = kind
-                    return "%" + scope + name
+                    self.registers[scope.prefix + name] = kind
+                    return "%" + scope.prefix + name
             return match[0]
 
         return re.sub(r"%([\w$]+)(?!\.)\b", one, operand) if "%" in operand else operand
@@ -194,7 +206,7 @@ class _Reader:
             raise Unknown(f"{code} of {operand}")
         name = match[1] if match[1].startswith("_Z") else prefix + match[1]
         kind = code.rsplit(".", 1)[1]
-        self.registers.setdefault(name, {"u": "b", "s": "b"}.get(kind[0], kind[0]) + kind[1:])
+        self.registers.setdefault(name, _held(kind))
         return "%" + name
 
     def _call(self, rest: str, line: int, prefix: str) -> None:

@@ -23,6 +23,7 @@ from .unseen import UNSEEN, not_finite, rows_of_seen
 SIDE = 32  # queries and keys of a tile
 THREADS = 64
 ROW = SIDE + 4  # floats from one column of a turned matrix to the next
+FOURTH = SIDE // 4 * ROW  # of a tile's columns every fourth lies beside each other, so that no bank is stored to twice
 ONE = np.float32(1)
 
 
@@ -159,7 +160,7 @@ def forward(
     other = cuda.shared.array(DEPTH * ROW, np.float32, 16)  # keys turned, then values
     weights = cuda.shared.array(SIDE * ROW, np.float32, 16)
     t, z, i0 = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.x * SIDE
-    tx, ty = t % 8 * 4, t // 8 * 4
+    tx, ty, mine = t % 8 * 4, t // 8 * 4, t % 8 * ROW + t // 8 * 4  # mine: where in a tile this thread's numbers begin
     q_at, k_at = place(z, inner, q_b, q_h), place(z, inner, k_b, k_h)
     v_at, o_at, m_at = place(z, inner, v_b, v_h), place(z, inner, o_b, o_h), place(z, inner, m_b, m_h)
     o, top, total, p, s = registers(DEPTH // 32), registers(4), registers(4), registers(4, 4), registers(4)
@@ -193,20 +194,23 @@ def forward(
                     dropped = ZERO if bit(seen, 4 * e + c) else UNSEEN
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * e + c) else dropped
         for c in unroll(4):
-            store4(weights, (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
+            store4(weights, c * FOURTH + mine, p[0, c], p[1, c], p[2, c], p[3, c])
         cuda.syncthreads()
         broken = cuda.syncthreads_or(straight(v, v_at, v_t, j0, keys, values, wide, other, 0, DEPTH))
         for part in unroll(DEPTH // 32):
             o[part] = times_rows(o[part], (s[0], s[1], s[2], s[3]))
-        for j in range(0 if broken else SIDE):
-            four = load4(weights, j * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                o[part] = add_outer(o[part], four, load4(other, j * (DEPTH + 4) + tx + 32 * part))
-        for j in range(SIDE if broken else 0):
-            four = load4(weights, j * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                o[part] = rows_of_seen(add_outer(o[part], four, load4(other, j * (DEPTH + 4) + tx + 32 * part)),
-                                       o[part], four)  # fmt: skip
+        for n in range(0 if broken else SIDE // 4):
+            for c in unroll(4):
+                four = load4(weights, c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(other, (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    o[part] = add_outer(o[part], four, x)
+        for n in range(SIDE // 4 if broken else 0):
+            for c in unroll(4):
+                four = load4(weights, c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(other, (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    o[part] = rows_of_seen(add_outer(o[part], four, x), o[part], four)
         cuda.syncthreads()
     for e in unroll(4):
         i = i0 + ty + e
@@ -233,7 +237,7 @@ def query_gradients(
     memory = cuda.shared.array(0, np.float32, 16)  # queries and g turned; keys or values; slopes
     turned_g, other, slopes = DEPTH * ROW, 2 * DEPTH * ROW, 3 * DEPTH * ROW
     t, z, i0 = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.x * SIDE
-    tx, ty = t % 8 * 4, t // 8 * 4
+    tx, ty, mine = t % 8 * 4, t // 8 * 4, t % 8 * ROW + t // 8 * 4  # mine: where in a tile this thread's numbers begin
     g_at, q_at, o_at = place(z, inner, g_b, g_h), place(z, inner, q_b, q_h), place(z, inner, o_b, o_h)
     k_at, v_at, m_at = place(z, inner, k_b, k_h), place(z, inner, v_b, v_h), place(z, inner, m_b, m_h)
     turned(q, q_at, q_t, i0, queries, depth, wide, memory, 0, DEPTH)
@@ -271,18 +275,21 @@ def query_gradients(
                 p[e, c] = exp(tile[4 * e + c] * scale - top[e]) * inverse[e] * (p[e, c] - own[e]) * scale
                 p[e, c] = p[e, c] + ZERO if bit(seen, 4 * e + c) else UNSEEN  # a 0 of what is seen is positive
         for c in unroll(4):
-            store4(memory, slopes + (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
+            store4(memory, slopes + c * FOURTH + mine, p[0, c], p[1, c], p[2, c], p[3, c])
         cuda.syncthreads()
         broken = cuda.syncthreads_or(straight(k, k_at, k_t, j0, keys, depth, wide, memory, other, DEPTH))
-        for j in range(0 if broken else SIDE):
-            four = load4(memory, slopes + j * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                o[part] = add_outer(o[part], four, load4(memory, other + j * (DEPTH + 4) + tx + 32 * part))
-        for j in range(SIDE if broken else 0):
-            four = load4(memory, slopes + j * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                x = load4(memory, other + j * (DEPTH + 4) + tx + 32 * part)
-                o[part] = rows_of_seen(add_outer(o[part], four, x), o[part], four)
+        for n in range(0 if broken else SIDE // 4):
+            for c in unroll(4):
+                four = load4(memory, slopes + c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(memory, other + (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    o[part] = add_outer(o[part], four, x)
+        for n in range(SIDE // 4 if broken else 0):
+            for c in unroll(4):
+                four = load4(memory, slopes + c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(memory, other + (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    o[part] = rows_of_seen(add_outer(o[part], four, x), o[part], four)
         cuda.syncthreads()
     to = place(z, inner, dq_b, dq_h)
     for e in unroll(4):
@@ -303,7 +310,7 @@ def key_gradients(
     memory = cuda.shared.array(0, np.float32, 16)  # keys and values turned; queries or g; weights; slopes
     turned_v, other, weights, slopes = DEPTH * ROW, 2 * DEPTH * ROW, 3 * DEPTH * ROW, 3 * DEPTH * ROW + SIDE * ROW
     t, z, j0 = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.x * SIDE
-    tx, ty = t % 8 * 4, t // 8 * 4
+    tx, ty, mine = t % 8 * 4, t // 8 * 4, t % 8 * ROW + t // 8 * 4  # mine: where in a tile this thread's numbers begin
     g_at, q_at, m_at = place(z, inner, g_b, g_h), place(z, inner, q_b, q_h), place(z, inner, m_b, m_h)
     turned(k, place(z, inner, k_b, k_h), k_t, j0, keys, depth, wide, memory, 0, DEPTH)
     turned(v, place(z, inner, v_b, v_h), v_t, j0, keys, values, wide, memory, turned_v, DEPTH)
@@ -335,30 +342,36 @@ def key_gradients(
                     dropped = ZERO if bit(seen, 4 * c + e) else UNSEEN
                     p[e, c] = p[e, c] * keep if bit(kept, 4 * c + e) else dropped
         for c in unroll(4):
-            store4(memory, weights + (tx + c) * ROW + ty, p[0, c], p[1, c], p[2, c], p[3, c])
-            store4(memory, slopes + (tx + c) * ROW + ty, s[0, c], s[1, c], s[2, c], s[3, c])
+            store4(memory, weights + c * FOURTH + mine, p[0, c], p[1, c], p[2, c], p[3, c])
+            store4(memory, slopes + c * FOURTH + mine, s[0, c], s[1, c], s[2, c], s[3, c])
         cuda.syncthreads()
         broken = cuda.syncthreads_or(straight(g, g_at, g_t, i0, queries, values, wide, memory, other, DEPTH))
-        for i in range(0 if broken else SIDE):
-            four = load4(memory, weights + i * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                b[part] = add_outer(b[part], four, load4(memory, other + i * (DEPTH + 4) + tx + 32 * part))
-        for i in range(SIDE if broken else 0):
-            four = load4(memory, weights + i * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                x = load4(memory, other + i * (DEPTH + 4) + tx + 32 * part)
-                b[part] = rows_of_seen(add_outer(b[part], four, x), b[part], four)
+        for n in range(0 if broken else SIDE // 4):
+            for c in unroll(4):
+                four = load4(memory, weights + c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(memory, other + (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    b[part] = add_outer(b[part], four, x)
+        for n in range(SIDE // 4 if broken else 0):
+            for c in unroll(4):
+                four = load4(memory, weights + c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(memory, other + (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    b[part] = rows_of_seen(add_outer(b[part], four, x), b[part], four)
         cuda.syncthreads()
         broken = cuda.syncthreads_or(straight(q, q_at, q_t, i0, queries, depth, wide, memory, other, DEPTH))
-        for i in range(0 if broken else SIDE):
-            four = load4(memory, slopes + i * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                a[part] = add_outer(a[part], four, load4(memory, other + i * (DEPTH + 4) + tx + 32 * part))
-        for i in range(SIDE if broken else 0):
-            four = load4(memory, slopes + i * ROW + ty)
-            for part in unroll(DEPTH // 32):
-                x = load4(memory, other + i * (DEPTH + 4) + tx + 32 * part)
-                a[part] = rows_of_seen(add_outer(a[part], four, x), a[part], four)
+        for n in range(0 if broken else SIDE // 4):
+            for c in unroll(4):
+                four = load4(memory, slopes + c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(memory, other + (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    a[part] = add_outer(a[part], four, x)
+        for n in range(SIDE // 4 if broken else 0):
+            for c in unroll(4):
+                four = load4(memory, slopes + c * FOURTH + n * ROW + ty)
+                for part in unroll(DEPTH // 32):
+                    x = load4(memory, other + (4 * n + c) * (DEPTH + 4) + tx + 32 * part)
+                    a[part] = rows_of_seen(add_outer(a[part], four, x), a[part], four)
         cuda.syncthreads()
     to_k, to_v = place(z, inner, dk_b, dk_h), place(z, inner, dv_b, dv_h)
     for e in unroll(4):

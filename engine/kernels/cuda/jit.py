@@ -66,6 +66,7 @@ driver) assembles it, and CuPy loads and launches it. With NUMBA_ENABLE_CUDASIM=
 they run on NumPy memory: in the lockstep simulator where it can (all threads of many blocks at once, as NumPy
 operations; fast), else, or with `simulation("threads")`, as greenlets (slow, thread by thread). Arrays are
 `SimulatedArray`s, which behave as CuPy's do; kernels themselves, called directly, take NumPy arrays as well.
+`python -m tests.ptx FILE` runs tests so with the PTX that a card would get, where numba-cuda is installed.
 `provider.ptx(kernel, "float32", (9, 0))` compiles one without a card or a driver; `KERNELS` lists them all.
 
     NUMBA_ENABLE_CUDASIM=1 python -c "
