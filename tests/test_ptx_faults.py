@@ -111,6 +111,25 @@ def test_shared_memory_begins_as_no_number_and_belongs_to_a_block():
     assert out.tolist() == [0] * 32 + [1] * 32
 
 
+@pytest.mark.parametrize("body", [
+    "st.global.u32 [%rd2], %r2;", "ld.global.u32 %r5, [%rd1]; st.global.u32 [%rd4], %r5;",
+    "st.global.u32 [%rd4], %r2; ld.global.u32 %r5, [%rd1];"])
+def test_blocks_do_not_share_what_they_write(body):
+    x, out = np.zeros(64, I32), np.zeros(64, I32)
+    with pytest.raises(Fault, match=r"another (block uses|thread writes)"):
+        run(f"{OWN} {body}", x, out, blocks=2)
+
+
+def test_threads_write_the_same_or_to_different_places():
+    x, out = np.zeros(64, I32), np.zeros(64, I32)
+    run(f"{OWN} st.global.u32 [%rd5], %r1;", x, out, blocks=2)
+    assert out.tolist() == 2 * list(range(32))
+    run(f"{OWN} mov.u32 %r5, 7; st.global.u32 [%rd2], %r5;", x, out, blocks=2)
+    assert out[0] == 7
+    with pytest.raises(Fault, match="another thread writes another number"):
+        run(f"{OWN} st.global.u32 [%rd2], %r1;", x, out)
+
+
 def test_a_kernel_that_does_not_end_is_stopped(monkeypatch):
     monkeypatch.setattr("tests.ptx.machine.MOST_STEPS", 1000)
     with pytest.raises(Fault, match="1000 steps, and no end"):

@@ -2,7 +2,8 @@
 
 Global memory is the launch's own arrays, at their addresses. Shared memory is one array for all blocks that run side by
 side, and addresses in it are offsets. Faults: an access outside of what a launch was given, one at an address that its
-width does not divide, and two threads that meet at a word without a barrier between them, one of them writing.
+width does not divide, and two threads that meet at a word without a barrier between them, one of them writing. Blocks
+have no barrier: none may write a word of global memory that another reads, or to which it writes another number.
 """
 from __future__ import annotations
 
@@ -45,10 +46,38 @@ class Buffer:
     end: int
     begin: int  # a multiple of 16 not behind the start
     views: dict[int, Array]
+    touched: dict[int, Users]  # of words, and of bytes where they are accessed by one or two
+
+
+class Users:
+    """Which blocks have written and read each word."""
+
+    NOBODY, SEVERAL = 0, -1  # else the number of the block, and 1
+
+    def __init__(self, words: int) -> None:
+        self.writer, self.reader = np.zeros(words, np.int64), np.zeros(words, np.int64)  # without memory until used
+
+    def read(self, word: Array, blocks: Array) -> int | None:
+        """Note that blocks read: -> the place of a word that another has written."""
+        mine, known = blocks + 1, self.reader[word]
+        self.reader[word] = np.where((known == self.NOBODY) | (known == mine), mine, self.SEVERAL)
+        self.reader[word[self.reader[word] != mine]] = self.SEVERAL
+        return self._other(self.writer[word], mine)
+
+    def write(self, word: Array, blocks: Array, changed: Array) -> int | None:
+        """Note that blocks write: -> the place of a word that another reads, or has written otherwise (`changed`)."""
+        mine = blocks + 1
+        read, written = self._other(self.reader[word], mine), self._other(np.where(changed, self.writer[word], 0), mine)
+        self.writer[word] = mine
+        return written if read is None else read
+
+    def _other(self, known: Array, mine: Array) -> int | None:
+        other = np.flatnonzero((known != self.NOBODY) & (known != mine))
+        return int(other[0]) if len(other) else None
 
 
 class Global:
-    """The memory that a launch was given."""
+    """The memory that a launch was given. `block_of`: the number of each lane's block."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:
         self._kept = arrays
@@ -61,18 +90,39 @@ class Global:
                 merged.append([start, end])
         self._buffers = [_buffer(start, end) for start, end in merged]
         self._starts = [b.start for b in self._buffers]
+        self.block_of = np.zeros(0, np.int64)
 
     def load(self, address: Array, width: int, lanes: Array) -> Array:
         """Words of so many bytes, as unsigned numbers; `lanes` are the threads, for messages."""
         out = np.empty(len(address), f"u{width}")
         for buffer, chosen in self._places(address, width, lanes):
-            out[chosen] = buffer.views[width][(address[chosen] - buffer.begin) // width]
+            at = address[chosen] - buffer.begin
+            users, word = self._users(buffer, at, width)
+            self._refuse(users.read(word, self.block_of[lanes[chosen]]), lanes[chosen])
+            out[chosen] = buffer.views[width][at // width]
         return out
 
     def store(self, address: Array, words: Array, lanes: Array) -> None:
         width = words.dtype.itemsize
         for buffer, chosen in self._places(address, width, lanes):
-            buffer.views[width][(address[chosen] - buffer.begin) // width] = words[chosen]
+            at, view, given = address[chosen] - buffer.begin, buffer.views[width], words[chosen]
+            users, word = self._users(buffer, at, width)
+            changed = view[at // width] != given
+            self._refuse(users.write(word, self.block_of[lanes[chosen]], changed), lanes[chosen])
+            view[at // width] = given
+            differ = np.flatnonzero(view[at // width] != given)
+            if len(differ):
+                raise Fault("another thread writes another number to the same word of global memory by the same "
+                            "instruction", int(lanes[chosen][differ[0]]))  # fmt: skip
+
+    def _users(self, buffer: Buffer, at: Array, width: int) -> tuple[Users, Array]:
+        """Who uses what an access moves; of 8 bytes the first 4 stand for all."""
+        unit = 4 if width >= 4 else 1
+        return buffer.touched[unit], at // unit
+
+    def _refuse(self, place: int | None, lanes: Array) -> None:
+        if place is not None:
+            raise Fault("another block uses this word of global memory, and one of both writes it", int(lanes[place]))
 
     def _places(self, address: Array, width: int, lanes: Array) -> Any:
         check_alignment(address, width, lanes, "global")
@@ -113,7 +163,8 @@ def _buffer(start: int, end: int) -> Buffer:
     begin = start // 16 * 16
     raw = (ctypes.c_ubyte * (-(-(end - begin) // 16) * 16)).from_address(begin)
     memory = np.ctypeslib.as_array(raw)
-    return Buffer(start, end, begin, {width: memory.view(f"u{width}") for width in (1, 2, 4, 8)})
+    views = {width: memory.view(f"u{width}") for width in (1, 2, 4, 8)}
+    return Buffer(start, end, begin, views, {unit: Users(len(memory) // unit) for unit in (1, 4)})
 
 
 def check_alignment(address: Array, width: int, lanes: Array, what: str) -> None:

@@ -32,6 +32,7 @@ class Run:
             found[f"ctaid_{name}"] = number_of // math.prod(grid[:axis]) % grid[axis]
             found[f"ntid_{name}"], found[f"nctaid_{name}"] = np.int64(block[axis]), np.int64(grid[axis])
         self.special = {name: value.astype(np.int32) for name, value in found.items()}
+        memory.block_of = number_of
         self.memory, self._traffic = memory, traffic
         self.shared = Shared(count, program.shared_bytes + shared_bytes, self.threads)
         self.copies = Copies(len(self.lanes), self.shared)
@@ -117,10 +118,10 @@ class Run:
                 self._traffic.memory(kind, self.memory.from_begin(at), width, lanes)
 
     def _at(self, address: Any, every: bool = False) -> tuple[Array, Array]:
-        """(lanes, address) of an access; one lane stands for all where all have the same address."""
+        """(lanes, address) of an access; a lane stands for its block where all have the same address."""
         if isinstance(address, Array) and address.ndim:
             return self.here, (address if self.mask is None else address[self.here]).astype(np.int64)
-        lanes = self.here if every else self.here[:1]
+        lanes = self.here if every else self.here[np.unique(self.here // self.threads, return_index=True)[1]]
         return lanes, np.full(len(lanes), address, np.int64)
 
     def _of(self, value: Any, lanes: Array) -> Array:
