@@ -1,9 +1,10 @@
 """Float32 products as three of TF32: what is split off, how exact sums are, infinities, and bits in every batch."""
 import numpy as np
 import pytest
-from simulated import KEY, call, check, meaning, numbers
+from simulated import KEY, call, check, meaning, numbers, on_card
 
 from engine.kernels.cuda import split, tiles
+from engine.kernels.cuda.jit import cuda, kernel
 from engine.kernels.cuda.precision import set_precision
 
 HUGE = np.float32(3.4028e38)             # infinite if it is rounded to TF32
@@ -16,15 +17,25 @@ def precision():
     set_precision(before)
 
 
+@kernel("int32[::1], int32[::1], int32[::1], int32", threads=256)
+def _parts(words, firsts, rests, n):
+    """The two parts of each number."""
+    i = cuda.grid(1)
+    if i < n:
+        firsts[i], rests[i] = split.split(words[i])
+
+
 def test_a_number_is_the_sum_of_its_parts():
     x = np.random.default_rng(0).integers(0, 2**32, 4000, np.uint32).view(np.float32)
     x = np.concatenate([x[np.abs(x) < HUGE], np.float32([0, 1, -1, 1 + 2**-11, 1 + 2**-12, 2 - 2**-23, 1e-38, 1e-45])])
-    for word in x.view(np.int32):
-        first, rest = (np.int32(part).view(np.float32) for part in split.split(word))
-        kept = np.int32(rest.view(np.int32) & -0x2000).view(np.float32)        # what tensor cores look at
-        number = np.float64(np.int32(word).view(np.float32))
-        assert np.float64(first) + np.float64(rest) == number and not first.view(np.int32) & 0x1FFF
-        assert abs(rest - kept) <= max(2.0**-23 * abs(number), 2.0**-136)
+    words = on_card(x.view(np.int32))
+    parts = [on_card(np.zeros(x.size, np.int32)) for _ in range(2)]
+    _parts[-(-x.size // 256), 256](words, *parts, x.size)
+    first, rest = (part.get().view(np.float32) for part in parts)
+    kept = (rest.view(np.int32) & -0x2000).view(np.float32)                     # what tensor cores look at
+    np.testing.assert_array_equal(first.astype(np.float64) + rest, x.astype(np.float64))
+    assert not (first.view(np.int32) & 0x1FFF).any()
+    assert np.all(np.abs(rest.astype(np.float64) - kept) <= np.maximum(2.0**-23 * np.abs(x), 2.0**-136))
 
 
 @pytest.mark.parametrize("depth, share", [(8, 2.2), (100, 0.9), (700, 0.55)])

@@ -10,6 +10,8 @@ PTX written by hand in between, in numbers of 16, 32 and 64 bits. This machine r
     machine.py      blocks of threads: who runs next, and where they wait for each other
     kernels.py      the PTX of all kernels of the engine, compiled in another process
     running.py      a launch of the simulator, run by this machine instead
+    card.py         a played card for the engine's own code for cards: CuPy's arrays, streams, graphs and the driver
 
-`python -m tests.ptx` runs the tests of CUDA with it. References: "Parallel Thread Execution ISA", NVIDIA.
+`python -m tests.ptx` runs the tests of CUDA with it, and `--card` runs them on the played card. Reference: "Parallel
+Thread Execution ISA", NVIDIA.
 """

@@ -1,8 +1,10 @@
-"""Run tests of CUDA with every kernel as it is compiled: python -m tests.ptx [--capability 8.0] [what pytest takes].
+"""Run tests of CUDA with every kernel as it is compiled: python -m tests.ptx [--card] [what pytest takes].
 
-Without files, all tests of kernels and of training. It needs numba-cuda with its compiler, and no card. At the end it
-says how many launches ran, and which kernels no test has run; --save writes a table of all kernels, with the parts of
-them that ran, and how often banks of shared memory were asked for more than one word at once.
+Without files, all tests of kernels and of training. With --card the engine runs as on a card, which is played: Numba
+compiles when a kernel is wanted, arguments go through the driver's launch, steps are captured as graphs. It needs
+numba-cuda with its compiler, and no card. At the end it says how many launches ran, and which kernels no test has run;
+--save writes a table of all kernels, with the parts of them that ran, and how often banks of shared memory were asked
+for more than one word at once.
 """
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # arrays are simulated; launches are not
+os.environ["NUMBA_ENABLE_CUDASIM"] = str(int("--card" not in sys.argv))  # without: arrays are simulated, kernels not
 
 import pytest
 
 from tests.gpu import TESTS, TRAINING
 
-from . import compiling, running
+from . import card, compiling, running
 from .machine import machine
 
 RESULTS = Path(__file__).parent.parent / "bench" / "results" / "cuda_ptx.md"
@@ -44,6 +46,20 @@ class Compiled:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         for line in said(self.texts)[: None if self._whole else 1]:
             terminalreporter.write_line(line)
+
+
+class Played:
+    """A plugin of pytest: the engine runs on a played card."""
+
+    def pytest_sessionstart(self) -> None:
+        self._played = card.played()
+        self._played.__enter__()
+
+    def pytest_sessionfinish(self) -> None:
+        self._played.__exit__(None, None, None)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        terminalreporter.write_line(f"{card.LAUNCHES:,} launches through the driver, {card.GRAPHS:,} of graphs")
 
 
 def said(texts: dict[running.Key, str]) -> list[str]:
@@ -97,6 +113,7 @@ def _share(key: running.Key, kinds: tuple[str, ...]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ptx", description=str(__doc__).splitlines()[0])
     parser.add_argument("--capability", default="9.0", choices=("8.0", "9.0"), help="compile for it (default 9.0)")
+    parser.add_argument("--card", action="store_true", help="on a played card, with the engine's own code for cards")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     given, rest = parser.parse_known_args()
     problem = compiling.missing()
@@ -104,6 +121,8 @@ def main() -> int:
         print(f"tests.ptx: {problem}", file=sys.stderr)
         return 1
     files = [] if any(Path(a.partition("::")[0]).exists() for a in rest) else [*TESTS, TRAINING, MOVING]
+    if given.card:
+        return int(pytest.main(["-q", *rest, *files], plugins=[Played()]))
     texts = compiling.texts(given.capability)
     failed = int(pytest.main(["-q", *rest, *files], plugins=[Compiled(texts, given.save, bool(files))]))
     if given.save:
