@@ -116,6 +116,8 @@ def main() -> int:
     parser.add_argument("--card", action="store_true", help="on a played card, with the engine's own code for cards")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     given, rest = parser.parse_known_args()
+    if given.save and (given.card or rest):
+        parser.error("--save is for all tests: leave out --card and what is for pytest")
     problem = compiling.missing()
     if problem:
         print(f"tests.ptx: {problem}", file=sys.stderr)
