@@ -52,7 +52,7 @@ class Pointer:
 _live: dict[int, Any] = {}  # address -> an array that owns its memory, weakly
 
 
-def _known(array: np.ndarray) -> np.ndarray:
+def _known(array: np.ndarray) -> None:
     """Note where an array's memory lies, for kernels that are given addresses."""
     owner = array
     while isinstance(owner.base, np.ndarray):
@@ -60,7 +60,6 @@ def _known(array: np.ndarray) -> np.ndarray:
     at = owner.ctypes.data
     if owner.size and (at not in _live or _live[at]() is not owner):
         _live[at] = weakref.ref(owner)
-    return array
 
 
 def _owners(addresses: Sequence[int]) -> list[np.ndarray]:

@@ -125,7 +125,6 @@ class Global:
             raise Fault("another block uses this word of global memory, and one of both writes it", int(lanes[place]))
 
     def _places(self, address: Array, width: int, lanes: Array) -> Any:
-        check_alignment(address, width, lanes, "global")
         low, high = int(address.min()), int(address.max())
         at = bisect.bisect_right(self._starts, low) - 1
         if at >= 0 and high + width <= self._buffers[at].end:
@@ -229,7 +228,6 @@ class Shared:
             self._warps_epoch[lanes // WARP] = self._clock
 
     def _place(self, address: Array, width: int, lanes: Array) -> Array:
-        check_alignment(address, width, lanes, "shared")
         if address.min() < 0 or address.max() + width > self.size:
             lane = int(np.flatnonzero((address < 0) | (address + width > self.size))[0])
             raise Fault(f"{width} bytes of shared memory at {int(address[lane])}: a block has {self.size}",

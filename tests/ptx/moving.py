@@ -73,7 +73,7 @@ def _access(w: Writer, i: Instruction, parts: list[str]) -> list[str]:
     if parts[0] == "st":
         given = ", ".join(w.read(x, kind) for x in numbers)
         return [f"X.store({space!r}, {place}, {width}, ({given},))"]
-    lines = [f"words = X.load({space!r}, {place}, {width}, {count}, {width})"]
+    lines = [f"words = X.load({space!r}, {place}, {width}, {count})"]
     return lines + [w.result(x, f"words[{n}].view(T_{kind})", kind) for n, x in enumerate(numbers)]
 
 

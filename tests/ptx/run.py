@@ -64,16 +64,12 @@ class Run:
         return np.where(self.mask, new, old)
 
     # --- memory -----------------------------------------------------------------------------------
-    def load(self, space: str, address: Any, width: int, count: int, step: int) -> list[Any]:
+    def load(self, space: str, address: Any, width: int, count: int) -> list[Any]:
         """`count` words, the first at the address: of each lane, or a number where all read the same."""
         lanes, at = self._at(address, every=space == "shared")
         memory = self.memory if space == "global" else self.shared
         self._access(space, "loads", at, width * count, lanes)
-        found = []
-        for n in range(count):
-            words = memory.load(at + step * n, width, lanes)
-            found.append(self._spread(words, lanes))
-        return found
+        return [self._spread(memory.load(at + width * n, width, lanes), lanes) for n in range(count)]
 
     def store(self, space: str, address: Any, width: int, values: Sequence[Any]) -> None:
         """Words beside each other."""
@@ -109,7 +105,7 @@ class Run:
         self.copies.wait(self.here, but)
 
     def _access(self, space: str, kind: str, at: Array, width: int, lanes: Array) -> None:
-        """Check an instruction that moves so many bytes a thread, and count it."""
+        """Check where an instruction that moves so many bytes a thread begins, and count it."""
         check_alignment(at, width, lanes, space)
         if self._traffic is not None and len(at):
             if space == "shared":

@@ -2,8 +2,8 @@
 
 The structure is that of Dao, "FlashAttention-2" (2023): forward goes through the keys once, keeping of each query the
 largest score, the sum of exponentials under it, and the weighted sum of values, which are rescaled where a larger score
-turns up; backward makes the weights again from the logarithm of that sum. The gradients of keys and values have a
-kernel of their own, so every sum has one order and nothing is added by atomics.
+turns up; backward makes the weights again from that score and one over that sum. The gradients of keys and values have
+a kernel of their own, so every sum has one order and nothing is added by atomics.
 
 A block has 64 threads; thread (ty, tx) makes 4 × 4 of a tile's weights, and of the block's results 4 rows by 4 columns
 of every 32. Matrices lie in shared memory "turned", column by column, where they are summed over their columns, else
